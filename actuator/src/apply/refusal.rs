@@ -1,0 +1,39 @@
+//! What the kernel means when it says no.
+
+use nix::libc;
+use tidegate_model::{CgroupVersion, OutcomeStatus, Resource};
+
+use crate::apply::Job;
+use crate::cgroup::dir::Dir;
+use crate::error::ActuatorError;
+
+/// A status and a sentence with the path, the value and the next step.
+pub(crate) fn explain(error: &ActuatorError, job: &Job<'_>, dir: &Dir) -> (OutcomeStatus, String) {
+    use OutcomeStatus::{Failed, Infeasible, Refused};
+
+    let Some(errno) = error.errno() else { return (Failed, error.to_string()) };
+    match errno {
+        libc::ENOENT | libc::ENODEV if !dir.is_current() => (Failed, format!("the container is gone: {error}")),
+        libc::ENOENT | libc::ENODEV => {
+            let next = match job.cgroup.version {
+                CgroupVersion::V1 => "this kernel does not have it".to_owned(),
+                CgroupVersion::V2 => {
+                    let parent = dir.path().parent().unwrap_or(dir.path()).join("cgroup.subtree_control");
+                    format!("write '+{}' to {} to enable the controller", job.resource, parent.display())
+                }
+            };
+            (Refused, format!("{error}; {next}"))
+        }
+        libc::EINVAL => (Refused, format!("{error}; the kernel does not take this value here")),
+        libc::EBUSY if job.resource == Resource::Memory => {
+            (Infeasible, format!("{error}; the container holds more than that, and it cannot be reclaimed"))
+        }
+        libc::EBUSY => (Refused, format!("{error}; the cgroup is in use in a way that forbids it")),
+        libc::EACCES | libc::EPERM => {
+            (Failed, format!("{error}; run as root, or have the cgroup's parent delegated to this user"))
+        }
+        libc::EROFS => (Failed, format!("{error}; the hierarchy is mounted read-only here")),
+        libc::ENOSPC => (Refused, format!("{error}; the kernel has no room for it")),
+        _ => (Failed, error.to_string()),
+    }
+}

@@ -1,0 +1,226 @@
+//! Cgroups as files: where the hierarchies are, one cgroup's directories held open, and what v1 and v2 call things.
+
+pub(crate) mod dir;
+pub(crate) mod mounts;
+pub(crate) mod parse;
+pub(crate) mod sampler;
+pub(crate) mod v1;
+pub(crate) mod v2;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidegate_model::{CgroupVersion, Limit, Resource, Write};
+
+use crate::cgroup::dir::Dir;
+use crate::cgroup::mounts::Mounts;
+use crate::error::ActuatorError;
+use crate::quota::CpuMax;
+
+/// Where the controllers of this host are. On v2 all of them are in one place.
+#[derive(Clone, Debug)]
+pub(crate) struct Hierarchy {
+    pub(crate) version: CgroupVersion,
+    cpu: Option<PathBuf>,
+    cpuacct: Option<PathBuf>,
+    memory: Option<PathBuf>,
+}
+
+impl Hierarchy {
+    /// Looks at what is mounted. A hybrid host keeps its cpu and memory controllers in v1, so v1 counts there.
+    pub(crate) fn find(mount: &Path) -> Result<Self, ActuatorError> {
+        let mounts = Mounts::find(mount);
+        let v1 = |controller: &str| mounts.v1.get(controller).map(|m| m.path.clone());
+        if v1("cpu").is_some() || v1("memory").is_some() {
+            return Ok(Self {
+                version: CgroupVersion::V1,
+                cpu: v1("cpu"),
+                cpuacct: v1("cpuacct"),
+                memory: v1("memory"),
+            });
+        }
+        let root = mounts.v2.map(|m| m.path).ok_or_else(|| ActuatorError::NoHierarchy { mount: mount.to_owned() })?;
+        Ok(Self {
+            version: CgroupVersion::V2,
+            cpu: Some(root.clone()),
+            cpuacct: Some(root.clone()),
+            memory: Some(root),
+        })
+    }
+
+    /// The directories to walk for containers: the one whose inode names an incarnation comes first.
+    pub(crate) fn walk_roots(&self) -> Vec<&Path> {
+        let mut roots: Vec<&Path> = Vec::new();
+        for root in [&self.cpu, &self.memory].into_iter().flatten() {
+            if !roots.contains(&root.as_path()) {
+                roots.push(root);
+            }
+        }
+        roots
+    }
+
+    /// Every controller's directory, each once: where a new cgroup has to be made.
+    pub(crate) fn roots(&self) -> Vec<&Path> {
+        let mut roots = self.walk_roots();
+        roots.extend(self.cpuacct.as_deref().filter(|root| Some(*root) != self.cpu.as_deref()));
+        roots
+    }
+
+    /// Opens the directories of the cgroup `path` (below the hierarchy's root). A controller that lacks it is `None`.
+    pub(crate) fn open(&self, path: &Path) -> Result<Cgroup, ActuatorError> {
+        let open = |root: &Option<PathBuf>| match root {
+            None => Ok(None),
+            Some(root) => match Dir::open(&below(root, path)) {
+                Ok(dir) => Ok(Some(Arc::new(dir))),
+                Err(error) if error.is_missing() => Ok(None),
+                Err(error) => Err(error),
+            },
+        };
+        let cpu = open(&self.cpu)?;
+        let shared = |root: &Option<PathBuf>| match (root == &self.cpu, &cpu) {
+            (true, Some(dir)) => Ok(Some(Arc::clone(dir))),
+            _ => open(root),
+        };
+        let (cpuacct, memory) = (shared(&self.cpuacct)?, shared(&self.memory)?);
+        Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory })
+    }
+
+    /// Whether every directory of `cgroup` is still the one that its path leads to, and none is missing.
+    pub(crate) fn is_current(&self, cgroup: &Cgroup) -> bool {
+        let wanted = [self.cpu.is_some(), self.cpuacct.is_some(), self.memory.is_some()];
+        wanted.into_iter().zip(cgroup.dirs()).all(|(wanted, dir)| match dir {
+            None => !wanted,
+            // The first one was just seen by the walk with this inode.
+            Some(dir) => cgroup.primary().is_some_and(|primary| Arc::ptr_eq(primary, dir)) || dir.is_current(),
+        })
+    }
+}
+
+/// `path` below `root`, though `path` is absolute.
+pub(crate) fn below(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// One cgroup with its directories open. What is written through it can only land in the cgroup that was opened, whatever
+/// happens to the path meanwhile.
+#[derive(Debug)]
+pub(crate) struct Cgroup {
+    pub(crate) version: CgroupVersion,
+    /// Below the hierarchy's root.
+    pub(crate) path: PathBuf,
+    pub(crate) cpu: Option<Arc<Dir>>,
+    pub(crate) cpuacct: Option<Arc<Dir>>,
+    pub(crate) memory: Option<Arc<Dir>>,
+}
+
+impl Cgroup {
+    fn dirs(&self) -> [Option<&Arc<Dir>>; 3] {
+        [self.cpu.as_ref(), self.cpuacct.as_ref(), self.memory.as_ref()]
+    }
+
+    /// The directory whose inode names the incarnation: the first that the walk sees, too.
+    pub(crate) fn primary(&self) -> Option<&Arc<Dir>> {
+        self.cpu.as_ref().or(self.memory.as_ref())
+    }
+
+    /// Whether its path still leads to it.
+    pub(crate) fn still_exists(&self) -> bool {
+        self.primary().is_some_and(|dir| dir.is_current())
+    }
+
+    /// Whether both have the same directories open.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let inodes = |cgroup: &Self| cgroup.dirs().map(|dir| dir.map(|dir| dir.inode()));
+        inodes(self) == inodes(other)
+    }
+
+    /// The directory of the controller that limits `resource`.
+    pub(crate) fn dir(&self, resource: Resource) -> Option<&Dir> {
+        match resource {
+            Resource::Cpu => self.cpu.as_deref(),
+            Resource::Memory => self.memory.as_deref(),
+        }
+    }
+
+    /// The cgroup's own limit as it stands in its file.
+    pub(crate) fn own_limit(&self, resource: Resource) -> Result<Limit, ActuatorError> {
+        let dir = self.dir(resource).ok_or_else(|| self.no_controller(resource))?;
+        match (resource, self.version) {
+            (Resource::Cpu, _) => Ok(self.cpu_max(dir)?.limit()),
+            (Resource::Memory, CgroupVersion::V1) => v1::memory_limit(dir, v1::LIMIT),
+            (Resource::Memory, CgroupVersion::V2) => v2::memory_limit(dir, v2::MAX),
+        }
+    }
+
+    pub(crate) fn no_controller(&self, resource: Resource) -> ActuatorError {
+        ActuatorError::Config(format!("{} has no directory in the {resource} hierarchy", self.path.display()))
+    }
+
+    pub(crate) fn cpu_max(&self, dir: &Dir) -> Result<CpuMax, ActuatorError> {
+        match self.version {
+            CgroupVersion::V1 => v1::cpu_max(dir),
+            CgroupVersion::V2 => v2::cpu_max(dir),
+        }
+    }
+
+    /// Writes the quota in one write; the period stays as it is.
+    pub(crate) fn write_quota(&self, dir: &Dir, quota: Option<u64>, period: u64) -> Result<Write, ActuatorError> {
+        match self.version {
+            CgroupVersion::V1 => dir.write(v1::QUOTA, &v1::quota_text(quota)),
+            CgroupVersion::V2 => dir.write(v2::CPU_MAX, &v2::quota_text(quota, period)),
+        }
+    }
+
+    /// The name of the burst file.
+    pub(crate) fn burst_file(&self) -> &'static str {
+        match self.version {
+            CgroupVersion::V1 => v1::BURST,
+            CgroupVersion::V2 => v2::BURST,
+        }
+    }
+
+    /// The name of the file that holds the limit.
+    pub(crate) fn limit_file(&self, resource: Resource) -> &'static str {
+        match (resource, self.version) {
+            (Resource::Cpu, CgroupVersion::V1) => v1::QUOTA,
+            (Resource::Cpu, CgroupVersion::V2) => v2::CPU_MAX,
+            (Resource::Memory, CgroupVersion::V1) => v1::LIMIT,
+            (Resource::Memory, CgroupVersion::V2) => v2::MAX,
+        }
+    }
+}
+
+/// A limit of a cgroup above a container.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct AncestorLimit {
+    pub(crate) path: PathBuf,
+    pub(crate) value: f64,
+}
+
+impl Hierarchy {
+    /// The tightest limit among the ancestors of `path`, the root excluded since it has none.
+    pub(crate) fn tightest_ancestor(
+        &self,
+        path: &Path,
+        resource: Resource,
+    ) -> Result<Option<AncestorLimit>, ActuatorError> {
+        let mut tightest: Option<AncestorLimit> = None;
+        for ancestor in path.ancestors().skip(1).filter(|a| a.components().count() > 1) {
+            let Some(value) = self.limit_at(ancestor, resource)? else { continue };
+            if tightest.as_ref().is_none_or(|t| value < t.value) {
+                tightest = Some(AncestorLimit { path: ancestor.to_owned(), value });
+            }
+        }
+        Ok(tightest)
+    }
+
+    /// The own limit of the cgroup at `path`; `None` when unlimited or when its parent does not enable the controller.
+    pub(crate) fn limit_at(&self, path: &Path, resource: Resource) -> Result<Option<f64>, ActuatorError> {
+        match self.open(path)?.own_limit(resource) {
+            Ok(limit) => Ok(limit.value()),
+            Err(ActuatorError::Config(_)) => Ok(None),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! The few formats that cgroup files have.
+
+use std::path::Path;
+
+use crate::error::ActuatorError;
+
+/// A file with one number.
+pub(crate) fn number(text: &str, path: &Path) -> Result<u64, ActuatorError> {
+    text.trim().parse().map_err(|_| ActuatorError::malformed(path, text, "a number"))
+}
+
+/// The value of `key` in a file of `key value` lines.
+pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
+/// As [`keyed`], for a key that every kernel has.
+pub(crate) fn required(text: &str, key: &'static str, path: &Path) -> Result<u64, ActuatorError> {
+    keyed(text, key).ok_or_else(|| ActuatorError::malformed(path, text, key))
+}
+
+/// Stall time since the cgroup was made, in µs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Stall {
+    pub(crate) some_us: u64,
+    /// Kernels before 5.13 have no `full` line for the CPU.
+    pub(crate) full_us: Option<u64>,
+}
+
+/// A pressure file. Only the totals are of use: the averages are refreshed each 2 s.
+pub(crate) fn pressure(text: &str, path: &Path) -> Result<Stall, ActuatorError> {
+    let total = |kind: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(kind))?;
+        line.split_whitespace().find_map(|field| field.strip_prefix("total="))?.parse().ok()
+    };
+    let some_us = total("some ").ok_or_else(|| ActuatorError::malformed(path, text, "pressure totals"))?;
+    Ok(Stall { some_us, full_us: total("full ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_matched_whole() {
+        let text = "total_rss_huge 5\ntotal_rss 7\nrss 1\n";
+        assert_eq!(keyed(text, "total_rss"), Some(7));
+        assert_eq!(keyed(text, "rss"), Some(1));
+        assert_eq!(keyed(text, "huge"), None);
+        assert!(required(text, "cache", Path::new("/x")).is_err());
+    }
+
+    #[test]
+    fn pressure_totals_are_read_with_and_without_full() {
+        let some = "some avg10=1.26 avg60=1.25 avg300=1.43 total=21031142\n";
+        let full = "full avg10=0.00 avg60=0.00 avg300=0.00 total=12\n";
+        let path = Path::new("/x");
+        assert_eq!(pressure(some, path).unwrap(), Stall { some_us: 21_031_142, full_us: None });
+        assert_eq!(pressure(&format!("{some}{full}"), path).unwrap().full_us, Some(12));
+        assert!(pressure("", path).is_err());
+    }
+
+    #[test]
+    fn what_is_no_number_is_an_error_and_not_zero() {
+        assert_eq!(number("12\n", Path::new("/x")).unwrap(), 12);
+        let message = number("max\n", Path::new("/x")).unwrap_err().to_string();
+        assert_eq!(message, "/x holds 'max', expected a number");
+    }
+}

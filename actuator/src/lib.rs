@@ -1,0 +1,119 @@
+//! Finds a host's containers, measures them each second, and writes, reads back and guards their limits.
+//!
+//! Owns everything that touches `/sys/fs/cgroup` or a container runtime: discovery, the collector, the write procedure,
+//! drift detection and the recorded baselines. Never decides a limit, never kills a process, never creates or removes a
+//! cgroup (but for [`sandbox`], which makes some of its own), never writes a value that stands there already, and never writes below any directory other than the one that
+//! was discovered. I/O is blocking; async callers put it on a blocking thread.
+//!
+//! Kernel files are read and written here rather than through the `cgroups-rs` crate, because that crate cannot be pointed
+//! at a mount of one's choice (so nothing can be tested on a fake tree), hides the errno that tells "does not fit" from
+//! "does not exist", swallows errors of some writes, takes hybrid hosts for plain v1, and opens a dozen files for what a
+//! kept-open descriptor reads in a third of a microsecond.
+//!
+//! Reality and simulation meet in two traits: [`Source`] measures, [`Actuator`] changes. [`LocalHost`] is this machine's
+//! kernel, [`simulated::SimulatedHost`] a made-up one.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod apply;
+mod baseline;
+mod capacity;
+mod cgroup;
+mod collector;
+mod config;
+mod discovery;
+mod drift;
+mod error;
+mod host;
+mod inspect;
+mod quota;
+mod runtime;
+pub mod sandbox;
+pub mod simulated;
+
+use tidegate_model::{Clock, Container, ContainerKey, Host, Outcome, Resource, SampleBatch, TimeMs};
+
+pub use config::{ActuatorConfig, AppRule, BoundsRule, BoundsSpec};
+pub use discovery::{Identity, identify};
+pub use error::ActuatorError;
+pub use host::LocalHost;
+pub use inspect::{Finding, FindingStatus, HostReport, inspect};
+
+/// One limit that shall change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Whose limit.
+    pub container: ContainerKey,
+    /// Which limit.
+    pub resource: Resource,
+    /// The new limit in the resource's base unit (cores, bytes). `f64::INFINITY` takes the container's own limit away, as
+    /// restoring an unlimited baseline does.
+    pub target: f64,
+    /// The limit that the decision was based on, if one was known.
+    pub limit_before: Option<f64>,
+    /// The decision's identifier, for the log.
+    pub decision: String,
+}
+
+/// Changes limits.
+///
+/// A caller hands over one change at a time and records what comes back:
+///
+/// ```
+/// # use tidegate_actuator::{Actuator, ActuatorConfig, Change, Source, simulated::SimulatedHost};
+/// # use tidegate_model::{OutcomeStatus, Resource, SystemClock, TimeMs};
+/// let host = SimulatedHost::new(ActuatorConfig::default(), 7);
+/// let container = host.source().collect(TimeMs(0)).present[0].key.clone();
+/// let change = Change { container, resource: Resource::Cpu, target: 1.25, limit_before: None, decision: "d1".into() };
+/// assert_eq!(host.apply(&change, &SystemClock).status, OutcomeStatus::Applied);
+/// assert_eq!(host.apply(&change, &SystemClock).status, OutcomeStatus::Unchanged);
+/// ```
+pub trait Actuator: Send + Sync {
+    /// Carries out one change and says what came of it. Never panics. A memory limit that goes down may block for
+    /// [`ActuatorConfig::squeeze_timeout_ms`]; everything else takes microseconds.
+    fn apply(&self, change: &Change, clock: &dyn Clock) -> Outcome;
+
+    /// Why no kernel is behind this actuator, when none is.
+    fn simulated(&self) -> Option<String>;
+}
+
+/// Measures everything once.
+pub trait Source: Send {
+    /// Measures the host and all its containers; every sample is stamped with exactly `now`.
+    fn collect(&mut self, now: TimeMs) -> Collected;
+}
+
+/// What one collection found.
+#[derive(Clone, Debug)]
+pub struct Collected {
+    /// The samples: metrics of [`tidegate_model::metrics`], tags `host`, `container`, `app` (left out when there is none),
+    /// `resource`. What could not be read is missing, never zero.
+    pub samples: SampleBatch,
+    /// The machine's capacity.
+    pub host: Host,
+    /// Containers seen for the first time, a re-created one with its new incarnation.
+    pub appeared: Vec<Container>,
+    /// Containers that are gone. A re-created container is in both lists.
+    pub vanished: Vec<ContainerKey>,
+    /// All containers, with `last_seen` = now.
+    pub present: Vec<Container>,
+    /// Limits that somebody else changed since the last collection.
+    pub drifts: Vec<Drift>,
+    /// What could not be read and why, one sentence each. A lasting problem is listed by each collection again.
+    pub problems: Vec<String>,
+}
+
+/// A limit that somebody else changed after Tidegate wrote it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drift {
+    /// Whose limit.
+    pub container: ContainerKey,
+    /// Which limit.
+    pub resource: Resource,
+    /// What Tidegate had written, in the resource's base unit; infinite when it had taken the limit away.
+    pub expected: f64,
+    /// What stands there now; `None` when unlimited.
+    pub found: Option<f64>,
+    /// When it was noticed.
+    pub at: TimeMs,
+}

@@ -1,0 +1,563 @@
+//! What the actuator does to files, on trees made in a temporary directory: v1 with separate and with combined mounts, v2.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tidegate_actuator::{Actuator, ActuatorConfig, AppRule, Change, Collected, LocalHost, Source};
+use tidegate_model::{
+    CgroupVersion, ContainerKey, Limit, Outcome, OutcomeStatus, Resource, Runtime, TimeMs, VirtualClock, metrics,
+};
+
+const MIB: f64 = 1_048_576.0;
+const UNLIMITED_V1: &str = "9223372036854771712";
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    V1Separate,
+    V1Combined,
+    V2,
+}
+
+/// A tree with containers below /own.
+struct Tree {
+    dir: TempDir,
+    kind: Kind,
+}
+
+impl Tree {
+    fn new(kind: Kind) -> Self {
+        let tree = Self { dir: tempfile::tempdir().unwrap(), kind };
+        if kind == Kind::V2 {
+            tree.write("", "cgroup.controllers", "cpu memory");
+        }
+        tree.cgroup("/own");
+        tree.cgroup("/own/web");
+        tree
+    }
+
+    fn path(&self, cgroup: &str, file: &str) -> PathBuf {
+        let controller = file.split('.').next().unwrap();
+        let mount = match (self.kind, controller) {
+            (Kind::V2, _) => "",
+            (Kind::V1Separate, controller) => controller,
+            (Kind::V1Combined, "cpu" | "cpuacct") => "cpu,cpuacct",
+            (Kind::V1Combined, controller) => controller,
+        };
+        self.dir.path().join(mount).join(cgroup.trim_start_matches('/')).join(file)
+    }
+
+    fn write(&self, cgroup: &str, file: &str, text: &str) {
+        let path = self.path(cgroup, file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn read(&self, cgroup: &str, file: &str) -> String {
+        fs::read_to_string(self.path(cgroup, file)).unwrap()
+    }
+
+    /// A cgroup without limits that holds 100 MiB, 40 of them unreclaimable, 30 of them inactive page cache.
+    fn cgroup(&self, path: &str) {
+        let mib = |mib: u64| mib << 20;
+        if self.kind == Kind::V2 {
+            self.write(path, "cpu.max", "max 100000\n");
+            self.write(path, "cpu.stat", "usage_usec 0\nuser_usec 0\nnr_periods 0\nnr_throttled 0\n");
+            self.write(path, "cpu.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
+            self.write(path, "memory.current", &mib(100).to_string());
+            let stat = format!("anon {}\nfile 0\nkernel {}\nshmem 0\ninactive_file {}\n", mib(38), mib(2), mib(30));
+            self.write(path, "memory.stat", &stat);
+            self.write(path, "memory.max", "max\n");
+            self.write(path, "memory.high", "max\n");
+            self.write(path, "memory.events", "low 0\nhigh 0\nmax 0\noom 0\noom_kill 3\n");
+        } else {
+            self.write(path, "cpu.cfs_quota_us", "-1\n");
+            self.write(path, "cpu.cfs_period_us", "100000\n");
+            self.write(path, "cpu.cfs_burst_us", "0\n");
+            self.write(path, "cpu.stat", "nr_periods 0\nnr_throttled 0\nthrottled_time 0\n");
+            self.write(path, "cpuacct.usage", "0\n");
+            self.write(path, "memory.usage_in_bytes", &mib(100).to_string());
+            let stat = format!("total_rss {}\ntotal_shmem 0\ntotal_inactive_file {}\n", mib(38), mib(30));
+            self.write(path, "memory.stat", &stat);
+            self.write(path, "memory.kmem.usage_in_bytes", &mib(2).to_string());
+            self.write(path, "memory.limit_in_bytes", UNLIMITED_V1);
+            self.write(path, "memory.memsw.limit_in_bytes", UNLIMITED_V1);
+            self.write(path, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n");
+        }
+    }
+
+    fn set_cpu(&self, path: &str, quota: u64) {
+        match self.kind {
+            Kind::V2 => self.write(path, "cpu.max", &format!("{quota} 100000\n")),
+            _ => self.write(path, "cpu.cfs_quota_us", &format!("{quota}\n")),
+        }
+    }
+
+    fn set_memory(&self, path: &str, bytes: f64) {
+        self.write(path, self.memory_file(), &format!("{}\n", bytes as u64));
+    }
+
+    fn memory_file(&self) -> &'static str {
+        if self.kind == Kind::V2 { "memory.max" } else { "memory.limit_in_bytes" }
+    }
+
+    fn cpu_file(&self) -> &'static str {
+        if self.kind == Kind::V2 { "cpu.max" } else { "cpu.cfs_quota_us" }
+    }
+
+    fn set_cpu_usage(&self, path: &str, us: u64) {
+        match self.kind {
+            Kind::V2 => {
+                self.write(path, "cpu.stat", &format!("usage_usec {us}\nnr_periods 10\nnr_throttled 4\n"));
+                self.write(path, "cpu.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=10\n");
+            }
+            _ => {
+                self.write(path, "cpuacct.usage", &format!("{}\n", us * 1000));
+                self.write(path, "cpu.stat", "nr_periods 10\nnr_throttled 4\nthrottled_time 9\n");
+            }
+        }
+    }
+
+    fn config(&self) -> ActuatorConfig {
+        ActuatorConfig {
+            host: "h".into(),
+            roots: vec!["/own".into()],
+            mount: self.dir.path().to_owned(),
+            squeeze_timeout_ms: 50,
+            apps: vec![AppRule { container: "web*".into(), app: "shop".into(), user: None }],
+            ..Default::default()
+        }
+    }
+
+    /// A host whose containers have been seen once.
+    fn host(&self) -> Fake {
+        Fake::new(self.config())
+    }
+}
+
+struct Fake {
+    host: Arc<LocalHost>,
+    source: Box<dyn Source>,
+    clock: VirtualClock,
+    first: Collected,
+}
+
+impl Fake {
+    fn new(config: ActuatorConfig) -> Self {
+        let host = LocalHost::new(config).unwrap();
+        let mut source = host.source();
+        let first = source.collect(TimeMs(1_000));
+        Self { host, source, clock: VirtualClock::new(TimeMs(1_000)), first }
+    }
+
+    fn apply(&self, resource: Resource, target: f64) -> Outcome {
+        self.apply_to("web", resource, target)
+    }
+
+    fn apply_to(&self, name: &str, resource: Resource, target: f64) -> Outcome {
+        let container = ContainerKey { host: "h".into(), name: name.into() };
+        let change = Change { container, resource, target, limit_before: None, decision: "d1".into() };
+        self.host.apply(&change, &self.clock)
+    }
+
+    fn collect(&mut self, seconds: i64) -> Collected {
+        self.clock.set(TimeMs(seconds * 1_000));
+        self.source.collect(TimeMs(seconds * 1_000))
+    }
+}
+
+fn value(collected: &Collected, metric: &str, resource: Resource) -> Option<f64> {
+    let mut rows = collected.samples.rows();
+    rows.find(|(key, ..)| key.metric() == metric && key.tag("resource") == Some(resource.as_str())).map(|row| row.2)
+}
+
+fn writes(outcome: &Outcome) -> Vec<(&str, &str)> {
+    outcome.writes.iter().map(|w| (w.target.rsplit('/').next().unwrap(), w.value.as_str())).collect()
+}
+
+const KINDS: [Kind; 3] = [Kind::V1Separate, Kind::V1Combined, Kind::V2];
+
+#[test]
+fn a_container_is_found_and_measured() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        tree.set_cpu("/own/web", 50_000);
+        tree.set_memory("/own/web", 200.0 * MIB);
+        let mut fake = tree.host();
+        let version = if kind == Kind::V2 { CgroupVersion::V2 } else { CgroupVersion::V1 };
+        let found = &fake.first.appeared[0];
+        assert_eq!((found.key.name.as_str(), found.runtime, found.cgroup), ("web", Runtime::Bare, version));
+        assert_eq!((found.path.as_path(), found.app.as_deref()), (Path::new("/own/web"), Some("shop")));
+        assert_eq!(found.baseline[&Resource::Cpu], Limit::At(0.5));
+        assert_eq!(found.baseline[&Resource::Memory], Limit::At(200.0 * MIB));
+        assert_eq!(fake.first.problems, Vec::<String>::new());
+
+        assert_eq!(value(&fake.first, metrics::USAGE, Resource::Cpu), None, "a counter needs two readings");
+        assert_eq!(value(&fake.first, metrics::USAGE, Resource::Memory), Some(70.0 * MIB));
+        assert_eq!(value(&fake.first, metrics::UNRECLAIMABLE, Resource::Memory), Some(40.0 * MIB));
+        assert_eq!(value(&fake.first, metrics::LIMIT, Resource::Cpu), Some(0.5));
+        assert_eq!(value(&fake.first, metrics::LIMIT, Resource::Memory), Some(200.0 * MIB));
+        assert_eq!(value(&fake.first, metrics::OOM_KILLS, Resource::Memory), Some(3.0));
+
+        thread::sleep(Duration::from_millis(20));
+        tree.set_cpu_usage("/own/web", 1_000);
+        let second = fake.collect(2);
+        let used = value(&second, metrics::USAGE, Resource::Cpu).unwrap();
+        assert!(used > 0.0 && used <= 0.05, "1 ms of CPU in at least 20 ms is {used} cores");
+        assert_eq!(value(&second, metrics::THROTTLED, Resource::Cpu), Some(0.4));
+        assert_eq!(value(&second, metrics::PRESSURE_SOME, Resource::Cpu).is_some(), kind == Kind::V2);
+        assert!(second.samples.times().iter().all(|time| *time == 2_000));
+        assert!(second.samples.keys().iter().all(|key| key.tag("app") == Some("shop") && key.tag("host") == Some("h")));
+
+        tree.set_cpu_usage("/own/web", 500);
+        assert_eq!(value(&fake.collect(3), metrics::USAGE, Resource::Cpu), None, "a counter that went backwards");
+    }
+}
+
+#[test]
+fn the_limit_in_force_is_the_tightest_one() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let mut fake = tree.host();
+        let capacity = fake.first.host.clone();
+        assert_eq!(value(&fake.first, metrics::LIMIT, Resource::Cpu), Some(capacity.cpu.0));
+        assert_eq!(value(&fake.first, metrics::LIMIT, Resource::Memory), Some(capacity.memory.0 as f64));
+        tree.set_cpu("/own", 30_000);
+        tree.set_cpu("/own/web", 50_000);
+        tree.set_memory("/own", 64.0 * MIB);
+        let second = fake.collect(2);
+        assert_eq!(value(&second, metrics::LIMIT, Resource::Cpu), Some(0.3));
+        assert_eq!(value(&second, metrics::LIMIT, Resource::Memory), Some(64.0 * MIB));
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_a_problem_and_not_zero() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let mut fake = tree.host();
+        tree.write("/own/web", "memory.stat", "nonsense\n");
+        fs::remove_file(tree.path("/own/web", tree.cpu_file())).unwrap();
+        // The kept descriptor still reads the removed file here; the kernel's own files cannot be removed one by one.
+        let mut other = Fake::new(tree.config());
+        for collected in [fake.collect(2), other.collect(2)] {
+            assert_eq!(value(&collected, metrics::USAGE, Resource::Memory), None);
+            assert!(collected.problems.iter().any(|problem| problem.contains("memory.stat holds 'nonsense'")));
+            assert_eq!(collected.present.len(), 1);
+        }
+        assert_eq!(value(&other.first, metrics::LIMIT, Resource::Cpu), None);
+        assert!(other.first.problems.iter().any(|problem| problem.contains(tree.cpu_file())));
+    }
+}
+
+#[test]
+fn a_cpu_limit_is_written_once_and_read_back() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let fake = tree.host();
+        let text = if kind == Kind::V2 { "45000 100000" } else { "45000" };
+        let outcome = fake.apply(Resource::Cpu, 0.45);
+        assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(0.45)), "{}", outcome.message);
+        assert_eq!(writes(&outcome), [(tree.cpu_file(), text)]);
+        assert_eq!(tree.read("/own/web", tree.cpu_file()), text);
+
+        let again = fake.apply(Resource::Cpu, 0.452);
+        assert_eq!((again.status, again.limit_after), (OutcomeStatus::Unchanged, Some(0.45)));
+        assert!(again.writes.is_empty());
+
+        let away = fake.apply(Resource::Cpu, f64::INFINITY);
+        assert_eq!((away.status, away.limit_after), (OutcomeStatus::Applied, None));
+        assert_eq!(fake.apply(Resource::Cpu, f64::NAN).status, OutcomeStatus::Refused);
+        let stranger = fake.apply_to("nobody", Resource::Cpu, 1.0);
+        assert_eq!(stranger.status, OutcomeStatus::Refused);
+        assert!(stranger.message.contains("h/nobody"));
+    }
+}
+
+#[test]
+fn the_period_is_kept_and_the_burst_goes_first_and_comes_back() {
+    let tree = Tree::new(Kind::V1Separate);
+    tree.write("/own/web", "cpu.cfs_period_us", "50000");
+    tree.set_cpu("/own/web", 40_000);
+    tree.write("/own/web", "cpu.cfs_burst_us", "30000");
+    let fake = tree.host();
+    let down = fake.apply(Resource::Cpu, 0.2);
+    assert_eq!(writes(&down), [("cpu.cfs_burst_us", "10000"), ("cpu.cfs_quota_us", "10000")]);
+    let up = fake.apply(Resource::Cpu, 1.0);
+    assert_eq!(writes(&up), [("cpu.cfs_quota_us", "50000"), ("cpu.cfs_burst_us", "30000")]);
+    assert_eq!(tree.read("/own/web", "cpu.cfs_period_us"), "50000");
+}
+
+#[test]
+fn a_target_above_an_ancestor_is_refused_on_v1_and_told_on_v2() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        tree.set_cpu("/own", 50_000);
+        let outcome = tree.host().apply(Resource::Cpu, 0.8);
+        let expected = if kind == Kind::V2 { OutcomeStatus::Applied } else { OutcomeStatus::Refused };
+        assert_eq!(outcome.status, expected);
+        assert!(outcome.message.contains("0.50 cores") && outcome.message.contains("/own"), "{}", outcome.message);
+    }
+}
+
+#[test]
+fn memory_is_lowered_to_whole_pages_with_a_squeeze_on_v2() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let current = if kind == Kind::V2 { "memory.current" } else { "memory.usage_in_bytes" };
+        tree.write("/own/web", current, &(60u64 << 20).to_string());
+        let fake = tree.host();
+        let outcome = fake.apply(Resource::Memory, 80.0 * MIB + 1.0);
+        assert_eq!(outcome.limit_after, Some(80.0 * MIB), "{}", outcome.message);
+        let text = (80u64 << 20).to_string();
+        match kind {
+            Kind::V2 => assert_eq!(
+                writes(&outcome),
+                [("memory.high", text.as_str()), ("memory.max", text.as_str()), ("memory.high", "max")]
+            ),
+            _ => assert_eq!(writes(&outcome), [("memory.limit_in_bytes", text.as_str())]),
+        }
+        let up = fake.apply(Resource::Memory, 120.0 * MIB);
+        assert_eq!((up.status, up.limit_after), (OutcomeStatus::Applied, Some(120.0 * MIB)));
+        assert_eq!(fake.apply(Resource::Memory, 120.0 * MIB).status, OutcomeStatus::Unchanged);
+    }
+}
+
+#[test]
+fn memory_below_what_cannot_be_reclaimed_is_infeasible_without_a_write() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        tree.set_memory("/own/web", 200.0 * MIB);
+        let outcome = tree.host().apply(Resource::Memory, 40.5 * MIB);
+        assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Infeasible, Some(200.0 * MIB)));
+        assert!(outcome.writes.is_empty());
+        assert!(outcome.message.contains("40.0 MiB"), "{}", outcome.message);
+    }
+}
+
+#[test]
+fn a_group_that_does_not_shrink_keeps_its_limit_and_loses_the_squeeze() {
+    let tree = Tree::new(Kind::V2);
+    tree.write("/own/web", "memory.high", "500000000");
+    let outcome = tree.host().apply(Resource::Memory, 60.0 * MIB);
+    assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Infeasible, None));
+    assert_eq!(tree.read("/own/web", "memory.max"), "max\n");
+    assert_eq!(tree.read("/own/web", "memory.high"), "500000000");
+    assert!(outcome.message.contains("100.0 MiB"), "{}", outcome.message);
+}
+
+#[test]
+fn a_group_that_shrinks_in_time_gets_the_limit_and_others_do_not_wait() {
+    let tree = Tree::new(Kind::V2);
+    tree.cgroup("/own/other");
+    let mut fake = Fake::new(ActuatorConfig { squeeze_timeout_ms: 60_000, ..tree.config() });
+    let change = Change {
+        container: ContainerKey { host: "h".into(), name: "web".into() },
+        resource: Resource::Memory,
+        target: 60.0 * MIB,
+        limit_before: None,
+        decision: "d".into(),
+    };
+    let host = Arc::clone(&fake.host);
+    let squeeze = thread::spawn(move || host.apply(&change, &VirtualClock::new(TimeMs(1_000))));
+    while tree.read("/own/web", "memory.high") == "max\n" {
+        thread::sleep(Duration::from_millis(1));
+    }
+    // While the squeeze waits, the collector measures, and another container is changed. Both would hang here if not.
+    assert_eq!(fake.collect(2).present.len(), 2);
+    assert_eq!(fake.apply_to("other", Resource::Memory, 120.0 * MIB).status, OutcomeStatus::Applied);
+    assert_eq!(fake.apply(Resource::Cpu, 1.0).status, OutcomeStatus::Applied);
+    assert!(!squeeze.is_finished());
+    tree.write("/own/web", "memory.current", &(50u64 << 20).to_string());
+    let outcome = squeeze.join().unwrap();
+    assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(60.0 * MIB)));
+    assert!(fake.collect(3).drifts.is_empty());
+}
+
+#[test]
+fn memory_high_is_raised_when_it_would_be_in_the_way() {
+    let tree = Tree::new(Kind::V2);
+    tree.set_memory("/own/web", 200.0 * MIB);
+    tree.write("/own/web", "memory.high", &(150u64 << 20).to_string());
+    let outcome = tree.host().apply(Resource::Memory, 300.0 * MIB);
+    let text = (300u64 << 20).to_string();
+    assert_eq!(writes(&outcome), [("memory.high", text.as_str()), ("memory.max", text.as_str())]);
+}
+
+#[test]
+fn swap_room_moves_with_a_v1_limit_in_the_order_the_kernel_takes() {
+    let tree = Tree::new(Kind::V1Separate);
+    tree.set_memory("/own/web", 200.0 * MIB);
+    tree.write("/own/web", "memory.memsw.limit_in_bytes", &(250u64 << 20).to_string());
+    let fake = tree.host();
+    let text = |mib: u64| (mib << 20).to_string();
+    let up = fake.apply(Resource::Memory, 300.0 * MIB);
+    let expected = [("memory.memsw.limit_in_bytes", &text(350)[..]), ("memory.limit_in_bytes", &text(300)[..])];
+    assert_eq!(writes(&up), expected);
+    let down = fake.apply(Resource::Memory, 120.0 * MIB);
+    let expected = [("memory.limit_in_bytes", &text(120)[..]), ("memory.memsw.limit_in_bytes", &text(170)[..])];
+    assert_eq!(writes(&down), expected);
+}
+
+#[test]
+fn a_foreign_change_is_reported_once_left_alone_and_then_adopted() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let mut fake = tree.host();
+        assert_eq!(fake.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+        assert!(fake.collect(2).drifts.is_empty());
+
+        tree.set_cpu("/own/web", 70_000);
+        let drift = &fake.collect(3).drifts[0];
+        assert_eq!(
+            (drift.resource, drift.expected, drift.found, drift.at),
+            (Resource::Cpu, 0.5, Some(0.7), TimeMs(3_000))
+        );
+        assert!(fake.collect(4).drifts.is_empty(), "one change, one report");
+        let held = fake.apply(Resource::Cpu, 0.4);
+        assert_eq!((held.status, held.limit_after), (OutcomeStatus::Drifted, Some(0.7)));
+        assert!(held.writes.is_empty() && held.message.contains("0.50 cores"), "{}", held.message);
+
+        fake.clock.set(TimeMs(63_000));
+        assert_eq!(fake.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);
+        assert!(fake.collect(64).drifts.is_empty());
+    }
+}
+
+#[test]
+fn a_vanished_and_a_recreated_container_are_noticed() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        tree.cgroup("/own/gone");
+        let mut fake = tree.host();
+        let old = fake.first.present.iter().find(|c| c.key.name == "web").unwrap().incarnation;
+        tree.cgroup("/own/next");
+        for (file, name) in [("cpu.stat", "gone"), ("cpuacct.usage", "gone"), ("memory.stat", "gone")] {
+            let _ = fs::remove_dir_all(tree.path(&format!("/own/{name}"), file).parent().unwrap());
+        }
+        // The new one exists before the old one goes: a file system hands out freed inodes again at once.
+        for file in ["cpu.stat", "cpuacct.usage", "memory.stat"] {
+            let (web, next) = (tree.path("/own/web", file), tree.path("/own/next", file));
+            if let (Some(web), Some(next)) = (web.parent(), next.parent().filter(|next| next.exists())) {
+                fs::remove_dir_all(web).unwrap();
+                fs::rename(next, web).unwrap();
+            }
+        }
+        let collected = fake.collect(2);
+        let mut vanished: Vec<_> = collected.vanished.iter().map(|key| key.name.as_str()).collect();
+        vanished.sort_unstable();
+        assert_eq!(vanished, ["gone", "web"]);
+        assert_eq!(collected.appeared.len(), 1);
+        assert_eq!(collected.appeared[0].key.name, "web");
+        assert_ne!(collected.appeared[0].incarnation, old);
+        assert_eq!(fake.apply_to("gone", Resource::Cpu, 1.0).status, OutcomeStatus::Refused);
+        assert_eq!(fake.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+    }
+}
+
+#[test]
+fn a_container_that_died_since_it_was_seen_is_said_to_be_gone() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let fake = tree.host();
+        for file in ["cpu.stat", "cpuacct.usage", "memory.stat"] {
+            let _ = fs::remove_dir_all(tree.path("/own/web", file).parent().unwrap());
+        }
+        for resource in Resource::ALL {
+            let outcome = fake.apply(resource, 64.0 * MIB);
+            assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Failed, None));
+            assert!(outcome.message.contains("the container is gone"), "{}", outcome.message);
+        }
+    }
+}
+
+#[test]
+fn baselines_follow_the_runtime_until_the_first_change_and_survive_a_restart() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let state = tempfile::tempdir().unwrap();
+        let config = ActuatorConfig { state_dir: Some(state.path().to_owned()), ..tree.config() };
+        let mut fake = Fake::new(config.clone());
+        assert_eq!(fake.first.present[0].baseline[&Resource::Cpu], Limit::Unlimited);
+        tree.set_cpu("/own/web", 200_000);
+        assert_eq!(fake.collect(2).present[0].baseline[&Resource::Cpu], Limit::At(2.0), "the runtime sets limits late");
+        assert!(!state.path().join("baselines.json").exists());
+
+        assert_eq!(fake.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+        assert_eq!(fake.collect(3).present[0].baseline[&Resource::Cpu], Limit::At(2.0));
+        drop(fake);
+
+        let mut restarted = Fake::new(config);
+        assert_eq!(restarted.first.present[0].baseline[&Resource::Cpu], Limit::At(2.0));
+        assert_eq!(restarted.first.present[0].baseline[&Resource::Memory], Limit::Unlimited);
+        assert_eq!(restarted.apply(Resource::Cpu, 0.3).status, OutcomeStatus::Applied);
+        assert_eq!(restarted.collect(4).present[0].baseline[&Resource::Cpu], Limit::At(2.0));
+    }
+}
+
+#[test]
+fn without_a_place_for_the_baseline_nothing_is_changed() {
+    let tree = Tree::new(Kind::V2);
+    let state = tempfile::tempdir().unwrap();
+    let fake = Fake::new(ActuatorConfig { state_dir: Some(state.path().to_owned()), ..tree.config() });
+    fs::create_dir(state.path().join("baselines.json.new")).unwrap();
+    let outcome = fake.apply(Resource::Cpu, 0.5);
+    assert_eq!(outcome.status, OutcomeStatus::Failed);
+    assert!(outcome.message.contains("baselines.json"), "{}", outcome.message);
+    assert_eq!(tree.read("/own/web", "cpu.max"), "max 100000\n");
+}
+
+#[test]
+fn a_controller_whose_directory_comes_later_is_picked_up() {
+    let tree = Tree::new(Kind::V1Separate);
+    let memory = tree.path("/own/web", "memory.stat").parent().unwrap().to_owned();
+    let aside = tree.dir.path().join("aside");
+    fs::rename(&memory, &aside).unwrap();
+    let mut fake = tree.host();
+    assert_eq!(value(&fake.first, metrics::USAGE, Resource::Memory), None);
+    assert!(fake.first.problems[0].contains("/own/web has no directory in the memory hierarchy"));
+    assert_eq!(fake.apply(Resource::Memory, 80.0 * MIB).status, OutcomeStatus::Refused);
+
+    fs::rename(&aside, &memory).unwrap();
+    let second = fake.collect(2);
+    assert_eq!(value(&second, metrics::USAGE, Resource::Memory), Some(70.0 * MIB));
+    assert_eq!(second.present[0].baseline[&Resource::Memory], Limit::Unlimited);
+    assert!(second.problems.is_empty() && second.vanished.is_empty());
+}
+
+#[test]
+fn a_disabled_v2_controller_names_the_file_that_enables_it() {
+    let tree = Tree::new(Kind::V2);
+    let fake = tree.host();
+    fs::remove_file(tree.path("/own/web", "memory.max")).unwrap();
+    let outcome = fake.apply(Resource::Memory, 80.0 * MIB);
+    assert_eq!(outcome.status, OutcomeStatus::Refused);
+    assert!(
+        outcome.message.contains("'+memory'") && outcome.message.contains("own/cgroup.subtree_control"),
+        "{}",
+        outcome.message
+    );
+}
+
+#[test]
+fn docker_names_come_from_its_data_directory_and_equal_names_are_told_apart() {
+    let tree = Tree::new(Kind::V1Combined);
+    let id = "3f2a9c0d11223344556677889900aabbccddeeff00112233445566778899aabb";
+    tree.cgroup(&format!("/docker/{id}"));
+    tree.cgroup("/lxc/web");
+    let docker = tempfile::tempdir().unwrap();
+    let dir = docker.path().join("containers").join(id);
+    fs::create_dir_all(&dir).unwrap();
+    let text = r#"{"Name":"/cache","Config":{"Labels":{"tidegate.app":"shop","tidegate.user":"alice"}}}"#;
+    fs::write(dir.join("config.v2.json"), text).unwrap();
+    let fake = Fake::new(ActuatorConfig { docker_root: docker.path().to_owned(), ..tree.config() });
+    let mut names: Vec<_> = fake.first.present.iter().map(|c| (c.key.name.as_str(), c.runtime)).collect();
+    names.sort_by_key(|(name, _)| *name);
+    assert_eq!(names, [("cache", Runtime::Docker), ("own.web", Runtime::Bare), ("web", Runtime::Lxc)]);
+    let cache = fake.first.present.iter().find(|c| c.key.name == "cache").unwrap();
+    assert_eq!((cache.app.as_deref(), cache.user.as_deref()), (Some("shop"), Some("alice")));
+}

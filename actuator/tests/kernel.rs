@@ -1,0 +1,420 @@
+//! What the actuator does to real cgroups, with real processes in them. The same binary runs on v1 and on v2; where
+//! cgroups cannot be written it says `SKIPPED` and why.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use tidegate_actuator::sandbox::Sandbox;
+use tidegate_actuator::{Actuator, ActuatorConfig, ActuatorError, Change, Collected, LocalHost, Source};
+use tidegate_model::{CgroupVersion, Clock, ContainerKey, Outcome, OutcomeStatus, Resource, SystemClock, metrics};
+
+const MIB: f64 = 1_048_576.0;
+/// A load waits for its orders in this environment variable's presence only.
+const IS_LOAD: &str = "TIDEGATE_TEST_LOAD";
+
+/// One container with a process in it that does as it is told. Fields go in this order: the process must be gone before
+/// its cgroup can be removed.
+struct Lab {
+    load: Load,
+    source: Box<dyn Source>,
+    host: Arc<LocalHost>,
+    sandbox: Sandbox,
+    root: PathBuf,
+}
+
+impl Lab {
+    /// `None`, with the reason printed, where cgroups cannot be written.
+    fn open() -> Option<Self> {
+        Self::open_with(ActuatorConfig::default())
+    }
+
+    fn open_with(config: ActuatorConfig) -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tidegate-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let sandbox = match Sandbox::create(&name) {
+            Ok(sandbox) => sandbox,
+            Err(error) if is_obstacle(&error) => {
+                println!("SKIPPED: {error}");
+                return None;
+            }
+            Err(error) => panic!("{error}"),
+        };
+        let root = Path::new("/").join(&name);
+        sandbox.add_group("web").unwrap();
+        let load = Load::start();
+        sandbox.move_process("web", load.child.id()).unwrap();
+        let config = ActuatorConfig { host: "h".into(), roots: vec![root.clone()], discover: false, ..config };
+        let host = LocalHost::new(config).unwrap();
+        let mut lab = Self { load, source: host.source(), host, sandbox, root };
+        let first = lab.collect();
+        assert_eq!(first.appeared.len(), 1, "{:?}", first.problems);
+        assert_eq!(first.problems, Vec::<String>::new());
+        Some(lab)
+    }
+
+    fn version(&self) -> CgroupVersion {
+        self.host.version()
+    }
+
+    fn collect(&mut self) -> Collected {
+        self.source.collect(SystemClock.now())
+    }
+
+    fn apply(&self, resource: Resource, target: f64) -> Outcome {
+        let container = ContainerKey { host: "h".into(), name: "web".into() };
+        let change = Change { container, resource, target, limit_before: None, decision: "d1".into() };
+        let outcome = self.host.apply(&change, &SystemClock);
+        println!("{resource} {target}: {} ({} us) {}", outcome.status.as_str(), outcome.took_us, outcome.message);
+        outcome
+    }
+
+    /// The directories of a group below the root, in each hierarchy that has it.
+    fn dirs(&self, group: &str) -> Vec<PathBuf> {
+        let mounts = ["", "cpu", "cpuacct", "memory"].map(|mount| Path::new("/sys/fs/cgroup").join(mount));
+        let path = Path::new(self.root.file_name().unwrap()).join(group);
+        assert!(
+            path.starts_with(self.root.strip_prefix("/").unwrap())
+                && path.to_str().unwrap().starts_with("tidegate-test-")
+        );
+        mounts.iter().map(|mount| mount.join(&path)).filter(|dir| dir.is_dir()).collect()
+    }
+
+    /// The path of a file of a group.
+    fn file(&self, group: &str, name: &str) -> PathBuf {
+        let file = self.dirs(group).into_iter().map(|dir| dir.join(name)).find(|file| file.exists());
+        file.unwrap_or_else(|| panic!("no {name} in {group}"))
+    }
+}
+
+fn is_obstacle(error: &ActuatorError) -> bool {
+    match error {
+        ActuatorError::NoHierarchy { .. } => true,
+        ActuatorError::File { source, .. } => {
+            matches!(source.kind(), std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem)
+        }
+        _ => false,
+    }
+}
+
+fn value(collected: &Collected, metric: &str, resource: Resource) -> Option<f64> {
+    let mut rows = collected.samples.rows();
+    rows.find(|(key, ..)| key.metric() == metric && key.tag("resource") == Some(resource.as_str())).map(|row| row.2)
+}
+
+/// A process of ours: this very binary, told to run the test `obey` alone. It exists on every machine that runs the tests.
+struct Load {
+    child: Child,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Load {
+    fn start() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "obey", "--ignored", "--nocapture", "--test-threads=1"])
+            .env(IS_LOAD, "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (orders, answers) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        let mut load = Self { child, orders, answers };
+        assert!(load.order("ping"));
+        load
+    }
+
+    /// Gives an order and waits until it is carried out; false when the process ended or could not.
+    fn order(&mut self, order: &str) -> bool {
+        self.send(order);
+        let mut line = String::new();
+        while self.answers.read_line(&mut line).unwrap_or(0) > 0 {
+            match line.trim_end().rsplit(' ').next() {
+                Some("DONE") => return true,
+                Some("FAILED") => return false,
+                _ => line.clear(),
+            }
+        }
+        false
+    }
+
+    fn send(&mut self, order: &str) {
+        let _ = writeln!(self.orders, "{order}");
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let _ = self.child.kill();
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Not a test: the body of [`Load`].
+#[test]
+#[ignore = "the load of the other tests"]
+fn obey() {
+    if std::env::var_os(IS_LOAD).is_none() {
+        return;
+    }
+    let mut held: Vec<Vec<u8>> = Vec::new();
+    let mut open: Vec<File> = Vec::new();
+    for line in std::io::stdin().lines() {
+        let line = line.unwrap();
+        let done = match line.split(' ').collect::<Vec<_>>()[..] {
+            ["ping"] => true,
+            ["spin"] => loop {
+                std::hint::spin_loop();
+            },
+            ["hold", mib] => {
+                // One page after the other is written to, or the kernel would not give any.
+                let mut block = vec![0u8; mib.parse::<usize>().unwrap() << 20];
+                block.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
+                held.push(block);
+                true
+            }
+            ["read", path, mib] => {
+                let mut file = File::open(path).unwrap();
+                let copied =
+                    std::io::copy(&mut (&mut file).take(mib.parse::<u64>().unwrap() << 20), &mut std::io::sink());
+                // A disk loses its cache when its last reader closes it.
+                open.push(file);
+                copied.is_ok()
+            }
+            ["write", path, mib] => write_file(Path::new(path), mib.parse().unwrap()),
+            ["pin", path, mib] => pin(Path::new(path), mib.parse().unwrap()),
+            _ => false,
+        };
+        println!(" {}", if done { "DONE" } else { "FAILED" });
+    }
+}
+
+fn write_file(path: &Path, mib: usize) -> bool {
+    let write = || {
+        let mut file = File::create(path)?;
+        for _ in 0..mib {
+            file.write_all(&[1; 1 << 20])?;
+        }
+        file.sync_all()
+    };
+    write().is_ok()
+}
+
+/// Fills a ramfs that only this process sees. Its pages count as page cache and can never be reclaimed.
+fn pin(dir: &Path, mib: usize) -> bool {
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS).is_ok()
+        && mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).is_ok()
+        && mount(Some("none"), dir, Some("ramfs"), MsFlags::empty(), none).is_ok()
+        && write_file(&dir.join("pinned"), mib)
+}
+
+#[test]
+fn a_quota_bites_is_not_written_twice_and_can_be_raised() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.load.send("spin");
+    for target in [0.3, 0.15, 0.4] {
+        let outcome = lab.apply(Resource::Cpu, target);
+        assert_eq!(
+            (outcome.status, outcome.limit_after, outcome.writes.len()),
+            (OutcomeStatus::Applied, Some(target), 1)
+        );
+        let again = lab.apply(Resource::Cpu, target * 1.004);
+        assert_eq!((again.status, again.writes.len()), (OutcomeStatus::Unchanged, 0));
+        // A machine that is busy with something else may not even give the quota: such a round is measured again.
+        let mut shares = Vec::new();
+        let bites = (0..5).any(|_| {
+            lab.collect();
+            thread::sleep(Duration::from_secs(2));
+            let collected = lab.collect();
+            let share = value(&collected, metrics::USAGE, Resource::Cpu).unwrap() / target;
+            let throttled = value(&collected, metrics::THROTTLED, Resource::Cpu).unwrap();
+            println!("{target} cores: {share:.3} of it used, throttled in {throttled:.2} of the periods");
+            assert_eq!(value(&collected, metrics::LIMIT, Resource::Cpu), Some(target));
+            shares.push(share);
+            (0.8..1.2).contains(&share) && throttled > 0.5
+        });
+        assert!(bites, "{target} cores: {shares:?}");
+    }
+}
+
+#[test]
+fn memory_in_use_is_never_cut_and_a_limit_can_be_raised() {
+    let Some(mut lab) = Lab::open() else { return };
+    assert_eq!(lab.apply(Resource::Memory, 256.0 * MIB).status, OutcomeStatus::Applied);
+    assert!(lab.load.order("hold 64"));
+    let collected = lab.collect();
+    let held = value(&collected, metrics::UNRECLAIMABLE, Resource::Memory).unwrap();
+    assert!((64.0 * MIB..96.0 * MIB).contains(&held), "{held}");
+    assert!(value(&collected, metrics::USAGE, Resource::Memory).unwrap() >= 64.0 * MIB);
+
+    let below = lab.apply(Resource::Memory, 48.0 * MIB);
+    assert_eq!((below.status, below.limit_after), (OutcomeStatus::Infeasible, Some(256.0 * MIB)));
+    assert!(below.writes.is_empty());
+    assert!(lab.load.is_alive() && lab.load.order("ping"));
+
+    let fits = lab.apply(Resource::Memory, 128.0 * MIB);
+    assert_eq!((fits.status, fits.limit_after), (OutcomeStatus::Applied, Some(128.0 * MIB)));
+    let raised = lab.apply(Resource::Memory, 160.0 * MIB);
+    assert_eq!((raised.status, raised.limit_after), (OutcomeStatus::Applied, Some(160.0 * MIB)));
+    assert!(lab.load.order("hold 64"), "128 MiB fit below 160");
+    assert_eq!(lab.apply(Resource::Memory, f64::INFINITY).limit_after, None);
+    assert!(lab.load.is_alive());
+}
+
+/// The kernel's own refusal: what is held does not show in what is known to be unreclaimable.
+#[test]
+fn memory_that_does_not_shrink_keeps_its_limit() {
+    let Some(mut lab) = Lab::open_with(ActuatorConfig { squeeze_timeout_ms: 300, ..Default::default() }) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    if !lab.load.order(&format!("pin {} 64", dir.path().display())) {
+        return println!("SKIPPED: a ramfs cannot be mounted here");
+    }
+    assert_eq!(lab.apply(Resource::Memory, 256.0 * MIB).status, OutcomeStatus::Applied);
+    let below = lab.apply(Resource::Memory, 48.0 * MIB);
+    assert_eq!((below.status, below.limit_after), (OutcomeStatus::Infeasible, Some(256.0 * MIB)));
+    assert!(lab.load.is_alive() && lab.load.order("ping"));
+    if lab.version() == CgroupVersion::V2 {
+        assert_eq!(fs::read_to_string(lab.file("web", "memory.high")).unwrap(), "max\n");
+    }
+    assert_eq!(value(&lab.collect(), metrics::OOM_KILLS, Resource::Memory), Some(0.0));
+}
+
+#[test]
+fn page_cache_makes_room_for_a_lower_limit() {
+    let Some(mut lab) = Lab::open() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let filled = if statfs(dir.path()).unwrap().filesystem_type() != TMPFS_MAGIC {
+        lab.load.order(&format!("write {} 64", dir.path().join("cache").display()))
+    } else if Path::new("/dev/vda").exists() {
+        // Files of a RAM disk are no cache; reading a disk itself fills it as well.
+        lab.load.order("read /dev/vda 48")
+    } else {
+        return println!("SKIPPED: no file system on a disk here");
+    };
+    assert!(filled);
+    let limit =
+        lab.file("web", if lab.version() == CgroupVersion::V2 { "memory.current" } else { "memory.usage_in_bytes" });
+    let usage = || fs::read_to_string(&limit).unwrap().trim().parse::<f64>().unwrap();
+    let before = usage();
+    assert!(before > 44.0 * MIB, "{before}");
+    let outcome = lab.apply(Resource::Memory, 24.0 * MIB);
+    assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(24.0 * MIB)));
+    println!("usage {before} to {}", usage());
+    assert!(usage() <= 24.0 * MIB);
+    assert!(lab.load.is_alive() && lab.load.order("ping"));
+}
+
+#[test]
+fn a_foreign_change_is_noticed_and_respected() {
+    let Some(mut lab) = Lab::open() else { return };
+    assert_eq!(lab.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+    assert_eq!(lab.apply(Resource::Memory, 256.0 * MIB).status, OutcomeStatus::Applied);
+    assert!(lab.collect().drifts.is_empty());
+    lab.sandbox.limit_cpu("web", 0.7).unwrap();
+    lab.sandbox.limit_memory("web", 128 << 20).unwrap();
+    let drifts = lab.collect().drifts;
+    let found: Vec<_> = drifts.iter().map(|drift| (drift.resource, drift.expected, drift.found)).collect();
+    assert_eq!(found, [(Resource::Cpu, 0.5, Some(0.7)), (Resource::Memory, 256.0 * MIB, Some(128.0 * MIB))]);
+    assert!(lab.collect().drifts.is_empty());
+    for (resource, target) in [(Resource::Cpu, 0.4), (Resource::Memory, 200.0 * MIB)] {
+        let outcome = lab.apply(resource, target);
+        assert_eq!((outcome.status, outcome.writes.len()), (OutcomeStatus::Drifted, 0));
+    }
+    assert_eq!(lab.sandbox.cpu_limit("web").unwrap(), Some(0.7));
+}
+
+#[test]
+fn a_container_that_vanishes_and_one_that_is_made_anew_are_noticed() {
+    let Some(mut lab) = Lab::open() else { return };
+    let old = lab.collect().present[0].incarnation;
+    assert_eq!(lab.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+    lab.load.end();
+    remove(&lab.dirs("web"));
+    let gone = lab.apply(Resource::Cpu, 0.3);
+    assert_eq!(gone.status, OutcomeStatus::Failed);
+    assert!(gone.message.contains("the container is gone"), "{}", gone.message);
+    lab.sandbox.add_group("web").unwrap();
+    let stale = lab.apply(Resource::Cpu, 0.3);
+    assert_eq!((stale.status, stale.writes.len()), (OutcomeStatus::Failed, 0), "not the container that was seen");
+
+    let collected = lab.collect();
+    assert_eq!((collected.vanished.len(), collected.appeared.len()), (1, 1));
+    assert_ne!(collected.appeared[0].incarnation, old);
+    assert_eq!(lab.apply(Resource::Cpu, 0.3).status, OutcomeStatus::Applied);
+    remove(&lab.dirs("web"));
+    let collected = lab.collect();
+    assert_eq!((collected.vanished.len(), collected.present.len()), (1, 0));
+    assert_eq!(collected.problems, Vec::<String>::new());
+}
+
+/// A group is busy for a moment after its last process was waited for.
+fn remove(dirs: &[PathBuf]) {
+    for dir in dirs {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = fs::remove_dir(dir) {
+            assert!(Instant::now() < deadline, "{}: {error}", dir.display());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+#[test]
+fn an_oom_kill_is_counted() {
+    let Some(mut lab) = Lab::open() else { return };
+    assert_eq!(lab.apply(Resource::Memory, 64.0 * MIB).status, OutcomeStatus::Applied);
+    assert_eq!(value(&lab.collect(), metrics::OOM_KILLS, Resource::Memory), Some(0.0));
+    assert!(!lab.load.order("hold 200"));
+    assert_eq!(lab.load.child.wait().unwrap().signal(), Some(9));
+    assert_eq!(value(&lab.collect(), metrics::OOM_KILLS, Resource::Memory), Some(1.0));
+}
+
+#[test]
+fn a_child_with_more_is_named_on_v1_and_no_obstacle_on_v2() {
+    let Some(lab) = Lab::open() else { return };
+    for dir in lab.dirs("web") {
+        fs::create_dir(dir.join("inner")).unwrap();
+    }
+    if lab.version() == CgroupVersion::V1 {
+        fs::write(lab.file("web/inner", "cpu.cfs_quota_us"), "50000").unwrap();
+        let lower = lab.apply(Resource::Cpu, 0.3);
+        assert_eq!((lower.status, lower.writes.len(), lower.limit_after), (OutcomeStatus::Refused, 0, None));
+        assert!(lower.message.contains("web/inner (0.50 cores)"), "{}", lower.message);
+    }
+    assert_eq!(lab.apply(Resource::Cpu, 0.6).status, OutcomeStatus::Applied);
+}
+
+#[test]
+fn a_burst_gives_way_to_a_lower_quota_and_comes_back() {
+    let Some(lab) = Lab::open() else { return };
+    lab.sandbox.limit_cpu("web", 0.5).unwrap();
+    let name = if lab.version() == CgroupVersion::V1 { "cpu.cfs_burst_us" } else { "cpu.max.burst" };
+    let burst = lab.file("web", name);
+    fs::write(&burst, "40000").unwrap();
+    let read = || fs::read_to_string(&burst).unwrap().trim().to_owned();
+    let down = lab.apply(Resource::Cpu, 0.2);
+    assert_eq!((down.status, down.writes.len()), (OutcomeStatus::Applied, 2), "{}", down.message);
+    assert_eq!(read(), "20000");
+    assert_eq!(lab.apply(Resource::Cpu, 0.6).status, OutcomeStatus::Applied);
+    assert_eq!(read(), "40000");
+}

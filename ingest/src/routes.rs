@@ -1,0 +1,312 @@
+//! The HTTP routes: receive, decode, store, answer. What differs between protocols is in their own files.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{RawQuery, Request, State};
+use axum::http::header::{ALLOW, CONTENT_TYPE, HOST};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use tidegate_model::{Clock, SampleBatch};
+use tidegate_store::{AppendReport, Rejection, Store};
+
+use crate::body::{self, Encoding};
+use crate::counters::{Counters, Protocol, add};
+use crate::error::IngestError;
+use crate::influx::{self, Precision, Version};
+use crate::monasca::{self, Refusal};
+use crate::opentsdb::{self, Answer, Detail};
+
+/// Bodies above this size are inflated and decoded on a thread of their own, so that others' requests go on.
+const DECODE_APART_BYTES: usize = 32 * 1024;
+/// What clients take for the version of an InfluxDB: the line protocol is that of 1.8.
+const INFLUX_VERSION: &str = "1.8.10";
+/// How many refused metrics a Monasca answer names.
+const MAX_NAMED: usize = 5;
+
+/// What the routes share.
+#[derive(Clone)]
+pub struct IngestState {
+    /// Where samples go.
+    pub store: Arc<Store>,
+    /// The time of samples that come without one, and the present for the store.
+    pub clock: Arc<dyn Clock>,
+    /// The most bytes of a body, as sent and inflated.
+    pub max_body: usize,
+    /// What came in.
+    pub counters: Arc<Counters>,
+}
+
+impl IngestState {
+    /// A state with all counts at zero.
+    pub fn new(store: Arc<Store>, clock: Arc<dyn Clock>, max_body: usize) -> Self {
+        Self { store, clock, max_body, counters: Arc::default() }
+    }
+}
+
+/// The push routes: `/api/put`, `/v2.0`, `/v2.0/metrics`, `/write`, `/api/v2/write` and `/ping`.
+///
+/// They know nothing of authentication; whoever mounts them guards them.
+pub fn routes(state: IngestState) -> Router {
+    let put = post(opentsdb_put).fallback(opentsdb_other_method);
+    let metrics = post(monasca_metrics).fallback(monasca_other_method);
+    Router::new()
+        .route("/api/put", put.clone())
+        .route("/api/put/", put)
+        .route("/v2.0", get(monasca_version))
+        .route("/v2.0/", get(monasca_version))
+        .route("/v2.0/metrics", metrics.clone())
+        .route("/v2.0/metrics/", metrics)
+        .route("/write", post(influx_v1))
+        .route("/api/v2/write", post(influx_v2))
+        .route("/ping", get(influx_ping))
+        .with_state(state)
+}
+
+/// Stores a batch: the one way from every protocol into the store. What is accepted is in the write-ahead log when this
+/// returns.
+///
+/// # Errors
+/// When the store cannot write; then nothing was stored.
+pub async fn store_batch(
+    state: &IngestState,
+    protocol: Protocol,
+    batch: &SampleBatch,
+) -> Result<AppendReport, IngestError> {
+    if batch.is_empty() {
+        return Ok(AppendReport::default());
+    }
+    let report = state.store.append(batch, state.clock.now()).await?;
+    add(&state.counters.of(protocol).accepted, report.accepted);
+    Ok(report)
+}
+
+/// Receives a body, and inflates and decodes it with `decode`.
+async fn read<T: Send + 'static>(
+    state: &IngestState,
+    protocol: Protocol,
+    headers: &HeaderMap,
+    body: Body,
+    decode: impl FnOnce(Bytes) -> T + Send + 'static,
+) -> Result<T, IngestError> {
+    let counts = state.counters.of(protocol);
+    add(&counts.requests, 1);
+    let encoding = Encoding::of(headers)?;
+    let sent = body::receive(headers, body, state.max_body).await?;
+    add(&counts.bytes, sent.len());
+    let limit = state.max_body;
+    let is_large = sent.len() > DECODE_APART_BYTES;
+    let work = move || encoding.inflate(sent, limit).map(decode);
+    if !is_large {
+        return work();
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(decoded) => decoded,
+        Err(error) => Err(IngestError::Interrupted(error.to_string())),
+    }
+}
+
+/// Counts and logs a request of which nothing was stored.
+fn note_failure(state: &IngestState, protocol: Protocol, error: &IngestError) {
+    add(&state.counters.of(protocol).failed_requests, 1);
+    let protocol = protocol.as_str();
+    match error.status() {
+        500.. => tracing::error!(protocol, %error, "push failed"),
+        _ => tracing::debug!(protocol, %error, "push refused"),
+    }
+}
+
+fn note_rejected(state: &IngestState, protocol: Protocol, count: usize, first: Option<impl Display>) {
+    add(&state.counters.of(protocol).rejected, count);
+    if let Some(first) = first {
+        tracing::debug!(protocol = protocol.as_str(), count, %first, "points refused");
+    }
+}
+
+fn respond((status, json): Answer) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    match json {
+        Some(json) => (status, [(CONTENT_TYPE, "application/json; charset=UTF-8")], json).into_response(),
+        None => status.into_response(),
+    }
+}
+
+async fn opentsdb_put(
+    State(state): State<IngestState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let detail = Detail::of_query(query.as_deref().unwrap_or_default());
+    let protocol = Protocol::OpenTsdb;
+    let answer = opentsdb_store(&state, &headers, body, detail).await.unwrap_or_else(|error| {
+        note_failure(&state, protocol, &error);
+        opentsdb::error_answer(error.status(), &error.to_string(), None)
+    });
+    respond(answer)
+}
+
+async fn opentsdb_store(
+    state: &IngestState,
+    headers: &HeaderMap,
+    body: Body,
+    detail: Detail,
+) -> Result<Answer, IngestError> {
+    let protocol = Protocol::OpenTsdb;
+    let decode =
+        |body: Bytes| opentsdb::decode(&body).map_err(|error| (opentsdb::json_error_answer(&body, &error), error));
+    let mut decoded = match read(state, protocol, headers, body, decode).await? {
+        Ok(decoded) => decoded,
+        Err((answer, error)) => {
+            note_failure(state, protocol, &IngestError::Json(error));
+            return Ok(answer);
+        }
+    };
+    let report = store_batch(state, protocol, &decoded.batch).await?;
+    for Rejection { row, reason } in &report.rejected {
+        decoded.refuse(*row, reason);
+    }
+    note_rejected(state, protocol, decoded.failed, decoded.errors.first().map(|first| &first.error));
+    Ok(opentsdb::answer(detail, report.accepted, &decoded))
+}
+
+async fn opentsdb_other_method(method: Method) -> Response {
+    let details = format!("The HTTP method [{method}] is not permitted for this endpoint");
+    let mut response = respond(opentsdb::error_answer(405, "Method not allowed", Some(&details)));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+async fn monasca_metrics(State(state): State<IngestState>, headers: HeaderMap, body: Body) -> Response {
+    let answer = monasca_store(&state, &headers, body).await.unwrap_or_else(|error| {
+        note_failure(&state, Protocol::Monasca, &error);
+        let status = error.status();
+        let title = match status {
+            500.. => "Internal Server Error",
+            413 => "Request Entity Too Large",
+            415 => "Unsupported Media Type",
+            _ => "Bad request",
+        };
+        (status, Some(monasca::error_body(title, &error.to_string())))
+    });
+    respond(answer)
+}
+
+async fn monasca_store(state: &IngestState, headers: &HeaderMap, body: Body) -> Result<Answer, IngestError> {
+    let protocol = Protocol::Monasca;
+    let unprocessable = |text: &str| (422, Some(monasca::error_body("Unprocessable Entity", text)));
+    let decoded = read(state, protocol, headers, body, |body| monasca::decode(&body)).await?;
+    body::require_json(headers)?;
+    let batch = match decoded {
+        Ok(batch) => batch,
+        Err(Refusal::Json(error)) => return Err(error.into()),
+        Err(Refusal::Invalid { description, total }) => {
+            add(&state.counters.of(protocol).failed_requests, 1);
+            note_rejected(state, protocol, total, Some(&description));
+            return Ok(unprocessable(&description));
+        }
+    };
+    let report = store_batch(state, protocol, &batch).await?;
+    if report.rejected.is_empty() {
+        return Ok((204, None));
+    }
+    let description = refused_metrics(&report);
+    note_rejected(state, protocol, report.rejected.len(), Some(&description));
+    Ok(unprocessable(&description))
+}
+
+fn refused_metrics(report: &AppendReport) -> String {
+    let mut named: Vec<_> = report
+        .rejected
+        .iter()
+        .take(MAX_NAMED)
+        .map(|Rejection { row, reason }| format!("metric {row}: {reason}"))
+        .collect();
+    if report.rejected.len() > named.len() {
+        named.push(format!("{} more are refused", report.rejected.len() - named.len()));
+    }
+    match report.accepted {
+        0 => named.join("; "),
+        stored => format!("{}; the other {stored} are stored", named.join("; ")),
+    }
+}
+
+async fn monasca_version(request: Request) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let path = request.uri().path();
+    // Behind a proxy the scheme is not known here; a reference without one is right for either.
+    let href = host.map_or_else(|| path.to_owned(), |host| format!("//{host}{path}"));
+    respond((200, Some(monasca::version_body(&href))))
+}
+
+async fn monasca_other_method(method: Method) -> Response {
+    let text = format!("{method} is not supported here, only POST");
+    let mut response = respond((405, Some(monasca::error_body("Method not allowed", &text))));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
+    response
+}
+
+async fn influx_v1(state: State<IngestState>, query: RawQuery, headers: HeaderMap, body: Body) -> Response {
+    influx_write(Version::V1, state, query, headers, body).await
+}
+
+async fn influx_v2(state: State<IngestState>, query: RawQuery, headers: HeaderMap, body: Body) -> Response {
+    influx_write(Version::V2, state, query, headers, body).await
+}
+
+async fn influx_write(
+    version: Version,
+    State(state): State<IngestState>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let query = query.unwrap_or_default();
+    let answer = influx_store(&state, version, &query, &headers, body).await.unwrap_or_else(|error| {
+        note_failure(&state, Protocol::Influx, &error);
+        version.error_answer(error.status(), &error.to_string())
+    });
+    respond(answer)
+}
+
+async fn influx_store(
+    state: &IngestState,
+    version: Version,
+    query: &str,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Answer, IngestError> {
+    let protocol = Protocol::Influx;
+    let now = state.clock.now();
+    let precision = precision(query);
+    let decode = move |body: Bytes| precision.map(|precision| influx::decode(&body, precision, now));
+    let mut decoded = read(state, protocol, headers, body, decode).await??;
+    let report = store_batch(state, protocol, &decoded.batch).await?;
+    let mut before = None;
+    for Rejection { row, reason } in &report.rejected {
+        decoded.refuse(*row, reason, before.replace(*row));
+    }
+    add(&state.counters.of(protocol).skipped, decoded.skipped_texts);
+    note_rejected(state, protocol, decoded.failed, decoded.errors.first());
+    Ok(version.answer(&decoded))
+}
+
+fn precision(query: &str) -> Result<Precision, IngestError> {
+    let value = query.split('&').rev().find_map(|pair| pair.strip_prefix("precision=")).unwrap_or_default();
+    Precision::parse(value).ok_or_else(|| IngestError::Parameter {
+        name: "precision",
+        value: value.to_owned(),
+        allowed: "ns, us, ms or s (with /write also n, u, m or h)",
+    })
+}
+
+async fn influx_ping() -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    response.headers_mut().insert("X-Influxdb-Version", HeaderValue::from_static(INFLUX_VERSION));
+    response.headers_mut().insert("X-Influxdb-Build", HeaderValue::from_static("tidegate"));
+    response
+}

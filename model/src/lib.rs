@@ -1,0 +1,39 @@
+//! The words of the domain with their units: what every other room of Tidegate speaks.
+//!
+//! Owns the types that cross crate borders and the only conversions between units. Never does I/O, reads a clock by
+//! itself or knows how a value was collected; it depends on serde alone.
+
+mod clock;
+mod container;
+mod decision;
+mod host;
+mod limit;
+mod sample;
+mod units;
+
+pub use clock::{Clock, SystemClock, TimeMs, VirtualClock};
+pub use container::{Bounds, CgroupVersion, Container, ContainerKey, Runtime};
+pub use decision::{Decision, Event, GuardAction, GuardReport, Mode, Outcome, OutcomeStatus, Write};
+pub use host::Host;
+pub use limit::{Limit, Resource, UnknownResource};
+pub use sample::{SampleBatch, SeriesKey};
+pub use units::{Bytes, Cores, mebibytes_to_bytes, mebibits_to_bytes, percent_of_core_to_cores};
+
+/// Names of the metrics that the collector writes; the store's domain tables are views over them.
+pub mod metrics {
+    /// Consumption. Tags `host`, `container`, `app`, `resource`; cores (mean over the interval before `time`) or bytes.
+    pub const USAGE: &str = "tidegate.usage";
+    /// The limit that is in force (own, ancestors' or the host's capacity, whichever is least). Tags as [`USAGE`].
+    pub const LIMIT: &str = "tidegate.limit";
+    /// Share of the interval in which some task stalled, 0..=1. Tags as [`USAGE`].
+    pub const PRESSURE_SOME: &str = "tidegate.pressure.some";
+    /// Share of the interval in which all tasks stalled, 0..=1. Tags as [`USAGE`].
+    pub const PRESSURE_FULL: &str = "tidegate.pressure.full";
+    /// Share of the CFS periods of the interval in which the container was throttled, 0..=1. Tags as [`USAGE`].
+    pub const THROTTLED: &str = "tidegate.throttled";
+    /// OOM kills since the container was first seen, a counter. Tags as [`USAGE`], `resource` = `memory`.
+    pub const OOM_KILLS: &str = "tidegate.oom_kills";
+    /// Memory that the kernel cannot reclaim without swapping: anonymous, shared and kernel memory, in bytes.
+    /// Tags as [`USAGE`], `resource` = `memory`.
+    pub const UNRECLAIMABLE: &str = "tidegate.unreclaimable";
+}

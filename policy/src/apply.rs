@@ -1,0 +1,83 @@
+//! Carrying out what was decided: write, read back, record.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate_model::{ContainerKey, Decision, Outcome, OutcomeStatus};
+use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::time::{Instant, timeout_at};
+
+use crate::arbiter::{Approved, Judged, judge};
+use crate::engine::Engine;
+use crate::proposal::Proposal;
+use crate::snapshot::Snapshot;
+
+/// How long the first record of a batch waits for writes. CPU quotas take microseconds, so nearly everything is recorded at
+/// once; memory that must be squeezed is recorded when it is done.
+const RECORD_WAIT: Duration = Duration::from_millis(20);
+/// Most decisions in one record.
+const RECORD_MOST: usize = 4_096;
+
+impl Engine {
+    /// Judges proposals and marks what is to be written as pending, under one lock.
+    pub(crate) fn settle(&self, proposals: Vec<Proposal>, snapshot: &Snapshot) -> Judged {
+        let mut history = self.history.lock();
+        let judged = judge(proposals, snapshot, &history, &self.config);
+        for approved in &judged.approved {
+            history.begin(&approved.decision);
+        }
+        for decision in judged.settled.iter().filter(|decision| decision.outcome.status == OutcomeStatus::Shadow) {
+            history.finish(decision, self.config.drift_hold());
+        }
+        judged
+    }
+
+    /// Writes what was approved, one container's limits in order and different containers at once, and records everything.
+    pub(crate) async fn carry_out(self: Arc<Self>, judged: Judged) -> Vec<Decision> {
+        let (sender, mut written) = mpsc::unbounded_channel();
+        let mut containers: BTreeMap<ContainerKey, Vec<Approved>> = BTreeMap::new();
+        for approved in judged.approved {
+            containers.entry(approved.change.container.clone()).or_default().push(approved);
+        }
+        for mut changes in containers.into_values() {
+            // CPU first, since it never blocks and memory may.
+            changes.sort_by_key(|approved| approved.change.resource);
+            let (engine, sender) = (Arc::clone(&self), sender.clone());
+            tokio::task::spawn_blocking(move || engine.write(changes, &sender));
+        }
+        drop(sender);
+
+        let mut all = Vec::new();
+        let mut batch = judged.settled;
+        let soon = Instant::now() + RECORD_WAIT;
+        while let Ok(Some(decision)) = timeout_at(soon, written.recv()).await {
+            batch.push(decision);
+        }
+        loop {
+            self.record(&batch).await;
+            all.append(&mut batch);
+            if written.recv_many(&mut batch, RECORD_MOST).await == 0 {
+                return all;
+            }
+        }
+    }
+
+    fn write(&self, changes: Vec<Approved>, written: &UnboundedSender<Decision>) {
+        for Approved { mut decision, change } in changes {
+            let applied = catch_unwind(AssertUnwindSafe(|| self.actuator.apply(&change, &*self.clock)));
+            decision.outcome = applied.unwrap_or_else(|_| Outcome {
+                status: OutcomeStatus::Failed,
+                limit_after: None,
+                writes: Vec::new(),
+                message: "the actuator panicked, see the log; what stands in the kernel is unknown".to_owned(),
+                at: self.clock.now(),
+                took_us: 0,
+            });
+            self.history.lock().finish(&decision, self.config.drift_hold());
+            // The receiver waits until all senders are gone.
+            let _ = written.send(decision);
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! From the proposals of one instant to one decision a limit: guards, the choice between rules, guards again.
+//!
+//! Pure: what is known comes in as a [`Snapshot`] and a [`History`], what is to be done goes out as values.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tidegate_actuator::Change;
+use tidegate_model::{Decision, GuardAction, GuardReport, Mode, Outcome, OutcomeStatus, TimeMs};
+
+use crate::config::PolicyConfig;
+use crate::guard::{self, Context, Tuning};
+use crate::history::History;
+use crate::options::Class;
+use crate::proposal::{LimitKey, Proposal};
+use crate::rule::RuleDefinition;
+use crate::snapshot::Snapshot;
+
+/// A change that passed all guards.
+#[derive(Clone, Debug)]
+pub(crate) struct Approved {
+    /// Its outcome is a placeholder until the actuator has answered.
+    pub decision: Decision,
+    pub change: Change,
+}
+
+/// What came of the proposals of one instant.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    /// Refused, or of a rule in shadow mode: nothing is left to do.
+    pub settled: Vec<Decision>,
+    /// For the actuator, at most one a limit.
+    pub approved: Vec<Approved>,
+}
+
+/// Judges proposals that were made at `snapshot.now`.
+pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Judged {
+    let mut judged = Judged::default();
+    // Shadow rules compete among themselves, so that they cannot displace a rule that is on.
+    let mut contests: BTreeMap<(LimitKey, bool), Vec<Candidate>> = BTreeMap::new();
+    for proposal in proposals {
+        let mut candidate = Candidate::new(proposal, snapshot, history, config);
+        let target = candidate.proposal.target;
+        match guard::run(guard::BEFORE_CHOICE, target, &candidate.context, &mut candidate.notes) {
+            None => judged.settled.push(candidate.refused()),
+            Some(target) => {
+                candidate.target = target;
+                let on = candidate.proposal.rule.mode == Mode::On;
+                contests.entry((candidate.proposal.key.clone(), on)).or_default().push(candidate);
+            }
+        }
+    }
+    for mut candidates in contests.into_values() {
+        candidates.sort_by(precedence);
+        let mut candidates = candidates.into_iter();
+        let Some(mut winner) = candidates.next() else { continue };
+        judged.settled.extend(candidates.map(|loser| loser.outranked_by(&winner)));
+        match guard::run(guard::BEHIND_CHOICE, winner.target, &winner.context, &mut winner.notes) {
+            None => judged.settled.push(winner.refused()),
+            Some(target) if winner.proposal.rule.mode == Mode::On => judged.approved.push(winner.approved(target)),
+            Some(target) => judged.settled.push(winner.shadow(target)),
+        }
+    }
+    judged
+}
+
+/// The better candidate first.
+fn precedence(a: &Candidate, b: &Candidate) -> Ordering {
+    let (rule_a, rule_b) = (&a.proposal.rule, &b.proposal.rule);
+    let by_target = match rule_a.class {
+        Class::Cap => a.target.total_cmp(&b.target),
+        Class::Safety | Class::Protect | Class::Optimise => b.target.total_cmp(&a.target),
+    };
+    (rule_a.class.cmp(&rule_b.class))
+        .then(rule_b.resolved.priority.cmp(&rule_a.resolved.priority))
+        .then(by_target)
+        .then_with(|| rule_a.name.cmp(&rule_b.name))
+        .then(a.proposal.nth.cmp(&b.proposal.nth))
+}
+
+struct Candidate {
+    proposal: Proposal,
+    context: Context,
+    inputs: Value,
+    target: f64,
+    notes: Vec<GuardReport>,
+}
+
+impl Candidate {
+    fn new(proposal: Proposal, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Self {
+        let context = context(&proposal.key, &proposal.rule, snapshot, history, config);
+        let reading = snapshot.readings.get(&proposal.key);
+        let mut inputs = reading.map(|reading| reading.to_json()).unwrap_or_default();
+        if let Some(limit) = context.limit {
+            // The limit that was read back after the last change may be newer than the last sample of it.
+            inputs.insert("allocated".to_owned(), json!(limit));
+        }
+        if let Some(capacity) = context.capacity {
+            inputs.insert("host_capacity".to_owned(), json!(capacity));
+        }
+        if !proposal.columns.is_empty() {
+            inputs.insert("row".to_owned(), Value::Object(proposal.columns.clone()));
+        }
+        Self { target: proposal.target, inputs: Value::Object(inputs), proposal, context, notes: Vec::new() }
+    }
+
+    fn refused(self) -> Decision {
+        let message = self.notes.last().map_or_else(String::new, |note| format!("{}: {}", note.guard, note.why));
+        self.decision(None, OutcomeStatus::Refused, message)
+    }
+
+    fn outranked_by(mut self, winner: &Candidate) -> Decision {
+        let rule = &winner.proposal.rule;
+        let why = if rule.name == self.proposal.rule.name {
+            format!("another row of the same rule wants {}", self.context.show(winner.target))
+        } else {
+            let (class, wanted) = (rule.class, self.context.show(winner.target));
+            format!(
+                "rule {} of class {class} and priority {} has its way with {wanted}",
+                rule.name, rule.resolved.priority
+            )
+        };
+        let (guard, before) = ("priority".to_owned(), self.target);
+        self.notes.push(GuardReport { guard, action: GuardAction::Refused, before, after: before, why });
+        self.refused()
+    }
+
+    fn shadow(self, target: f64) -> Decision {
+        let message = format!("mode {}: nothing was written", self.proposal.rule.mode);
+        self.decision(Some(target), OutcomeStatus::Shadow, message)
+    }
+
+    fn approved(self, target: f64) -> Approved {
+        let decision = self.decision(Some(target), OutcomeStatus::Failed, "not handed to the actuator".to_owned());
+        let change = Change {
+            container: decision.container.clone(),
+            resource: decision.resource,
+            target,
+            limit_before: decision.limit_before,
+            decision: decision.id.clone(),
+        };
+        Approved { decision, change }
+    }
+
+    fn decision(self, decided: Option<f64>, status: OutcomeStatus, message: String) -> Decision {
+        let Proposal { rule, key, target, reason, nth, .. } = self.proposal;
+        let limit = self.context.limit;
+        let now = self.context.now;
+        Decision {
+            id: decision_id(now, &rule.name, rule.version, &key, nth),
+            time: now,
+            rule: rule.name.clone(),
+            version: rule.version,
+            container: key.0,
+            resource: key.1,
+            limit_before: limit,
+            // Decisions are kept as JSON, which has no NaN; the `sane` guard's note tells what it was.
+            proposed: if target.is_finite() { target } else { 0.0 },
+            decided,
+            guards: self.notes,
+            reason,
+            mode: rule.mode,
+            inputs: self.inputs,
+            outcome: Outcome { status, limit_after: limit, writes: Vec::new(), message, at: now, took_us: 0 },
+        }
+    }
+}
+
+fn context(
+    key: &LimitKey,
+    rule: &RuleDefinition,
+    snapshot: &Snapshot,
+    history: &History,
+    config: &PolicyConfig,
+) -> Context {
+    let now = snapshot.now;
+    let reading = snapshot.readings.get(key).cloned().unwrap_or_default();
+    let track = history.track(key);
+    let (last_up, last_down) = track.last_up_down(rule.mode);
+    // A sample of the limit may be older than our last change of it; then what was read back is the truth.
+    let sampled_at = now.minus(Duration::from_secs_f64(reading.get("allocated_age").unwrap_or(0.0).clamp(0.0, 1e9)));
+    let newer = track.last().filter(|applied| applied.read_at > sampled_at && applied.to.is_some());
+    let limit = match newer {
+        Some(applied) => applied.to,
+        None => reading.get("allocated"),
+    };
+    let options = &rule.resolved;
+    Context {
+        now,
+        resource: key.1,
+        limit,
+        age: reading.get("age"),
+        samples: reading.get("samples").unwrap_or(0.0),
+        first_data: track.first_data,
+        usage: reading.get("usage"),
+        throttled_last: reading.get("throttled_last"),
+        unreclaimable: reading.get("unreclaimable"),
+        // A bound of nothing would stop a container; it is taken for a bound that was not set.
+        min: reading.get("min").filter(|min| *min > 0.0),
+        max: reading.get("max").filter(|max| *max > 0.0),
+        capacity: snapshot.capacity(key),
+        last_up,
+        last_down,
+        last_failed: track.failed,
+        pending: track.pending.filter(|_| rule.mode == Mode::On),
+        foreign: track.foreign.map(|foreign| (foreign.until, foreign.found)),
+        options: Tuning {
+            floor: config.floor(key.1),
+            max_age: options.max_age,
+            stale_shrink: Duration::from_secs(config.stale_shrink_s),
+            warm_up: Duration::from_secs(config.warm_up_s),
+            min_interval: Duration::from_millis(config.min_change_interval_ms),
+            cooldown_up: options.cooldown_up,
+            cooldown_down: options.cooldown_down,
+            step_up: options.step_up,
+            step_down: options.step_down(key.1),
+            dead_band: options.dead_band,
+        },
+    }
+}
+
+/// The same for the same tick, rule and limit, so that a replay gives the same identifiers. Sorts by time.
+pub(crate) fn decision_id(now: TimeMs, rule: &str, version: u32, key: &LimitKey, nth: usize) -> String {
+    let (container, resource) = key;
+    let mut hash = Sha256::new();
+    for part in [rule, &version.to_string(), &container.host, &container.name, resource.as_str(), &nth.to_string()] {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let digest = hash.finalize();
+    let suffix: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{:013}-{suffix}", now.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Reading;
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use tidegate_model::{Bytes, ContainerKey, Cores, Host, Resource};
+
+    const NOW: TimeMs = TimeMs(1_000_000);
+
+    fn key() -> LimitKey {
+        (ContainerKey { host: "node0".to_owned(), name: "web".to_owned() }, Resource::Cpu)
+    }
+
+    fn rule(name: &str, options: &[(&str, &str)]) -> Arc<RuleDefinition> {
+        let given = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Arc::new(RuleDefinition::new(name, 1, Mode::On, given, "SELECT 1", &PolicyConfig::default()).unwrap())
+    }
+
+    fn proposal(rule: &Arc<RuleDefinition>, target: f64) -> Proposal {
+        let reason = "a test".to_owned();
+        Proposal { rule: Arc::clone(rule), key: key(), target, reason, columns: Default::default(), nth: 0 }
+    }
+
+    fn snapshot() -> Snapshot {
+        let reading =
+            Reading::of(&[("samples", 60.0), ("age", 0.0), ("usage", 0.5), ("allocated", 1.0), ("allocated_age", 0.0)]);
+        let host = Host { name: "node0".to_owned(), cpu: Cores(8.0), memory: Bytes(1 << 34), last_seen: NOW };
+        Snapshot::new(NOW, [(key(), reading)].into(), &[host])
+    }
+
+    fn judged(proposals: Vec<Proposal>) -> Judged {
+        judge(proposals, &snapshot(), &History::default(), &PolicyConfig::default())
+    }
+
+    /// The rule that wins and its target.
+    fn winner(proposals: Vec<Proposal>) -> (String, f64) {
+        let count = proposals.len();
+        let judged = judged(proposals);
+        assert_eq!(judged.approved.len(), 1);
+        assert_eq!(judged.settled.len(), count - 1);
+        let winner = &judged.approved[0].decision;
+        for loser in &judged.settled {
+            let last = loser.guards.last().unwrap();
+            assert_eq!((last.guard.as_str(), last.action), ("priority", GuardAction::Refused));
+            assert!(last.why.contains(&winner.rule) || loser.rule == winner.rule, "{}", last.why);
+        }
+        (winner.rule.clone(), winner.decided.unwrap())
+    }
+
+    #[test]
+    fn the_higher_class_wins_whatever_the_others_want() {
+        let protect = proposal(&rule("protect", &[("priority", "9")]), 4.0);
+        let cap = proposal(&rule("cap", &[("class", "cap")]), 2.0);
+        let safety = proposal(&rule("safety", &[("class", "safety")]), 3.0);
+        assert_eq!(winner(vec![protect.clone(), cap.clone()]), ("cap".to_owned(), 2.0));
+        assert_eq!(winner(vec![protect, cap, safety]), ("safety".to_owned(), 3.0));
+    }
+
+    #[test]
+    fn within_a_class_priority_then_the_careful_target_wins() {
+        let (a, b) = (rule("a", &[]), rule("b", &[]));
+        assert_eq!(winner(vec![proposal(&a, 2.0), proposal(&b, 3.0)]), ("b".to_owned(), 3.0));
+        let urgent = rule("c", &[("priority", "1")]);
+        assert_eq!(winner(vec![proposal(&urgent, 2.0), proposal(&b, 3.0)]), ("c".to_owned(), 2.0));
+        let (low, high) = (rule("low", &[("class", "cap")]), rule("high", &[("class", "cap")]));
+        assert_eq!(winner(vec![proposal(&high, 3.0), proposal(&low, 2.0)]), ("low".to_owned(), 2.0));
+        assert_eq!(winner(vec![proposal(&a, 2.0), Proposal { nth: 1, ..proposal(&a, 3.0) }]), ("a".to_owned(), 3.0));
+    }
+
+    #[test]
+    fn a_shadow_rule_displaces_nobody() {
+        let shadow = rule("shadow", &[("class", "safety"), ("mode", "shadow")]);
+        let on = rule("on", &[]);
+        let judged = judged(vec![proposal(&shadow, 4.0), proposal(&on, 2.0)]);
+        assert_eq!(judged.approved[0].change.target, 2.0);
+        assert_eq!(judged.settled[0].outcome.status, OutcomeStatus::Shadow);
+        assert_eq!(judged.settled[0].decided, Some(4.0));
+    }
+
+    #[test]
+    fn a_refused_proposal_does_not_displace_a_good_one() {
+        let broken = rule("broken", &[("class", "safety")]);
+        let judged = judged(vec![proposal(&broken, f64::NAN), proposal(&rule("good", &[]), 2.0)]);
+        assert_eq!(judged.approved[0].decision.rule, "good");
+        assert_eq!(judged.settled[0].guards[0].guard, "sane");
+        assert!(serde_json::to_string(&judged.settled[0]).is_ok_and(|json| !json.contains("null,\"decided\"")));
+    }
+
+    #[test]
+    fn what_was_read_back_counts_more_than_an_older_sample() {
+        let mut history = History::default();
+        let mut decision = judged(vec![proposal(&rule("a", &[]), 2.0)]).approved.remove(0).decision;
+        decision.time = TimeMs(NOW.0 - 1_500);
+        decision.outcome.status = OutcomeStatus::Applied;
+        decision.outcome.limit_after = Some(2.0);
+        decision.outcome.at = TimeMs(NOW.0 + 3);
+        history.finish(&decision, Duration::from_secs(60));
+        let judged = judge(vec![proposal(&rule("a", &[]), 3.0)], &snapshot(), &history, &PolicyConfig::default());
+        assert_eq!(judged.approved[0].change.limit_before, Some(2.0));
+    }
+
+    proptest! {
+        #[test]
+        fn shadow_and_off_never_reach_the_actuator(
+            proposals in prop::collection::vec((0_usize..4, 0.01_f64..8.0), 1..12),
+            modes in prop::collection::vec(0_usize..3, 4),
+        ) {
+            let classes = ["safety", "cap", "protect", "optimise"];
+            let names = ["off", "shadow", "on"];
+            let rules: Vec<_> = (0..4)
+                .map(|i| rule(&format!("r{i}"), &[("class", classes[i]), ("mode", names[modes[i]])]))
+                .collect();
+            let count = proposals.len();
+            let proposals = proposals.into_iter().enumerate();
+            let proposals = proposals.map(|(nth, (at, target))| Proposal { nth, ..proposal(&rules[at], target) }).collect();
+            let judged = judged(proposals);
+            prop_assert_eq!(judged.settled.len() + judged.approved.len(), count);
+            prop_assert!(judged.approved.len() <= 1);
+            prop_assert!(judged.approved.iter().all(|approved| approved.decision.mode == Mode::On));
+            let mut ids: Vec<_> = judged.settled.iter().map(|d| &d.id).collect();
+            ids.extend(judged.approved.iter().map(|approved| &approved.decision.id));
+            ids.sort();
+            ids.dedup();
+            prop_assert_eq!(ids.len(), count);
+        }
+    }
+}

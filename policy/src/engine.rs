@@ -1,0 +1,233 @@
+//! The engine: the rules in force, and what it shares between statements, ticks and writes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use tidegate_actuator::{Actuator, Drift};
+use tidegate_model::{Clock, ContainerKey, Decision, Event, Mode, Outcome, OutcomeStatus, TimeMs};
+use tidegate_store::{RuleRow, Store};
+use tokio::sync::broadcast;
+
+use crate::arbiter::decision_id;
+use crate::config::PolicyConfig;
+use crate::error::{PolicyError, PolicyErrorKind};
+use crate::explain::{Explanation, OUTSIDE, explain_sentence};
+use crate::history::History;
+use crate::parse;
+use crate::rule::{ActiveRule, RuleDefinition};
+
+/// Evaluates rules and carries out what the guards let through.
+pub struct Engine {
+    pub(crate) store: Arc<Store>,
+    pub(crate) actuator: Arc<dyn Actuator>,
+    pub(crate) config: PolicyConfig,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// The rules in force, by name. Replaced as a whole, so that a tick sees one state of them.
+    pub(crate) rules: RwLock<Arc<Vec<ActiveRule>>>,
+    /// Held while statements are checked and stored, so that two editors cannot lose each other's change.
+    pub(crate) editing: tokio::sync::Mutex<()>,
+    pub(crate) history: Mutex<History>,
+    /// Whether `history` holds what `decisions` tells about the time before the start.
+    pub(crate) restored: tokio::sync::Mutex<bool>,
+    /// Foreign changes that are not recorded yet.
+    pub(crate) outbox: Mutex<Vec<(Decision, Event)>>,
+    pub(crate) announced: broadcast::Sender<Arc<Decision>>,
+    pub(crate) ticked: AtomicBool,
+}
+
+impl Engine {
+    /// An engine with the rules that the store has kept. A kept rule that this version cannot read is an error: leaving it
+    /// out would silently change what protects the containers.
+    pub fn new(
+        store: Arc<Store>,
+        actuator: Arc<dyn Actuator>,
+        config: PolicyConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Arc<Self>, PolicyError> {
+        let mut rules = Vec::new();
+        for row in store.rules() {
+            let definition = RuleDefinition::from_row(&row, &config).map_err(|why| {
+                let message = format!("the stored rule '{}' cannot be used: {why}", row.name);
+                PolicyError::new(PolicyErrorKind::Store, message)
+            })?;
+            rules.push(ActiveRule::new(definition));
+        }
+        rules.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
+        let (announced, _) = broadcast::channel(config.decision_queue.max(1));
+        Ok(Arc::new(Self {
+            store,
+            actuator,
+            clock,
+            rules: RwLock::new(Arc::new(rules)),
+            editing: tokio::sync::Mutex::new(()),
+            history: Mutex::new(History::default()),
+            restored: tokio::sync::Mutex::new(false),
+            outbox: Mutex::new(Vec::new()),
+            announced,
+            ticked: AtomicBool::new(false),
+            config,
+        }))
+    }
+
+    /// Whether `sql` begins, after comments, with `CREATE [OR REPLACE] RULE`, `ALTER RULE`, `DROP RULE` or `SHOW RULES`.
+    pub fn is_rule_statement(sql: &str) -> bool {
+        parse::is_rule_statement(sql)
+    }
+
+    /// The rules and how their last run went.
+    pub fn rules(&self) -> Vec<RuleRow> {
+        self.store.rules()
+    }
+
+    /// Every decision from now on, once it is recorded. A receiver that lags loses the oldest ones.
+    pub fn decisions(&self) -> broadcast::Receiver<Arc<Decision>> {
+        self.announced.subscribe()
+    }
+
+    /// Whether a tick has been completed since the start.
+    pub fn ready(&self) -> bool {
+        self.ticked.load(Ordering::Acquire)
+    }
+
+    /// A decision as a sentence, with its rule if that has not changed since.
+    pub fn explain(&self, decision: &Decision) -> Explanation {
+        let rules = self.rules.read();
+        let rule = rules.iter().map(|rule| &rule.definition).find(|rule| rule.name == decision.rule);
+        let rule_sql = rule.filter(|rule| rule.version == decision.version).map(|rule| rule.sql.clone());
+        Explanation { sentence: explain_sentence(decision), rule_sql }
+    }
+
+    /// Somebody else changed a limit: rules leave it alone for the configured time, and the change is recorded as a
+    /// decision of the rule `(outside)` and as an event at the next tick. The same finding again changes nothing.
+    pub fn note_drift(&self, drift: &Drift) {
+        if self.history.lock().drifted(drift, self.config.drift_hold()) {
+            tracing::warn!(
+                container = %drift.container, resource = %drift.resource, expected = drift.expected, found = ?drift.found,
+                "somebody else changed a limit"
+            );
+            self.outbox.lock().push(drift_rows(drift, &self.config));
+        }
+    }
+
+    /// Writes down decisions and tells the receivers. A decision that cannot be stored is still told.
+    pub(crate) async fn record(&self, decisions: &[Decision]) {
+        if decisions.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.append_decisions(decisions).await {
+            tracing::error!(%error, lost = decisions.len(), "decisions could not be recorded");
+        }
+        for decision in decisions {
+            // No receiver is no error.
+            let _ = self.announced.send(Arc::new(decision.clone()));
+        }
+    }
+
+    pub(crate) async fn record_events(&self, events: &[Event]) -> Result<(), String> {
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.store.append_events(events).await.map_err(|error| format!("events could not be recorded: {error}"))
+    }
+
+    /// Records foreign changes that were noted since the last tick.
+    pub(crate) async fn flush_outbox(&self) -> Vec<Decision> {
+        let (decisions, events): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.outbox.lock()).into_iter().unzip();
+        self.record(&decisions).await;
+        if let Err(error) = self.record_events(&events).await {
+            tracing::error!(error, "foreign changes could not be recorded as events");
+        }
+        decisions
+    }
+
+    /// The rules in force, by name.
+    pub(crate) fn active(&self) -> Arc<Vec<ActiveRule>> {
+        Arc::clone(&self.rules.read())
+    }
+
+    /// Puts `definitions` in force; a rule that goes on under its name keeps its `running` flag.
+    pub(crate) fn activate(&self, definitions: Vec<Arc<RuleDefinition>>) {
+        let mut rules = self.rules.write();
+        let running: HashMap<&str, &Arc<Mutex<Option<TimeMs>>>> =
+            rules.iter().map(|rule| (rule.definition.name.as_str(), &rule.running)).collect();
+        let next = definitions.into_iter().map(|definition| {
+            let running = running.get(definition.name.as_str()).map(|running| Arc::clone(running)).unwrap_or_default();
+            ActiveRule { definition, running }
+        });
+        let next = next.collect();
+        *rules = Arc::new(next);
+    }
+}
+
+fn drift_rows(drift: &Drift, config: &PolicyConfig) -> (Decision, Event) {
+    let ContainerKey { host, name } = &drift.container;
+    let key = (ContainerKey { host: host.clone(), name: name.clone() }, drift.resource);
+    let show = |value: Option<f64>| {
+        let finite = value.filter(|value| value.is_finite());
+        finite.map_or_else(|| "unlimited".to_owned(), |value| drift.resource.display(value))
+    };
+    let expected = Some(drift.expected).filter(|value| value.is_finite());
+    let found = drift.found.filter(|value| value.is_finite());
+    let message = format!(
+        "it was {} and is now {}; rules leave it alone for {} s",
+        show(expected),
+        show(found),
+        config.drift_hold_s
+    );
+    let decision = Decision {
+        id: decision_id(drift.at, OUTSIDE, 0, &key, 0),
+        time: drift.at,
+        rule: OUTSIDE.to_owned(),
+        version: 0,
+        container: key.0.clone(),
+        resource: key.1,
+        limit_before: expected,
+        proposed: found.or(expected).unwrap_or(0.0),
+        decided: None,
+        guards: Vec::new(),
+        reason: "somebody else changed the limit".to_owned(),
+        mode: Mode::On,
+        inputs: serde_json::json!({ "allocated": expected, "found": found }),
+        outcome: Outcome {
+            status: OutcomeStatus::Drifted,
+            limit_after: found,
+            writes: Vec::new(),
+            message,
+            at: drift.at,
+            took_us: 0,
+        },
+    };
+    let event = Event {
+        time: drift.at,
+        rule: OUTSIDE.to_owned(),
+        container: key.0,
+        resource: key.1,
+        name: "drift".to_owned(),
+        value: found.unwrap_or(0.0),
+    };
+    (decision, event)
+}
+
+/// What [`Engine::execute`] is asked for at, for rules that are new.
+pub(crate) fn stored_rows(
+    definitions: &[Arc<RuleDefinition>],
+    kept: &[RuleRow],
+    touched: &[String],
+    who: &str,
+    now: TimeMs,
+) -> Vec<RuleRow> {
+    let row = |definition: &Arc<RuleDefinition>| match kept.iter().find(|row| row.name == definition.name) {
+        Some(row) if !touched.contains(&definition.name) => row.clone(),
+        Some(row) => RuleRow {
+            last_run: row.last_run,
+            last_latency_ms: row.last_latency_ms,
+            last_rows: row.last_rows,
+            last_error: None,
+            ..definition.to_row(who, now)
+        },
+        None => definition.to_row(who, now),
+    };
+    definitions.iter().map(row).collect()
+}

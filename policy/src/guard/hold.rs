@@ -1,0 +1,50 @@
+//! Limits that are not to be touched now: a write is under way, or somebody else has just written.
+
+use super::{Context, Verdict, seconds};
+
+/// Refuses while a former change of the same limit is still being written; squeezing memory takes seconds.
+pub(super) fn pending(_target: f64, context: &Context) -> Verdict {
+    match context.pending {
+        None => Verdict::Pass,
+        Some(since) => {
+            let ago = seconds(context.now.since(since));
+            Verdict::Refuse(format!("the change decided {ago} ago is still being written"))
+        }
+    }
+}
+
+/// Refuses while a foreign value is left alone. Afterwards that value is what everything starts from.
+pub(super) fn drift(_target: f64, context: &Context) -> Verdict {
+    match context.foreign {
+        Some((until, found)) if context.now < until => {
+            let found = found.map_or_else(|| "unlimited".to_owned(), |found| context.show(found));
+            let left = seconds(until.since(context.now));
+            Verdict::Refuse(format!("somebody else set the limit to {found}; it is left alone for another {left}"))
+        }
+        _ => Verdict::Pass,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::context;
+    use super::*;
+    use tidegate_model::TimeMs;
+
+    #[test]
+    fn a_limit_that_is_being_written_is_left_alone() {
+        let busy = Context { pending: Some(TimeMs(998_000)), ..context() };
+        assert_eq!(
+            pending(2.0, &busy),
+            Verdict::Refuse("the change decided 2.0 s ago is still being written".to_owned())
+        );
+        assert_eq!(pending(2.0, &context()), Verdict::Pass);
+    }
+
+    #[test]
+    fn a_foreign_value_is_left_alone_for_its_time() {
+        let foreign = |until| Context { foreign: Some((TimeMs(until), Some(0.7))), ..context() };
+        assert!(matches!(drift(2.0, &foreign(1_000_001)), Verdict::Refuse(_)));
+        assert_eq!(drift(2.0, &foreign(1_000_000)), Verdict::Pass);
+    }
+}

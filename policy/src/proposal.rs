@@ -1,0 +1,194 @@
+//! From the rows that a rule returned to proposals and events.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, StringArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
+use arrow::record_batch::RecordBatch;
+use arrow::util::display::{ArrayFormatter, FormatOptions};
+use serde_json::{Map, Value};
+use tidegate_model::{ContainerKey, Event, Resource, TimeMs};
+
+use crate::rule::RuleDefinition;
+
+/// What a limit belongs to.
+pub(crate) type LimitKey = (ContainerKey, Resource);
+
+/// A row that a rule returned.
+#[derive(Clone, Debug)]
+pub(crate) struct Proposal {
+    pub rule: Arc<RuleDefinition>,
+    pub key: LimitKey,
+    /// May be anything that SQL can compute, NaN included.
+    pub target: f64,
+    pub reason: String,
+    /// The row's further columns.
+    pub columns: Map<String, Value>,
+    /// How many rows for the same limit the rule returned before this one.
+    pub nth: usize,
+}
+
+/// Proposals or events of one run, and what was wrong with rows that are neither.
+#[derive(Debug)]
+pub(crate) struct Parsed<T> {
+    pub items: Vec<T>,
+    pub problem: Option<String>,
+}
+
+/// Reads a limit rule's rows. A row whose target is null proposes nothing.
+pub(crate) fn proposals(rule: &Arc<RuleDefinition>, batches: &[RecordBatch]) -> Parsed<Proposal> {
+    let mut parsed = Parsed { items: Vec::<Proposal>::new(), problem: None };
+    let mut seen = std::collections::HashMap::<LimitKey, usize>::new();
+    for batch in batches {
+        let (Some(target), Some(reason)) = (numbers(batch, "target"), texts(batch, "reason")) else {
+            parsed.problem = Some("the rule's result has lost its column 'target' or 'reason'".to_owned());
+            continue;
+        };
+        for row in (0..batch.num_rows()).filter(|row| target.is_valid(*row)) {
+            match key(batch, row) {
+                Ok(key) => {
+                    let nth = seen.entry(key.clone()).and_modify(|n| *n += 1).or_insert(0);
+                    parsed.items.push(Proposal {
+                        rule: Arc::clone(rule),
+                        key,
+                        target: target.value(row),
+                        reason: text_at(&reason, row).unwrap_or_default().to_owned(),
+                        columns: further_columns(batch, row),
+                        nth: *nth,
+                    });
+                }
+                Err(why) => parsed.problem = Some(why),
+            }
+        }
+    }
+    parsed
+}
+
+/// Reads an event rule's rows. A missing or null value counts as 1.
+pub(crate) fn events(rule: &RuleDefinition, now: TimeMs, batches: &[RecordBatch]) -> Parsed<Event> {
+    let mut parsed = Parsed { items: Vec::new(), problem: None };
+    for batch in batches {
+        let Some(names) = texts(batch, "name") else {
+            parsed.problem = Some("the rule's result has lost its column 'name'".to_owned());
+            continue;
+        };
+        let values = numbers(batch, "value");
+        for row in 0..batch.num_rows() {
+            let value = values.as_ref().filter(|values| values.is_valid(row)).map_or(1.0, |values| values.value(row));
+            match (key(batch, row), text_at(&names, row)) {
+                (Err(why), _) => parsed.problem = Some(why),
+                (_, None) => parsed.problem = Some(format!("row {}: name is null", row + 1)),
+                (_, _) if !value.is_finite() => parsed.problem = Some(format!("row {}: value is {value}", row + 1)),
+                (Ok((container, resource)), Some(name)) => {
+                    let (rule, name) = (rule.name.clone(), name.to_owned());
+                    parsed.items.push(Event { time: now, rule, container, resource, name, value });
+                }
+            }
+        }
+    }
+    parsed
+}
+
+fn key(batch: &RecordBatch, row: usize) -> Result<LimitKey, String> {
+    let text = |name: &str| -> Result<String, String> {
+        let column = texts(batch, name).ok_or_else(|| format!("the rule's result has lost its column '{name}'"))?;
+        text_at(&column, row).map(str::to_owned).ok_or_else(|| format!("row {}: {name} is null", row + 1))
+    };
+    let resource = text("resource")?.parse::<Resource>().map_err(|error| format!("row {}: {error}", row + 1))?;
+    Ok((ContainerKey { host: text("host")?, name: text("container")? }, resource))
+}
+
+fn further_columns(batch: &RecordBatch, row: usize) -> Map<String, Value> {
+    let schema = batch.schema();
+    let named = schema.fields().iter().map(|field| field.name().as_str()).zip(batch.columns());
+    named
+        .filter(|(name, _)| !["host", "container", "resource", "target", "reason"].contains(name))
+        .map(|(name, column)| (name.to_owned(), json(column, row)))
+        .collect()
+}
+
+fn json(column: &ArrayRef, row: usize) -> Value {
+    if column.is_null(row) {
+        return Value::Null;
+    }
+    if let Some(flags) = column.as_any().downcast_ref::<BooleanArray>() {
+        return Value::Bool(flags.value(row));
+    }
+    if column.data_type().is_numeric() {
+        let number = cast(&column.slice(row, 1), &DataType::Float64).ok();
+        return number.map_or(Value::Null, |number| Value::from(number.as_primitive::<Float64Type>().value(0)));
+    }
+    let formatted = ArrayFormatter::try_new(column, &FormatOptions::default());
+    formatted.map_or(Value::Null, |formatter| Value::String(formatter.value(row).to_string()))
+}
+
+/// A column as text, whatever kind of text it is.
+pub(crate) fn texts(batch: &RecordBatch, name: &str) -> Option<StringArray> {
+    let column = cast(batch.column_by_name(name)?, &DataType::Utf8).ok()?;
+    Some(column.as_string::<i32>().clone())
+}
+
+/// A column as floating-point numbers, whatever kind of number it is.
+pub(crate) fn numbers(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
+    let column = cast(batch.column_by_name(name)?, &DataType::Float64).ok()?;
+    Some(column.as_primitive::<Float64Type>().clone())
+}
+
+pub(crate) fn text_at(column: &StringArray, row: usize) -> Option<&str> {
+    column.is_valid(row).then(|| column.value(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Int64Array, StringViewArray};
+
+    fn rule(query: &str) -> Arc<RuleDefinition> {
+        let config = crate::PolicyConfig::default();
+        Arc::new(RuleDefinition::new("r", 1, tidegate_model::Mode::On, Default::default(), query, &config).unwrap())
+    }
+
+    fn batch(resources: Vec<Option<&str>>, targets: Vec<Option<i64>>) -> RecordBatch {
+        let rows = targets.len();
+        let text = |value: &str| Arc::new(StringArray::from(vec![value; rows])) as ArrayRef;
+        RecordBatch::try_from_iter(vec![
+            ("reason", Arc::new(StringViewArray::from(vec!["because"; rows])) as ArrayRef),
+            ("target", Arc::new(Int64Array::from(targets)) as ArrayRef),
+            ("resource", Arc::new(StringArray::from(resources)) as ArrayRef),
+            ("container", text("web")),
+            ("host", text("node0")),
+            ("name", text("busy")),
+            ("hot", Arc::new(BooleanArray::from(vec![true; rows])) as ArrayRef),
+        ])
+        .unwrap()
+    }
+
+    #[test]
+    fn rows_become_proposals_with_their_further_columns() {
+        let parsed = proposals(
+            &rule("SELECT 1"),
+            &[batch(vec![Some("cpu"), Some("cpu"), Some("memory")], vec![Some(2), Some(3), None])],
+        );
+        assert_eq!(parsed.problem, None);
+        assert_eq!(parsed.items.iter().map(|p| (p.target, p.nth)).collect::<Vec<_>>(), [(2.0, 0), (3.0, 1)]);
+        assert_eq!(parsed.items[0].columns["hot"], Value::Bool(true));
+        assert_eq!(parsed.items[0].reason, "because");
+    }
+
+    #[test]
+    fn a_bad_row_is_reported_and_its_neighbours_count() {
+        let parsed = proposals(
+            &rule("SELECT 1"),
+            &[batch(vec![Some("cpu"), Some("gpu"), None], vec![Some(1), Some(1), Some(1)])],
+        );
+        assert_eq!(parsed.items.len(), 1);
+        assert_eq!(parsed.problem.unwrap(), "row 3: resource is null");
+    }
+
+    #[test]
+    fn an_event_without_a_value_counts_one() {
+        let parsed = events(&rule("SELECT 1"), TimeMs(5), &[batch(vec![Some("cpu")], vec![None])]);
+        assert_eq!((parsed.items[0].name.as_str(), parsed.items[0].value), ("busy", 1.0));
+    }
+}

@@ -1,0 +1,265 @@
+//! A rule: a named query with options and a version, and how it is kept in the store.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema};
+use parking_lot::Mutex;
+use serde::Serialize;
+use tidegate_model::{Mode, TimeMs};
+use tidegate_store::RuleRow;
+
+use crate::config::PolicyConfig;
+use crate::error::{PolicyError, PolicyErrorKind};
+use crate::options::{Class, Emit, RuleOptions};
+
+/// A rule as it was accepted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct RuleDefinition {
+    /// Its name.
+    pub name: String,
+    /// From 1, one more with every change of the query or an option other than the mode.
+    pub version: u32,
+    /// How far its proposals go.
+    pub mode: Mode,
+    /// Its rank among the rules.
+    pub class: Class,
+    /// The period of its ticks, in ms.
+    pub every_ms: u64,
+    /// What its rows are.
+    pub emit: Emit,
+    /// The SELECT, as it was written.
+    pub query: String,
+    /// The options that were given, in one form.
+    pub options: BTreeMap<String, String>,
+    /// The whole statement in one form; applying it again changes nothing.
+    pub sql: String,
+    #[serde(skip)]
+    pub(crate) resolved: RuleOptions,
+}
+
+impl RuleDefinition {
+    /// `given` must have been checked. Without a mode in `given`, `mode` holds.
+    pub(crate) fn new(
+        name: &str,
+        version: u32,
+        mode: Mode,
+        mut given: BTreeMap<String, String>,
+        query: &str,
+        config: &PolicyConfig,
+    ) -> Result<Self, String> {
+        let mut resolved = RuleOptions::resolve(&given, config)?;
+        let mode = *resolved.mode.get_or_insert(mode);
+        given.insert("mode".to_owned(), mode.to_string());
+        Ok(Self {
+            name: name.to_owned(),
+            version,
+            mode,
+            class: resolved.class,
+            every_ms: resolved.every.as_millis() as u64,
+            emit: resolved.emit,
+            query: query.to_owned(),
+            sql: canonical(name, &given, query),
+            options: given,
+            resolved,
+        })
+    }
+
+    /// Whether `other` would decide the same: name, query and options except the mode.
+    pub(crate) fn decides_as(&self, other: &Self) -> bool {
+        let without_mode = |rule: &Self| {
+            let mut options = rule.options.clone();
+            options.remove("mode");
+            options
+        };
+        self.query == other.query && without_mode(self) == without_mode(other)
+    }
+
+    pub(crate) fn from_row(row: &RuleRow, config: &PolicyConfig) -> Result<Self, String> {
+        Self::new(&row.name, row.version, row.mode, row.options.clone(), &row.query, config)
+    }
+
+    pub(crate) fn to_row(&self, created_by: &str, updated_at: TimeMs) -> RuleRow {
+        RuleRow {
+            name: self.name.clone(),
+            sql: self.sql.clone(),
+            query: self.query.clone(),
+            version: self.version,
+            mode: self.mode,
+            class: self.class.to_string(),
+            every_ms: self.every_ms,
+            options: self.options.clone(),
+            created_by: created_by.to_owned(),
+            updated_at,
+            last_run: None,
+            last_latency_ms: None,
+            last_rows: None,
+            last_error: None,
+        }
+    }
+
+    /// Whether the rule has a tick at `now`.
+    pub(crate) fn is_due(&self, now: TimeMs) -> bool {
+        self.mode != Mode::Off && now.0.rem_euclid(self.every_ms.max(1) as i64) == 0
+    }
+}
+
+/// The statement that makes the rule again, its options in their natural order.
+fn canonical(name: &str, options: &BTreeMap<String, String>, query: &str) -> String {
+    let leading = ["every", "class", "mode"];
+    let rest = options.keys().map(String::as_str).filter(|name| !leading.contains(name));
+    let mut sql = format!("CREATE OR REPLACE RULE {name}\nWITH (");
+    let mut separator = "";
+    for (key, value) in leading.into_iter().chain(rest).filter_map(|key| options.get_key_value(key)) {
+        // Writing to a String cannot fail.
+        let _ = match value.parse::<f64>() {
+            Ok(_) => write!(sql, "{separator}{key} = {value}"),
+            Err(_) => write!(sql, "{separator}{key} = '{value}'"),
+        };
+        separator = ", ";
+    }
+    sql + ")\nAS\n" + query
+}
+
+/// A rule in force. Its successor after a change shares `running`, so that the two never run at once.
+#[derive(Clone, Debug)]
+pub(crate) struct ActiveRule {
+    pub definition: Arc<RuleDefinition>,
+    /// The tick whose run is still going.
+    pub running: Arc<Mutex<Option<TimeMs>>>,
+}
+
+impl ActiveRule {
+    pub fn new(definition: RuleDefinition) -> Self {
+        Self { definition: Arc::new(definition), running: Arc::default() }
+    }
+}
+
+/// A column that a rule returns.
+struct Wanted {
+    name: &'static str,
+    fits: fn(&DataType) -> bool,
+    description: &'static str,
+    required: bool,
+}
+
+const fn wanted(name: &'static str, fits: fn(&DataType) -> bool, description: &'static str) -> Wanted {
+    Wanted { name, fits, description, required: true }
+}
+
+/// What a rule returns to say which limit it is about.
+const KEY: [Wanted; 3] = [
+    wanted("host", is_text, "text"),
+    wanted("container", is_text, "text"),
+    wanted("resource", is_text, "text, 'cpu' or 'memory'"),
+];
+const PROPOSAL: [Wanted; 2] =
+    [wanted("target", is_number, "a number, in cores or bytes"), wanted("reason", is_text, "text")];
+const EVENT: [Wanted; 2] = [
+    wanted("name", is_text, "text, the event's name"),
+    Wanted { required: false, ..wanted("value", is_number, "a number") },
+];
+
+/// Checks that a rule's query returns the columns that the engine reads. Their order is free, further ones are allowed.
+pub(crate) fn check_columns(schema: &Schema, emit: Emit) -> Result<(), PolicyError> {
+    let wanted = || {
+        KEY.iter().chain(match emit {
+            Emit::Limit => &PROPOSAL,
+            Emit::Event => &EVENT,
+        })
+    };
+    let names: Vec<&str> = wanted().filter(|column| column.required).map(|column| column.name).collect();
+    for Wanted { name, fits, description, required } in wanted() {
+        match schema.fields().iter().filter(|field| field.name() == *name).collect::<Vec<_>>().as_slice() {
+            [] if !required => {}
+            [] => {
+                let message = format!("the rule returns no column '{name}', which must be {description}");
+                let help = format!("a rule returns {}; name a column with AS", names.join(", "));
+                return Err(PolicyError::new(PolicyErrorKind::Schema, message).help(help));
+            }
+            [field] if fits(field.data_type()) => {}
+            [field] => {
+                let message = format!("column '{name}' is {}, it must be {description}", field.data_type());
+                let help = format!(
+                    "convert it, for example with CAST(... AS {})",
+                    if fits(&DataType::Utf8) { "VARCHAR" } else { "DOUBLE" }
+                );
+                return Err(PolicyError::new(PolicyErrorKind::Schema, message).help(help));
+            }
+            _ => {
+                let message = format!("the rule returns column '{name}' more than once");
+                return Err(PolicyError::new(PolicyErrorKind::Schema, message));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}
+
+fn is_number(data_type: &DataType) -> bool {
+    data_type.is_numeric()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::datatypes::Field;
+
+    fn schema(columns: &[(&str, DataType)]) -> Schema {
+        Schema::new(columns.iter().map(|(name, kind)| Field::new(*name, kind.clone(), true)).collect::<Vec<_>>())
+    }
+
+    fn definition(options: &[(&str, &str)], query: &str) -> RuleDefinition {
+        let given = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        RuleDefinition::new("up", 1, Mode::Shadow, given, query, &PolicyConfig::default()).unwrap()
+    }
+
+    #[test]
+    fn a_missing_or_wrong_column_is_named() {
+        let text = DataType::Utf8;
+        let mut columns = vec![("host", text.clone()), ("container", text.clone()), ("resource", text.clone())];
+        let missing = check_columns(&schema(&columns), Emit::Limit).unwrap_err();
+        assert_eq!(missing.message, "the rule returns no column 'target', which must be a number, in cores or bytes");
+        columns.extend([("target", text.clone()), ("reason", text.clone())]);
+        let wrong = check_columns(&schema(&columns), Emit::Limit).unwrap_err();
+        assert_eq!(wrong.message, "column 'target' is Utf8, it must be a number, in cores or bytes");
+        columns[3].1 = DataType::Int64;
+        columns.push(("further", DataType::Boolean));
+        check_columns(&schema(&columns), Emit::Limit).unwrap();
+        columns.push(("name", text));
+        check_columns(&schema(&columns), Emit::Event).unwrap();
+    }
+
+    #[test]
+    fn the_canonical_statement_makes_the_same_rule_again() {
+        let rule = definition(&[("every", "5s"), ("step_up", "0.5"), ("cooldown_up", "1m 30s")], "SELECT 1");
+        let expected = "CREATE OR REPLACE RULE up\nWITH (every = '5s', mode = 'shadow', cooldown_up = '1m 30s', step_up = 0.5)\nAS\nSELECT 1";
+        assert_eq!(rule.sql, expected);
+        let row = rule.to_row("me", TimeMs(1));
+        assert_eq!(RuleDefinition::from_row(&row, &PolicyConfig::default()).unwrap(), rule);
+    }
+
+    #[test]
+    fn the_mode_alone_makes_no_other_rule() {
+        let shadow = definition(&[], "SELECT 1");
+        assert!(shadow.decides_as(&definition(&[("mode", "on")], "SELECT 1")));
+        assert!(!shadow.decides_as(&definition(&[], "SELECT 2")));
+        assert!(!shadow.decides_as(&definition(&[("every", "2s")], "SELECT 1")));
+    }
+
+    #[test]
+    fn a_rule_is_due_at_the_multiples_of_its_period_unless_it_is_off() {
+        let rule = definition(&[("every", "5s"), ("mode", "on")], "SELECT 1");
+        assert!(rule.is_due(TimeMs(10_000)) && !rule.is_due(TimeMs(11_000)));
+        assert!(!definition(&[("mode", "off")], "SELECT 1").is_due(TimeMs(10_000)));
+    }
+}

@@ -1,0 +1,108 @@
+//! What the engine knows of every limit at one instant: one read of `recent()`, shared by all rules of the tick.
+
+use std::collections::HashMap;
+
+use arrow::array::Array;
+use arrow::record_batch::RecordBatch;
+use serde_json::{Map, Value};
+use tidegate_model::{ContainerKey, Host, Resource, TimeMs};
+
+use crate::proposal::{LimitKey, numbers, text_at, texts};
+
+/// The query behind a [`Snapshot`].
+pub(crate) const SNAPSHOT_QUERY: &str = "SELECT * FROM recent(INTERVAL '60 seconds')";
+
+/// The columns of `recent()` that a decision keeps among its inputs.
+const KEPT: [&str; 23] = [
+    "samples",
+    "age",
+    "usage",
+    "usage_avg",
+    "usage_max",
+    "usage_p50",
+    "usage_p95",
+    "usage_p99",
+    "usage_stddev",
+    "usage_slope",
+    "allocated",
+    "allocated_age",
+    "min",
+    "max",
+    "upper",
+    "lower",
+    "throttled",
+    "throttled_last",
+    "pressure",
+    "oom_kills",
+    "unreclaimable",
+    "host_free",
+    "host_capacity",
+];
+
+/// One row of `recent()`: the columns that are not null, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Reading(HashMap<&'static str, f64>);
+
+impl Reading {
+    /// A column's value; `None` when it is null or not a finite number.
+    pub fn get(&self, column: &str) -> Option<f64> {
+        self.0.get(column).copied()
+    }
+
+    /// The reading as a JSON object, nulls left out.
+    pub fn to_json(&self) -> Map<String, Value> {
+        KEPT.iter().filter_map(|name| Some(((*name).to_owned(), Value::from(self.get(name)?)))).collect()
+    }
+
+    #[cfg(test)]
+    pub fn of(values: &[(&'static str, f64)]) -> Self {
+        Self(values.iter().copied().collect())
+    }
+}
+
+/// The state of all limits at `now`, and the capacity of their hosts.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub now: TimeMs,
+    pub readings: HashMap<LimitKey, Reading>,
+    capacity: HashMap<String, (f64, f64)>,
+}
+
+impl Snapshot {
+    /// Reads the rows of [`SNAPSHOT_QUERY`]. Rows that name no container or resource are left out.
+    pub fn read(now: TimeMs, batches: &[RecordBatch], hosts: &[Host]) -> Self {
+        let mut readings = HashMap::new();
+        for batch in batches {
+            let (Some(host), Some(container), Some(resource)) =
+                (texts(batch, "host"), texts(batch, "container"), texts(batch, "resource"))
+            else {
+                continue;
+            };
+            let columns: Vec<_> = KEPT.iter().filter_map(|name| Some((*name, numbers(batch, name)?))).collect();
+            for row in 0..batch.num_rows() {
+                let (Some(host), Some(name)) = (text_at(&host, row), text_at(&container, row)) else { continue };
+                let Some(Ok(resource)) = text_at(&resource, row).map(str::parse::<Resource>) else { continue };
+                let values = columns.iter().filter(|(_, column)| column.is_valid(row) && column.value(row).is_finite());
+                let reading = Reading(values.map(|(column, values)| (*column, values.value(row))).collect());
+                readings.insert((ContainerKey { host: host.to_owned(), name: name.to_owned() }, resource), reading);
+            }
+        }
+        Self::new(now, readings, hosts)
+    }
+
+    pub fn new(now: TimeMs, readings: HashMap<LimitKey, Reading>, hosts: &[Host]) -> Self {
+        let capacity = hosts.iter().map(|host| (host.name.clone(), (host.cpu.0, host.memory.0 as f64))).collect();
+        Self { now, readings, capacity }
+    }
+
+    /// What the host of a limit has of its resource, when that is known.
+    pub fn capacity(&self, (container, resource): &LimitKey) -> Option<f64> {
+        let (cpu, memory) = self.capacity.get(&container.host)?;
+        let value = match resource {
+            Resource::Cpu => *cpu,
+            Resource::Memory => *memory,
+        };
+        // A host that reports nothing yet has no capacity, not a capacity of nothing.
+        (value > 0.0).then_some(value)
+    }
+}

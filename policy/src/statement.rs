@@ -1,0 +1,230 @@
+//! Carrying out rule statements: check everything first, then store everything, then put it in force.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tidegate_model::{Decision, Mode, TimeMs};
+use tidegate_store::RuleRow;
+
+use crate::engine::{Engine, stored_rows};
+use crate::error::{PolicyError, PolicyErrorKind};
+use crate::options;
+use crate::parse::{self, RawOption, Spanned, Statement};
+use crate::rule::{RuleDefinition, check_columns};
+
+/// What one statement did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StatementOutcome {
+    /// Which statement: `create rule`, `alter rule`, `drop rule` or `show rules`.
+    pub statement: String,
+    /// The rule's name; empty for `show rules`.
+    pub name: String,
+    /// For a person: what changed.
+    pub message: String,
+    /// Whether anything changed.
+    pub changed: bool,
+    /// The rules, for `show rules`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<RuleRow>>,
+}
+
+/// The rules while the statements of one text are applied to them.
+type Working = Vec<Arc<RuleDefinition>>;
+
+impl Engine {
+    /// Carries out one or more rule statements, separated by `;`: all of them or, after a mistake in any, none. `who` is
+    /// kept with the rules that change. Positions in errors are relative to the whole text.
+    ///
+    /// `CREATE OR REPLACE` without a `mode` keeps the mode of the rule that it replaces.
+    pub async fn execute(&self, sql: &str, who: &str, now: TimeMs) -> Result<Vec<StatementOutcome>, PolicyError> {
+        self.check_length(sql)?;
+        let statements = parse::parse(sql)?;
+        let _editing = self.editing.lock().await;
+        let before: Working = self.active().iter().map(|rule| Arc::clone(&rule.definition)).collect();
+        let mut rules = before.clone();
+        let mut outcomes = Vec::new();
+        for statement in &statements {
+            outcomes.push(match statement {
+                Statement::Create { replace, name, options, query } => {
+                    self.create(&mut rules, *replace, name, options, query, now).await?
+                }
+                Statement::Alter { name, set } => self.alter(&mut rules, name, set)?,
+                Statement::Drop { name, if_exists } => drop_rule(&mut rules, name, *if_exists)?,
+                Statement::Show => StatementOutcome {
+                    statement: "show rules".to_owned(),
+                    name: String::new(),
+                    message: format!("{} rules", rules.len()),
+                    changed: false,
+                    rules: Some(stored_rows(&rules, &self.store.rules(), &touched(&before, &rules), who, now)),
+                },
+            });
+        }
+        if rules.len() > self.config.max_rules {
+            let message =
+                format!("there would be {} rules, more than the {} allowed", rules.len(), self.config.max_rules);
+            return Err(PolicyError::new(PolicyErrorKind::Limit, message).help("drop rules or raise policy.max_rules"));
+        }
+        if rules != before {
+            let rows = stored_rows(&rules, &self.store.rules(), &touched(&before, &rules), who, now);
+            self.store.put_rules(rows)?;
+            self.activate(rules);
+        }
+        Ok(outcomes)
+    }
+
+    /// Checks the text of one `CREATE RULE` as far as [`Engine::execute`] would, and stores nothing.
+    pub async fn validate(&self, sql: &str, now: TimeMs) -> Result<RuleDefinition, PolicyError> {
+        self.check_length(sql)?;
+        let (name, options, query) = match parse::parse(sql)?.as_slice() {
+            [Statement::Create { name, options, query, .. }] => (name.clone(), options.clone(), query.clone()),
+            _ => {
+                let message = "expected one CREATE RULE statement and nothing else";
+                return Err(PolicyError::new(PolicyErrorKind::Syntax, message));
+            }
+        };
+        let rules = self.active();
+        let existing = rules.iter().map(|rule| &rule.definition).find(|rule| rule.name == name.value);
+        self.define(existing, &name, &options, &query, now).await
+    }
+
+    /// What the rule would do if it were evaluated at `now`: the decisions that the guards leave of its proposals. Writes
+    /// and stores nothing. Decisions that would be written have the outcome `shadow`.
+    pub async fn preview(&self, sql: &str, now: TimeMs) -> Result<Vec<Decision>, PolicyError> {
+        let definition = self.validate(sql, now).await?;
+        self.preview_rule(Arc::new(definition), now).await
+    }
+
+    fn check_length(&self, sql: &str) -> Result<(), PolicyError> {
+        let most = self.config.max_text_bytes;
+        if sql.len() <= most {
+            return Ok(());
+        }
+        let message = format!("the text has {} bytes, more than the {most} allowed", sql.len());
+        Err(PolicyError::new(PolicyErrorKind::Limit, message).help("apply it in parts or raise policy.max_text_bytes"))
+    }
+
+    async fn create(
+        &self,
+        rules: &mut Working,
+        replace: bool,
+        name: &Spanned<String>,
+        options: &[RawOption],
+        query: &Spanned<String>,
+        now: TimeMs,
+    ) -> Result<StatementOutcome, PolicyError> {
+        let at = rules.binary_search_by(|rule| rule.name.as_str().cmp(&name.value));
+        if at.is_ok() && !replace {
+            let message = format!("rule '{}' exists already", name.value);
+            let error = PolicyError::new(PolicyErrorKind::Exists, message).at(name.span);
+            return Err(error.help("use CREATE OR REPLACE RULE to change it"));
+        }
+        let existing = at.ok().map(|at| Arc::clone(&rules[at]));
+        let definition = Arc::new(self.define(existing.as_ref(), name, options, query, now).await?);
+        let what = match &existing {
+            None => "created",
+            Some(existing) if *existing == definition => "left as it is",
+            Some(_) => "replaced",
+        };
+        let message = format!("rule {} {what}: version {}, mode {}", name.value, definition.version, definition.mode);
+        let changed = existing.as_ref() != Some(&definition);
+        match at {
+            Ok(at) => rules[at] = definition,
+            Err(at) => rules.insert(at, definition),
+        }
+        Ok(outcome("create rule", name, message, changed))
+    }
+
+    async fn define(
+        &self,
+        existing: Option<&Arc<RuleDefinition>>,
+        name: &Spanned<String>,
+        given: &[RawOption],
+        query: &Spanned<String>,
+        now: TimeMs,
+    ) -> Result<RuleDefinition, PolicyError> {
+        let options = options::check(given)?;
+        let mode = existing.map_or(self.config.default_mode, |existing| existing.mode);
+        let define =
+            |version| RuleDefinition::new(&name.value, version, mode, options.clone(), &query.value, &self.config);
+        let in_options = |why| PolicyError::new(PolicyErrorKind::Option, why).at(name.span);
+        let mut definition = define(existing.map_or(1, |existing| existing.version)).map_err(in_options)?;
+        if let Some(existing) = existing.filter(|existing| !existing.decides_as(&definition)) {
+            definition = define(existing.version.saturating_add(1)).map_err(in_options)?;
+        }
+        let schema =
+            self.store.check(&query.value, now).await.map_err(|error| PolicyError::from_query(error, query.span))?;
+        check_columns(&schema, definition.emit).map_err(|error| error.at(query.span))?;
+        Ok(definition)
+    }
+
+    fn alter(
+        &self,
+        rules: &mut Working,
+        name: &Spanned<String>,
+        set: &[RawOption],
+    ) -> Result<StatementOutcome, PolicyError> {
+        let at = find(rules, name)?;
+        let existing = Arc::clone(&rules[at]);
+        let set_options = options::check(set)?;
+        if let Some(emit) = set.iter().find(|option| option.name.value == "emit") {
+            let message = "emit cannot be altered, since the query must return other columns";
+            let error = PolicyError::new(PolicyErrorKind::Option, message).at(emit.name.span);
+            return Err(error.help("use CREATE OR REPLACE RULE"));
+        }
+        let mut options = existing.options.clone();
+        options.extend(set_options);
+        let define = |version| {
+            RuleDefinition::new(&existing.name, version, existing.mode, options.clone(), &existing.query, &self.config)
+                .map_err(|why| PolicyError::new(PolicyErrorKind::Option, why).at(name.span))
+        };
+        let mut definition = define(existing.version)?;
+        if !definition.decides_as(&existing) {
+            definition = define(existing.version.saturating_add(1))?;
+        }
+        let changed = definition != *existing;
+        let what = if changed { "altered" } else { "left as it is" };
+        let message = format!("rule {} {what}: version {}, mode {}", name.value, definition.version, definition.mode);
+        rules[at] = Arc::new(definition);
+        Ok(outcome("alter rule", name, message, changed))
+    }
+}
+
+fn drop_rule(rules: &mut Working, name: &Spanned<String>, if_exists: bool) -> Result<StatementOutcome, PolicyError> {
+    match find(rules, name) {
+        Ok(at) => {
+            rules.remove(at);
+            Ok(outcome("drop rule", name, format!("rule {} dropped; limits stay as they are", name.value), true))
+        }
+        Err(_) if if_exists => {
+            Ok(outcome("drop rule", name, format!("there is no rule {}, nothing dropped", name.value), false))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn find(rules: &Working, name: &Spanned<String>) -> Result<usize, PolicyError> {
+    rules.binary_search_by(|rule| rule.name.as_str().cmp(&name.value)).map_err(|_| {
+        let message = format!("there is no rule '{}'", name.value);
+        let error = PolicyError::new(PolicyErrorKind::NotFound, message).at(name.span);
+        let similar = |rule: &Arc<RuleDefinition>| strsim::jaro_winkler(&rule.name, &name.value);
+        let nearest = rules.iter().max_by(|a, b| similar(a).total_cmp(&similar(b)));
+        match nearest.filter(|rule| similar(rule) > 0.7) {
+            Some(rule) => error.help(format!("did you mean '{}'?", rule.name)),
+            None => error,
+        }
+    })
+}
+
+fn outcome(statement: &str, name: &Spanned<String>, message: String, changed: bool) -> StatementOutcome {
+    StatementOutcome { statement: statement.to_owned(), name: name.value.clone(), message, changed, rules: None }
+}
+
+/// Names of the rules that are new or differ.
+fn touched(before: &Working, after: &Working) -> Vec<String> {
+    after.iter().filter(|rule| !before.contains(rule)).map(|rule| rule.name.clone()).collect()
+}
+
+/// A rule whose decisions only show what it would do.
+pub(crate) fn as_shadow(definition: &RuleDefinition) -> Arc<RuleDefinition> {
+    Arc::new(RuleDefinition { mode: Mode::Shadow, ..definition.clone() })
+}

@@ -1,0 +1,317 @@
+//! Ticks: at each instant the due rules run at once, and what they propose is judged together.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use arrow::record_batch::RecordBatch;
+use parking_lot::Mutex;
+use tidegate_model::{Decision, Event, Mode, TimeMs};
+use tidegate_store::{OnLimit, QueryOptions, RuleStatus, Store};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::arbiter::judge;
+use crate::config::PolicyConfig;
+use crate::engine::Engine;
+use crate::error::{PolicyError, PolicyErrorKind};
+use crate::options::Emit;
+use crate::proposal::{self, Parsed, Proposal};
+use crate::rule::{ActiveRule, RuleDefinition};
+use crate::snapshot::{SNAPSHOT_QUERY, Snapshot};
+use crate::statement::as_shadow;
+
+/// The shortest period of a rule, and the grid on which all of them lie.
+const GRID: Duration = Duration::from_secs(1);
+/// How long a tick waits, beyond a rule's timeout, for a query that does not let itself be cancelled.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long the end of the program waits for ticks under way.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// How one rule's run went.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct RuleRun {
+    /// The rule.
+    pub rule: String,
+    /// Rows that its query returned.
+    pub rows: u64,
+    /// How long the query took.
+    pub took: Duration,
+    /// What went wrong, with the rule or some of its rows.
+    pub error: Option<String>,
+}
+
+/// What happened at one tick.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct TickReport {
+    /// The instant.
+    pub now: TimeMs,
+    /// The rules that ran.
+    pub runs: Vec<RuleRun>,
+    /// The rules that were due, but still running since a former tick.
+    pub skipped: Vec<String>,
+    /// Every decision, with its outcome.
+    pub decisions: Vec<Decision>,
+    /// Every event.
+    pub events: Vec<Event>,
+    /// What else went wrong.
+    pub problems: Vec<String>,
+}
+
+/// What a rule's query gave.
+struct Answer {
+    rule: Arc<RuleDefinition>,
+    took: Duration,
+    result: Result<Vec<RecordBatch>, String>,
+}
+
+/// What rules that answered together want.
+#[derive(Default)]
+struct Gathered {
+    proposals: Vec<Proposal>,
+    events: Vec<Event>,
+}
+
+impl Engine {
+    /// Evaluates all rules that are due at `now`, writes what the guards let through and records every decision; returns
+    /// when all of it is done. A rule is due at the multiples of its period since the epoch, so at an instant that is no
+    /// whole second nothing is due.
+    pub async fn tick(self: &Arc<Self>, now: TimeMs) -> TickReport {
+        let mut report = TickReport { now, ..TickReport::default() };
+        if let Err(error) = self.restore_history(now).await {
+            tracing::warn!(error, "cooldowns of former runs are unknown until the next tick");
+            report.problems.push(error);
+        }
+        report.decisions = self.flush_outbox().await;
+        let mut answers = self.start_due(now, &mut report);
+        if !answers.is_empty() {
+            let gather_until = tokio::time::Instant::now() + self.config.gather();
+            let snapshot = self.snapshot(now).await.unwrap_or_else(|error| {
+                tracing::error!(error, "limits are held, since what is known of them could not be read");
+                report.problems.push(error);
+                Snapshot::new(now, Default::default(), &[])
+            });
+            self.history.lock().observe(&snapshot);
+            let mut writes: Vec<JoinHandle<Vec<Decision>>> = Vec::new();
+            let mut together = Gathered::default();
+            while let Ok(Some(answer)) = tokio::time::timeout_at(gather_until, answers.join_next()).await {
+                self.take_answer(answer.ok(), now, &mut together, &mut report);
+            }
+            writes.extend(self.act_on(together, &snapshot, &mut report).await);
+            // Whoever answers later is judged alone, against the history as it is by then.
+            while let Some(answer) = answers.join_next().await {
+                let mut alone = Gathered::default();
+                self.take_answer(answer.ok(), now, &mut alone, &mut report);
+                writes.extend(self.act_on(alone, &snapshot, &mut report).await);
+            }
+            for write in writes {
+                match write.await {
+                    Ok(decisions) => report.decisions.extend(decisions),
+                    Err(error) => report.problems.push(format!("a write was lost: {error}")),
+                }
+            }
+        }
+        self.ticked.store(true, Ordering::Release);
+        report
+    }
+
+    /// Ticks at every whole second until `shutdown`, each one `tick_delay_ms` after its instant so that the instant's
+    /// samples are in. Instants may overlap; those that were missed are skipped. Needs a clock that moves by itself.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut under_way = JoinSet::new();
+        let mut last = self.clock.now().minus(self.config.tick_delay()).aligned(GRID);
+        loop {
+            let next = last.plus(GRID).plus(self.config.tick_delay());
+            let wait = next.since(self.clock.now());
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                () = tokio::time::sleep(wait.min(GRID)) => {}
+            }
+            let instant = self.clock.now().minus(self.config.tick_delay()).aligned(GRID);
+            // After the clock was set back, the new time counts.
+            if instant == last {
+                continue;
+            }
+            last = instant;
+            while under_way.try_join_next().is_some() {}
+            let engine = Arc::clone(&self);
+            under_way.spawn(async move { engine.tick(instant).await });
+        }
+        let drained = tokio::time::timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await;
+        if drained.is_err() {
+            tracing::warn!("ticks were still under way at the end; their last decisions may be unrecorded");
+        }
+        self.flush_outbox().await;
+    }
+
+    /// See [`Engine::preview`].
+    pub(crate) async fn preview_rule(
+        &self,
+        definition: Arc<RuleDefinition>,
+        now: TimeMs,
+    ) -> Result<Vec<Decision>, PolicyError> {
+        let in_query = |message| PolicyError::new(PolicyErrorKind::Query, message);
+        if definition.emit == Emit::Event {
+            return Err(in_query(
+                "a rule with emit = 'event' proposes no limits, so there is nothing to preview".to_owned(),
+            ));
+        }
+        self.restore_history(now).await.map_err(in_query)?;
+        let rule = as_shadow(&definition);
+        let options = rule_query_options(&self.store, &self.config, now);
+        let answer = self.store.query(&rule.query, &options).await;
+        let batches = answer.map_err(|error| in_query(error.message))?.batches;
+        let snapshot = self.snapshot(now).await.map_err(in_query)?;
+        let Parsed { items, problem } = proposal::proposals(&rule, &batches);
+        if let (true, Some(problem)) = (items.is_empty(), problem) {
+            return Err(in_query(problem));
+        }
+        let history = self.history.lock().clone();
+        Ok(judge(items, &snapshot, &history, &self.config).settled)
+    }
+
+    fn start_due(&self, now: TimeMs, report: &mut TickReport) -> JoinSet<Answer> {
+        let mut answers = JoinSet::new();
+        for ActiveRule { definition, running } in self.active().iter() {
+            if !definition.is_due(now) {
+                continue;
+            }
+            let guard = match Running::begin(running, now) {
+                Ok(guard) => guard,
+                Err(since) => {
+                    let elapsed = now.since(since);
+                    let error = format!("skipped, since the run of {elapsed:?} ago is still going");
+                    self.set_status(&definition.name, now, elapsed, None, Some(error));
+                    report.skipped.push(definition.name.clone());
+                    continue;
+                }
+            };
+            let options = rule_query_options(&self.store, &self.config, now);
+            answers.spawn(evaluate(Arc::clone(&self.store), Arc::clone(definition), options, guard));
+        }
+        answers
+    }
+
+    fn take_answer(&self, answer: Option<Answer>, now: TimeMs, gathered: &mut Gathered, report: &mut TickReport) {
+        let Some(Answer { rule, took, result }) = answer else { return };
+        let rows = result.as_ref().ok().map(|batches| batches.iter().map(|batch| batch.num_rows() as u64).sum());
+        let error = match (result, rule.emit) {
+            (Err(error), _) => Some(error),
+            (Ok(batches), Emit::Limit) => {
+                let Parsed { items, problem } = proposal::proposals(&rule, &batches);
+                gathered.proposals.extend(items);
+                problem
+            }
+            (Ok(batches), Emit::Event) => {
+                let Parsed { items, problem } = proposal::events(&rule, now, &batches);
+                // An event may move another rule, so a shadow rule writes none.
+                gathered.events.extend(items.into_iter().filter(|_| rule.mode == Mode::On));
+                problem
+            }
+        };
+        if let Some(error) = &error {
+            let rows = self.store.rules();
+            let former = rows.iter().find(|row| row.name == rule.name).and_then(|row| row.last_error.as_ref());
+            // A rule that fails each second says so once.
+            if former != Some(error) {
+                tracing::warn!(rule = rule.name, error, "a rule failed");
+            }
+        }
+        self.set_status(&rule.name, now, took, rows, error.clone());
+        report.runs.push(RuleRun { rule: rule.name.clone(), rows: rows.unwrap_or(0), took, error });
+    }
+
+    /// Records events and starts what the guards let through. Neither is visible to the rules that were gathered with
+    /// them, so that it does not depend on chance what a rule sees of its own instant.
+    async fn act_on(
+        self: &Arc<Self>,
+        gathered: Gathered,
+        snapshot: &Snapshot,
+        report: &mut TickReport,
+    ) -> Option<JoinHandle<Vec<Decision>>> {
+        let Gathered { proposals, events } = gathered;
+        if let Err(error) = self.record_events(&events).await {
+            tracing::error!(error, "events are lost");
+            report.problems.push(error);
+        }
+        report.events.extend(events);
+        if proposals.is_empty() {
+            return None;
+        }
+        let judged = self.settle(proposals, snapshot);
+        // On its own, so that a tick that is given up does not lose what is being written.
+        Some(tokio::spawn(Arc::clone(self).carry_out(judged)))
+    }
+
+    async fn snapshot(&self, now: TimeMs) -> Result<Snapshot, String> {
+        // Half a picture is worse than none: without all containers, none is touched.
+        let options = QueryOptions { on_limit: OnLimit::Fail, ..self.store.default_query_options(now) };
+        let limit = self.config.rule_timeout() + GRACE;
+        let answer = tokio::time::timeout(limit, self.store.query(SNAPSHOT_QUERY, &options)).await;
+        let answer = answer.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
+        let answer = answer.map_err(|error| format!("recent() failed: {}", error.message))?;
+        Ok(Snapshot::read(now, &answer.batches, &self.store.hosts()))
+    }
+
+    fn set_status(&self, rule: &str, now: TimeMs, took: Duration, rows: Option<u64>, error: Option<String>) {
+        let status = RuleStatus { run: now, latency_ms: took.as_secs_f64() * 1e3, rows, error };
+        self.store.put_rule_status(rule, status);
+    }
+}
+
+/// Held while a rule runs, also beyond the tick that started it.
+struct Running(Arc<Mutex<Option<TimeMs>>>);
+
+impl Running {
+    /// Fails with the tick whose run is still going.
+    fn begin(flag: &Arc<Mutex<Option<TimeMs>>>, now: TimeMs) -> Result<Self, TimeMs> {
+        let mut running = flag.lock();
+        match *running {
+            Some(since) => Err(since),
+            None => {
+                *running = Some(now);
+                Ok(Self(Arc::clone(flag)))
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        *self.0.lock() = None;
+    }
+}
+
+fn rule_query_options(store: &Store, config: &PolicyConfig, now: TimeMs) -> QueryOptions {
+    QueryOptions {
+        timeout: config.rule_timeout(),
+        max_rows: config.rule_max_rows,
+        memory_bytes: config.rule_memory_bytes,
+        // A cut-off answer would judge some containers and silently forget others.
+        on_limit: OnLimit::Fail,
+        ..store.default_query_options(now)
+    }
+}
+
+/// Runs one rule's query in a task of its own: one that does not let itself be cancelled keeps its flag, not the tick.
+async fn evaluate(store: Arc<Store>, rule: Arc<RuleDefinition>, options: QueryOptions, running: Running) -> Answer {
+    let started = Instant::now();
+    let limit = options.timeout + GRACE;
+    let query = rule.query.clone();
+    let task = tokio::spawn(async move {
+        let answer = store.query(&query, &options).await;
+        drop(running);
+        answer
+    });
+    let result = match tokio::time::timeout(limit, task).await {
+        Err(_) => {
+            Err(format!("no answer within {limit:?}; the query is still running and the rule is skipped until it ends"))
+        }
+        Ok(Err(error)) => Err(format!("the query was interrupted: {error}")),
+        Ok(Ok(Err(error))) => Err(error.message),
+        Ok(Ok(Ok(answer))) => Ok(answer.batches),
+    };
+    Answer { rule, took: started.elapsed(), result }
+}

@@ -1,0 +1,9 @@
+//! The whole loop over a real store: samples in, ticks on a virtual clock, limits out.
+#![allow(clippy::unwrap_used)]
+
+mod world;
+
+mod default_pack;
+mod safety;
+mod simulated;
+mod statements;

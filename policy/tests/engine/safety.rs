@@ -1,0 +1,228 @@
+//! What the engine holds to, whatever rules say.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidegate_actuator::{Actuator, Drift};
+use tidegate_model::{Clock, OutcomeStatus, Resource, SystemClock};
+use tidegate_policy::{Engine, PolicyConfig, TickReport};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{World, cpu, key};
+
+const GREEDY: &str = "CREATE RULE greedy WITH (mode = 'on') AS
+    SELECT host, container, resource, allocated + 1 AS target, 'more' AS reason FROM recent(INTERVAL '10 seconds')";
+const STINGY: &str = "CREATE RULE stingy WITH (mode = 'on', cooldown_down = '1s') AS
+    SELECT host, container, resource, allocated / 2 AS target, 'less' AS reason FROM recent(INTERVAL '60 seconds')";
+
+fn refusals(report: &TickReport) -> Vec<&str> {
+    let refused = report.decisions.iter().filter(|decision| decision.outcome.status == OutcomeStatus::Refused);
+    refused.filter_map(|decision| Some(decision.guards.last()?.guard.as_str())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stale_data_never_shrinks_a_limit() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 4.0);
+    for _ in 0..20 {
+        world.second(&[("web", cpu(0.1))]).await;
+    }
+    world.run_sql(STINGY).await;
+    let fresh = world.second(&[("web", cpu(0.1))]).await;
+    assert_eq!(fresh.decisions[0].outcome.status, OutcomeStatus::Applied);
+    let limit = world.limit("web", Resource::Cpu);
+    // The source falls silent; its samples are still within the rule's window.
+    world.clock.advance(Duration::from_secs(3));
+    for _ in 0..40 {
+        world.clock.advance(Duration::from_secs(1));
+        let report = world.engine.tick(world.clock.now()).await;
+        assert_eq!(refusals(&report), ["stale"]);
+    }
+    assert_eq!(world.limit("web", Resource::Cpu), limit);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_young_container_is_not_shrunk() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 4.0);
+    world.run_sql(STINGY).await;
+    let mut outcomes = Vec::new();
+    for _ in 0..11 {
+        let report = world.second(&[("web", cpu(0.1))]).await;
+        outcomes.push(report.decisions[0].outcome.status);
+    }
+    assert_eq!(outcomes[8], OutcomeStatus::Refused);
+    assert_eq!(outcomes[10], OutcomeStatus::Applied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_proposal_is_one_recorded_decision() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.run_sql(GREEDY).await;
+    world.run_sql(&GREEDY.replace("greedy", "greedier").replace("+ 1", "+ 2")).await;
+    world.run_sql(&GREEDY.replace("greedy", "looking").replace("'on'", "'shadow'")).await;
+    let mut heard = world.engine.decisions();
+    for _ in 0..3 {
+        world.second(&[("web", cpu(0.5))]).await;
+    }
+    assert_eq!(world.count("SELECT DISTINCT id FROM decisions").await, 9);
+    assert_eq!(world.count("SELECT id FROM decisions WHERE rule = 'greedy' AND outcome = 'refused'").await, 3);
+    assert_eq!(world.count("SELECT id FROM decisions WHERE rule = 'greedier' AND outcome = 'applied'").await, 3);
+    assert_eq!(world.limit("web", Resource::Cpu), 7.0);
+    for _ in 0..9 {
+        heard.recv().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_rule_gets_more_than_the_host_has() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 7.5);
+    world.run_sql(GREEDY).await;
+    let report = world.second(&[("web", cpu(0.5))]).await;
+    assert_eq!(report.decisions[0].decided, Some(8.0));
+    assert_eq!(report.decisions[0].guards[0].guard, "bounds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_rule_says_so_and_disturbs_nobody() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.run_sql(GREEDY).await;
+    world.run_sql(&GREEDY.replace("greedy", "broken").replace("allocated + 1", "CAST(container AS DOUBLE)")).await;
+    let report = world.second(&[("web", cpu(0.5))]).await;
+    assert_eq!(report.decisions.len(), 1);
+    assert_eq!(world.limit("web", Resource::Cpu), 2.0);
+    let rules = world.engine.rules();
+    let broken = rules.iter().find(|rule| rule.name == "broken").unwrap();
+    assert!(broken.last_error.as_ref().is_some_and(|error| error.contains("web")), "{broken:?}");
+    let greedy = rules.iter().find(|rule| rule.name == "greedy").unwrap();
+    assert_eq!((greedy.last_error.as_ref(), greedy.last_rows, greedy.last_run), (None, Some(1), Some(report.now)));
+}
+
+/// Counts for longer than any test waits.
+const SLOW: &str = "CREATE RULE slow WITH (mode = 'on', class = 'safety') AS
+    SELECT host, container, resource, 0.1 AS target, 'never' AS reason FROM recent(INTERVAL '10 seconds')
+    CROSS JOIN (SELECT count(*) AS n FROM generate_series(1, 100000000000)) WHERE n > 0";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_rule_delays_nobody_and_is_not_started_again() {
+    let config = PolicyConfig { gather_ms: 200, rule_timeout_ms: 3_000, ..PolicyConfig::default() };
+    let world = World::with(config);
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.run_sql(GREEDY).await;
+    world.run_sql(SLOW).await;
+    world.clock.advance(Duration::from_secs(1));
+    world.measure(&[("web", cpu(0.5))]).await;
+    let (engine, now) = (Arc::clone(&world.engine), world.clock.now());
+    let first = tokio::spawn(async move { engine.tick(now).await });
+    while world.actuator.changes.lock().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!first.is_finished(), "the fast rule's change is written while the slow rule is still running");
+
+    let second = world.second(&[("web", cpu(0.5))]).await;
+    assert_eq!(second.skipped, ["slow"]);
+    let first = first.await.unwrap();
+    let slow = first.runs.iter().find(|run| run.rule == "slow").unwrap();
+    assert!(slow.error.as_ref().is_some_and(|error| error.contains("3000 ms")), "{slow:?}");
+    assert_eq!(world.count("SELECT name FROM rules WHERE name = 'slow' AND last_error IS NOT NULL").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_loop_ticks_by_the_clock_until_it_is_told_to_stop() {
+    let world = World::with(PolicyConfig::default());
+    world.run_sql(GREEDY).await;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let actuator = Arc::clone(&world.actuator) as Arc<dyn Actuator>;
+    let engine = Engine::new(Arc::clone(&world.store), actuator, PolicyConfig::default(), clock).unwrap();
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&engine).run(shutdown.clone()));
+    while !engine.ready() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let last_run = engine.rules()[0].last_run.unwrap();
+    assert_eq!(last_run.0 % 1_000, 0, "ticks lie on whole seconds");
+    shutdown.cancel();
+    running.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_being_written_is_not_written_again() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.run_sql(GREEDY).await;
+    world.actuator.stuck.store(true, Ordering::SeqCst);
+    world.clock.advance(Duration::from_secs(1));
+    world.measure(&[("web", cpu(0.5))]).await;
+    let engine = Arc::clone(&world.engine);
+    let first_at = world.clock.now();
+    let first = tokio::spawn(async move { engine.tick(first_at).await });
+    while world.actuator.changes.lock().is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let second = world.second(&[("web", cpu(0.5))]).await;
+    assert_eq!(refusals(&second), ["pending"]);
+    world.actuator.stuck.store(false, Ordering::SeqCst);
+    assert_eq!(first.await.unwrap().decisions[0].outcome.status, OutcomeStatus::Applied);
+    assert_eq!(world.second(&[("web", cpu(0.5))]).await.decisions[0].outcome.status, OutcomeStatus::Applied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_change_is_recorded_once_and_left_alone() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.run_sql(GREEDY).await;
+    let at = world.clock.now();
+    let drift = Drift { container: key("web"), resource: Resource::Cpu, expected: f64::INFINITY, found: Some(1.0), at };
+    world.engine.note_drift(&drift);
+    world.engine.note_drift(&drift);
+    for _ in 0..59 {
+        let report = world.second(&[("web", cpu(0.5))]).await;
+        assert_eq!(refusals(&report), ["drift"]);
+    }
+    let report = world.second(&[("web", cpu(0.5))]).await;
+    assert_eq!(report.decisions[0].limit_before, Some(1.0), "the foreign value is the new base");
+    assert_eq!(report.decisions[0].outcome.status, OutcomeStatus::Applied);
+    assert_eq!(world.count("SELECT id FROM decisions WHERE rule = '(outside)' AND outcome = 'drifted'").await, 1);
+    assert_eq!(world.count("SELECT name FROM events WHERE name = 'drift'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_forgets_neither_rules_nor_cooldowns_nor_foreign_changes() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.set_limit("api", Resource::Cpu, 1.0);
+    world.run_sql(&GREEDY.replace("mode = 'on'", "mode = 'on', cooldown_up = '30s'")).await;
+    let at = world.clock.now();
+    let drift = Drift { container: key("api"), resource: Resource::Cpu, expected: 2.0, found: Some(1.0), at };
+    world.engine.note_drift(&drift);
+    world.second(&[("web", cpu(0.5)), ("api", cpu(0.5))]).await;
+    let rules: Vec<_> = world.engine.rules().into_iter().map(|rule| rule.sql).collect();
+
+    let world = world.restarted().await;
+    assert_eq!(world.engine.rules().into_iter().map(|rule| rule.sql).collect::<Vec<_>>(), rules);
+    for _ in 0..29 {
+        let mut report = world.second(&[("web", cpu(0.5)), ("api", cpu(0.5))]).await;
+        report.decisions.sort_by(|a, b| a.container.cmp(&b.container));
+        assert_eq!(refusals(&report), ["drift", "cooldown"]);
+    }
+    let mut report = world.second(&[("web", cpu(0.5)), ("api", cpu(0.5))]).await;
+    report.decisions.sort_by(|a, b| a.container.cmp(&b.container));
+    assert_eq!(report.decisions[1].outcome.status, OutcomeStatus::Applied);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replayed_tick_gives_the_same_decisions() {
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let world = World::new().await;
+        world.set_limit("web", Resource::Cpu, 1.0);
+        world.run_sql(GREEDY).await;
+        let report = world.second(&[("web", cpu(0.5))]).await;
+        ids.push(report.decisions);
+    }
+    assert_eq!(ids[0], ids[1]);
+}

@@ -1,0 +1,168 @@
+//! A host without a kernel: containers with a demand, limits that bite, and a record of what was written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tidegate_actuator::{Actuator, Change};
+use tidegate_model::{
+    Bytes, Clock, ContainerKey, Cores, Host, Outcome, OutcomeStatus, Resource, SampleBatch, SeriesKey, TimeMs,
+    VirtualClock, Write, metrics,
+};
+use tidegate_policy::{Engine, PolicyConfig, TickReport};
+use tidegate_store::{Durability, Store, StoreConfig};
+
+pub const MIB: f64 = 1_048_576.0;
+/// A whole multiple of ten seconds.
+pub const START: TimeMs = TimeMs(1_700_000_000_000);
+
+/// Limits as the kernel would hold them.
+#[derive(Default)]
+pub struct Recorder {
+    pub limits: Mutex<BTreeMap<(String, Resource), f64>>,
+    pub changes: Mutex<Vec<Change>>,
+    /// While set, `apply` does not return.
+    pub stuck: AtomicBool,
+}
+
+impl Actuator for Recorder {
+    fn apply(&self, change: &Change, clock: &dyn Clock) -> Outcome {
+        self.changes.lock().push(change.clone());
+        while self.stuck.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.limits.lock().insert((change.container.name.clone(), change.resource), change.target);
+        Outcome {
+            status: OutcomeStatus::Applied,
+            limit_after: Some(change.target),
+            writes: vec![Write { target: "test".to_owned(), value: change.target.to_string() }],
+            message: String::new(),
+            at: clock.now(),
+            took_us: 1,
+        }
+    }
+
+    fn simulated(&self) -> Option<String> {
+        Some("a test".to_owned())
+    }
+}
+
+pub struct World {
+    pub store: Arc<Store>,
+    pub actuator: Arc<Recorder>,
+    pub clock: Arc<VirtualClock>,
+    pub engine: Arc<Engine>,
+    _dir: Arc<tempfile::TempDir>,
+}
+
+/// One second of one container's life.
+#[derive(Clone, Copy)]
+pub struct Second {
+    pub resource: Resource,
+    pub demand: f64,
+}
+
+impl World {
+    pub async fn new() -> Self {
+        // A busy machine must not change which rules are judged together.
+        Self::with(PolicyConfig { gather_ms: 60_000, rule_timeout_ms: 60_000, ..PolicyConfig::default() })
+    }
+
+    pub fn with(config: PolicyConfig) -> Self {
+        Self::open(Arc::new(tempfile::tempdir().unwrap()), Arc::default(), START, config)
+    }
+
+    fn open(dir: Arc<tempfile::TempDir>, actuator: Arc<Recorder>, now: TimeMs, config: PolicyConfig) -> Self {
+        let store =
+            StoreConfig { dir: dir.path().join("data"), durability: Durability::None, ..StoreConfig::default() };
+        let store = Store::open(store, now).unwrap();
+        let host = Host { name: "node0".to_owned(), cpu: Cores(8.0), memory: Bytes(16 << 30), last_seen: now };
+        store.put_host(host).unwrap();
+        let clock = Arc::new(VirtualClock::new(now));
+        let engine = Engine::new(
+            Arc::clone(&store),
+            Arc::clone(&actuator) as Arc<dyn Actuator>,
+            config,
+            Arc::clone(&clock) as Arc<dyn Clock>,
+        );
+        Self { store, actuator, clock, engine: engine.unwrap(), _dir: dir }
+    }
+
+    /// The same data directory and limits after a restart of the program.
+    pub async fn restarted(self) -> Self {
+        let World { store, actuator, clock, engine, _dir } = self;
+        store.close().await.unwrap();
+        drop((store, engine));
+        Self::open(_dir, actuator, clock.now(), PolicyConfig::default())
+    }
+
+    pub async fn apply_pack(&self, mode: &str) {
+        self.run_sql(tidegate_policy::DEFAULT_PACK).await;
+        for rule in self.engine.rules() {
+            self.run_sql(&format!("ALTER RULE {} SET (mode = '{mode}')", rule.name)).await;
+        }
+    }
+
+    pub async fn run_sql(&self, sql: &str) {
+        self.engine.execute(sql, "test", self.clock.now()).await.unwrap();
+    }
+
+    pub fn set_limit(&self, container: &str, resource: Resource, limit: f64) {
+        self.actuator.limits.lock().insert((container.to_owned(), resource), limit);
+    }
+
+    pub fn limit(&self, container: &str, resource: Resource) -> f64 {
+        self.actuator.limits.lock()[&(container.to_owned(), resource)]
+    }
+
+    /// Measures all containers: usage is what the demand leaves under the limit.
+    pub async fn measure(&self, demands: &[(&str, Second)]) {
+        let now = self.clock.now();
+        let mut batch = SampleBatch::new();
+        for (container, Second { resource, demand }) in demands {
+            let limit = self.limit(container, *resource);
+            let mut push = |metric: &str, value: f64| {
+                let tags = [("host", "node0"), ("container", container), ("resource", resource.as_str())];
+                let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned()));
+                batch.push(SeriesKey::new(metric, tags), now, value);
+            };
+            push(metrics::USAGE, demand.min(limit));
+            push(metrics::LIMIT, limit);
+            match resource {
+                Resource::Cpu => push(metrics::THROTTLED, if *demand > limit { 0.9 } else { 0.0 }),
+                Resource::Memory => push(metrics::UNRECLAIMABLE, 0.8 * demand.min(limit)),
+            }
+        }
+        let report = self.store.append(&batch, now).await.unwrap();
+        assert_eq!(report.rejected.len(), 0);
+    }
+
+    /// A second passes: everything is measured at its end, then the rules of that instant run.
+    pub async fn second(&self, demands: &[(&str, Second)]) -> TickReport {
+        self.clock.advance(Duration::from_secs(1));
+        self.measure(demands).await;
+        let report = self.engine.tick(self.clock.now()).await;
+        assert_eq!(report.problems, Vec::<String>::new());
+        report
+    }
+
+    pub async fn count(&self, sql: &str) -> usize {
+        let options = self.store.default_query_options(self.clock.now());
+        let answer = self.store.query(sql, &options).await.unwrap();
+        answer.batches.iter().map(|batch| batch.num_rows()).sum()
+    }
+}
+
+pub fn cpu(demand: f64) -> Second {
+    Second { resource: Resource::Cpu, demand }
+}
+
+pub fn memory(demand: f64) -> Second {
+    Second { resource: Resource::Memory, demand }
+}
+
+pub fn key(name: &str) -> ContainerKey {
+    ContainerKey { host: "node0".to_owned(), name: name.to_owned() }
+}

@@ -1,0 +1,124 @@
+//! `tidegate rule`: rule packs from files, and the rules of a running server.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tidegate_model::Mode;
+
+use crate::client::{Client, OutputArgs, ServerArgs, describe, print_rows};
+
+#[derive(Subcommand)]
+pub enum RuleCommand {
+    /// Apply the rule statements of one or more files
+    Apply(ApplyArgs),
+    /// List the rules with mode, last run and last error
+    List(ListArgs),
+    /// Print a rule as the statement that makes it
+    Show(ShowArgs),
+    /// Switch a rule's mode: off, shadow or on
+    Set(SetArgs),
+}
+
+#[derive(Args)]
+pub struct ApplyArgs {
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Check the statements and change nothing
+    #[arg(long)]
+    check: bool,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args)]
+pub struct ShowArgs {
+    name: String,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+#[derive(Args)]
+pub struct SetArgs {
+    name: String,
+    mode: Mode,
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+/// Carries out one of the subcommands.
+pub fn run(command: RuleCommand) -> Result<ExitCode> {
+    match command {
+        RuleCommand::Apply(args) => apply(&args),
+        RuleCommand::List(args) => list(&args),
+        RuleCommand::Show(args) => show(&args),
+        RuleCommand::Set(args) => set(&args),
+    }
+}
+
+fn apply(args: &ApplyArgs) -> Result<ExitCode> {
+    let client = Client::new(&args.server);
+    for file in &args.files {
+        let sql = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let named = || file.display().to_string();
+        if args.check {
+            let answer = client.post("/api/v1/rules/validate", &json!({ "sql": sql })).with_context(named)?;
+            if answer["ok"] != true {
+                bail!("{}: {}", file.display(), describe(&answer["error"]));
+            }
+            println!("{}: ok", file.display());
+            continue;
+        }
+        let answer = client.post("/api/v1/rules", &json!({ "sql": sql })).with_context(named)?;
+        for result in answer["results"].as_array().into_iter().flatten() {
+            println!("{}", result["message"].as_str().unwrap_or_default());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn list(args: &ListArgs) -> Result<ExitCode> {
+    const COLUMNS: [&str; 7] = ["name", "version", "mode", "class", "every_ms", "last_latency_ms", "last_error"];
+    let answer = Client::new(&args.server).get("/api/v1/rules")?;
+    let rows: Vec<Vec<Value>> = answer["rules"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|rule| COLUMNS.iter().map(|column| rule[*column].clone()).collect())
+        .collect();
+    print_rows(&COLUMNS.map(str::to_owned), &rows, args.output.output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(args: &ShowArgs) -> Result<ExitCode> {
+    let answer = Client::new(&args.server).get("/api/v1/rules")?;
+    let rules = answer["rules"].as_array().cloned().unwrap_or_default();
+    match rules.iter().find(|rule| rule["name"] == args.name.as_str()) {
+        Some(rule) => {
+            println!("{}", rule["sql"].as_str().unwrap_or_default());
+            Ok(ExitCode::SUCCESS)
+        }
+        None => bail!("no rule '{}'; `tidegate rule list` shows those there are", args.name),
+    }
+}
+
+fn set(args: &SetArgs) -> Result<ExitCode> {
+    // The name goes into a path, so only what can be a rule's name is let through.
+    if !args.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        bail!("'{}' is no rule's name: letters, digits and underscores", args.name);
+    }
+    let path = format!("/api/v1/rules/{}/mode", args.name);
+    Client::new(&args.server).post(&path, &json!({ "mode": args.mode }))?;
+    println!("{} is {}", args.name, args.mode);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,83 @@
+//! `tidegate`: the command line. Parses, wires the rooms together and holds no logic of its own.
+
+mod client;
+mod collect;
+mod commands;
+mod config;
+mod demo;
+mod load;
+mod serve;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Keeps the CPU and memory limits of containers just above what they use.
+///
+/// Push metrics over HTTP, write scaling rules in SQL, browse the dashboard: one process does all of it.
+#[derive(Parser)]
+#[command(name = "tidegate", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log, as in RUST_LOG: `info`, `debug`, `tidegate_policy=debug`
+    #[arg(long, global = true, env = "TIDEGATE_LOG", default_value = "info", hide_default_value = true)]
+    log: String,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the control plane: store, this host's collector and actuator, rules, API and dashboard
+    Serve(Box<commands::serve::ServeArgs>),
+    /// Show Tidegate at work within seconds, on containers of its own
+    Demo(demo::DemoArgs),
+    /// Run a query on a running server
+    Sql(commands::sql::SqlArgs),
+    /// Apply, list, show and switch rules on a running server
+    #[command(subcommand)]
+    Rule(commands::rule::RuleCommand),
+    /// Say what this machine offers: cgroups, runtimes, kernel features
+    Doctor(commands::doctor::DoctorArgs),
+    /// Make a bearer token for the configuration
+    Token(commands::token::TokenArgs),
+    /// A process with a changing demand, for demonstrations and tests
+    #[command(hide = true)]
+    Load(load::LoadArgs),
+    /// Removes what the demo made when its parent is gone
+    #[command(hide = true)]
+    Warden(demo::warden::WardenArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(&cli.log);
+    let result = match cli.command {
+        Command::Serve(args) => commands::serve::run(*args),
+        Command::Demo(args) => demo::run(args),
+        Command::Sql(args) => commands::sql::run(args),
+        Command::Rule(command) => commands::rule::run(command),
+        Command::Doctor(args) => commands::doctor::run(args),
+        Command::Token(args) => commands::token::run(args),
+        Command::Load(args) => load::run(args),
+        Command::Warden(args) => demo::warden::run(args),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tidegate: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(filter: &str) {
+    let ansi = std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        && std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let filter = EnvFilter::try_new(filter).unwrap_or_else(|error| {
+        eprintln!("tidegate: --log {filter}: {error}; logging at info");
+        EnvFilter::new("info")
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(ansi).init();
+}

@@ -1,0 +1,115 @@
+//! The catalog: which segments there are, and from where on the write-ahead log counts.
+//!
+//! It is replaced as a whole and atomically, so every crash leaves either the state before or after a flush. What the
+//! catalog does not name does not exist: such files are left over from a crash and removed at the next start.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use tidegate_model::TimeMs;
+
+use crate::error::StoreError;
+use crate::wal::sync_dir;
+
+/// The catalog's file in the data directory.
+pub(crate) const CATALOG: &str = "catalog.json";
+/// The format of the whole data directory.
+const FORMAT: u32 = 1;
+
+/// What a segment holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum SegmentKind {
+    Samples,
+    Decisions,
+    Events,
+}
+
+/// One segment, as the catalog knows it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SegmentMeta {
+    /// The flush that wrote it; of duplicate samples the one in the higher number counts.
+    pub number: u64,
+    pub kind: SegmentKind,
+    /// File name below `segments/`.
+    pub file: String,
+    pub min_time: TimeMs,
+    pub max_time: TimeMs,
+    pub rows: u64,
+    pub bytes: u64,
+}
+
+/// The catalog's content.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Catalog {
+    pub format: u32,
+    /// Number of the next flush.
+    pub next_segment: u64,
+    /// Write-ahead log files before this one are in segments.
+    pub wal_floor: u64,
+    /// Series ids below this one have been given out.
+    pub next_series: u32,
+    pub last_flush: Option<TimeMs>,
+    /// Sorted by number.
+    pub segments: Vec<SegmentMeta>,
+}
+
+impl Default for Catalog {
+    fn default() -> Self {
+        Self { format: FORMAT, next_segment: 1, wal_floor: 1, next_series: 0, last_flush: None, segments: Vec::new() }
+    }
+}
+
+impl Catalog {
+    /// Reads the catalog; a directory without one is new.
+    pub(crate) fn load(dir: &Path) -> Result<Self, StoreError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u32,
+        }
+        let path = dir.join(CATALOG);
+        let Some(format) = read_json::<Format>(&path)? else { return Ok(Self::default()) };
+        if format.format > FORMAT {
+            return Err(StoreError::NewerFormat { path, found: format.format, known: FORMAT });
+        }
+        Ok(read_json(&path)?.unwrap_or_default())
+    }
+
+    /// Replaces the catalog.
+    pub(crate) fn save(&self, dir: &Path) -> Result<(), StoreError> {
+        replace_json(dir, CATALOG, self)
+    }
+}
+
+/// Reads a JSON file; `None` when there is none.
+pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Option<T>, StoreError> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("read", path)(error)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|error| StoreError::Damaged { path: path.to_owned(), message: error.to_string() })
+}
+
+/// Replaces a JSON file atomically and durably.
+pub(crate) fn replace_json(dir: &Path, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
+    let path = dir.join(name);
+    let json = serde_json::to_vec_pretty(value)
+        .map_err(|error| StoreError::Unstorable { what: path.display().to_string(), why: error.to_string() })?;
+    replace_file(dir, name, &json)
+}
+
+/// Replaces a file atomically and durably: written aside, synced, renamed, and the directory synced.
+pub(crate) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    let path = dir.join(name);
+    let aside = dir.join(format!("{name}.tmp"));
+    let mut file = File::create(&aside).map_err(StoreError::io("create", &aside))?;
+    file.write_all(bytes).map_err(StoreError::io("write", &aside))?;
+    file.sync_all().map_err(StoreError::io("sync", &aside))?;
+    fs::rename(&aside, &path).map_err(StoreError::io("replace", &path))?;
+    sync_dir(dir)
+}

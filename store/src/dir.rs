@@ -1,0 +1,132 @@
+//! The data directory: its layout, its lock, and whether it is ours at all.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use crate::catalog::CATALOG;
+use crate::error::StoreError;
+
+const LOCK: &str = "LOCK";
+const WAL: &str = "wal";
+const SEGMENTS: &str = "segments";
+/// The series log's file.
+pub(crate) const SERIES: &str = "series.log";
+/// The facts' file.
+pub(crate) const FACTS: &str = "facts.json";
+
+/// A data directory that this process alone may use until it drops this.
+pub(crate) struct DataDir {
+    path: PathBuf,
+    /// The kernel releases the lock with the file, also after `kill -9`.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the directory when there is none, refuses one that holds something else, and locks it.
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(StoreError::io("create data directory", path))?;
+        refuse_foreign(path)?;
+        let lock = lock(path)?;
+        for part in [WAL, SEGMENTS] {
+            let part = path.join(part);
+            fs::create_dir_all(&part).map_err(StoreError::io("create", &part))?;
+        }
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn wal(&self) -> PathBuf {
+        self.path.join(WAL)
+    }
+
+    pub(crate) fn segments(&self) -> PathBuf {
+        self.path.join(SEGMENTS)
+    }
+}
+
+/// A catalog or a lock makes a directory ours; otherwise it has to be empty.
+fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
+    if path.join(CATALOG).exists() || path.join(LOCK).exists() {
+        return Ok(());
+    }
+    let mut entries = fs::read_dir(path).map_err(StoreError::io("list data directory", path))?;
+    // A fresh ext4 mount has `lost+found`.
+    let foreign = entries.find_map(|entry| {
+        let name = entry.ok()?.file_name().to_string_lossy().into_owned();
+        (name != "lost+found").then_some(name)
+    });
+    match foreign {
+        Some(found) => Err(StoreError::Foreign { dir: path.to_owned(), found }),
+        None => Ok(()),
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, StoreError> {
+    let path = dir.join(LOCK);
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(StoreError::io("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let holder = match file.read_to_string(&mut pid) {
+                Ok(_) if !pid.trim().is_empty() => format!(" (pid {})", pid.trim()),
+                _ => String::new(),
+            };
+            return Err(StoreError::Locked { dir: dir.to_owned(), holder });
+        }
+        Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &path)(source)),
+    }
+    let note_pid = |file: &mut File| {
+        file.set_len(0)?;
+        file.seek(SeekFrom::Start(0))?;
+        writeln!(file, "{}", std::process::id())
+    };
+    note_pid(&mut file).map_err(StoreError::io("write", &path))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_user_is_told_which_directory_and_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = DataDir::open(dir.path()).unwrap();
+        let error = DataDir::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains(&dir.path().display().to_string()), "{error}");
+        assert!(error.contains("in use by another tidegate process (pid"), "{error}");
+        assert!(error.contains("store.dir"), "{error}");
+        drop(first);
+        DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_directory_with_something_else_in_it_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("thesis.tex"), "x").unwrap();
+        let error = DataDir::open(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("thesis.tex"), "{error}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_path_that_is_a_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "x").unwrap();
+        let error = DataDir::open(&path).err().unwrap().to_string();
+        assert!(error.contains("cannot create data directory"), "{error}");
+        assert!(error.contains("file"), "{error}");
+    }
+}

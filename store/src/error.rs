@@ -1,0 +1,105 @@
+//! What can go wrong with a data directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why the store could not do what it was asked for. Texts name the file and, where there is one, the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The operating system refused a file operation.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried: `read`, `write`, ...
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process holds the data directory.
+    #[error(
+        "data directory {} is in use by another tidegate process{holder}: stop it, or set store.dir to another directory",
+        dir.display()
+    )]
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+        /// ` (pid 123)`, or nothing when unknown.
+        holder: String,
+    },
+    /// The directory holds something else.
+    #[error(
+        "{} is not a tidegate data directory, it holds '{found}': set store.dir to an empty or a new directory",
+        dir.display()
+    )]
+    Foreign {
+        /// The directory.
+        dir: PathBuf,
+        /// The first entry that does not belong there.
+        found: String,
+    },
+    /// A file that everything else depends on cannot be understood.
+    #[error("{} is damaged ({message}): restore it from a backup, or move the data directory away to start empty", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The directory was written by a later version.
+    #[error(
+        "{} has format {found}, this tidegate knows formats up to {known}: use the version that wrote it, or a later one",
+        path.display()
+    )]
+    NewerFormat {
+        /// The catalog.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// The latest known format.
+        known: u32,
+    },
+    /// A segment cannot be read or written.
+    #[error("segment {} cannot be {action}: {message}", path.display())]
+    Segment {
+        /// `read` or `written`.
+        action: &'static str,
+        /// The segment's file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// An earlier `fdatasync` failed. After that the kernel may have dropped pages that it reports as clean, so nothing
+    /// more can be acknowledged.
+    #[error(
+        "the write-ahead log below {} stopped after a failed fdatasync: check the disk, then restart tidegate",
+        dir.display()
+    )]
+    LogStopped {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// A row cannot be kept as it is.
+    #[error("{what} cannot be stored: {why}")]
+    Unstorable {
+        /// Which row.
+        what: String,
+        /// Why not.
+        why: String,
+    },
+    /// A background thread of the store ended by itself.
+    #[error("{what} was interrupted: {why}")]
+    Interrupted {
+        /// What it was doing.
+        what: &'static str,
+        /// How it ended.
+        why: String,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+        let path = path.to_owned();
+        move |source| StoreError::Io { action, path, source }
+    }
+}

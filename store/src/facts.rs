@@ -1,0 +1,230 @@
+//! Current facts: containers, hosts and rules as they are now, kept across restarts.
+//!
+//! Changes are written before they are visible. What changes every second (when something was last seen, how a rule's
+//! last run went) is kept in memory and only written along with something else or at a flush.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use tidegate_model::{Container, ContainerKey, Host, Mode, TimeMs};
+
+use crate::catalog::{read_json, replace_json};
+use crate::dir::FACTS;
+use crate::error::StoreError;
+use crate::store::Store;
+
+/// A rule and how its last run went.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleRow {
+    /// Its name.
+    pub name: String,
+    /// The whole `CREATE RULE` statement, canonical.
+    pub sql: String,
+    /// The SELECT in it.
+    pub query: String,
+    /// Counts the rule's changes from 1.
+    pub version: u32,
+    /// How far its proposals go.
+    pub mode: Mode,
+    /// Its class, which decides between rules that want different things.
+    pub class: String,
+    /// How often it is evaluated.
+    pub every_ms: u64,
+    /// All options as they were given.
+    pub options: BTreeMap<String, String>,
+    /// Who wrote this version.
+    pub created_by: String,
+    /// When this version was written.
+    pub updated_at: TimeMs,
+    /// The last tick it was evaluated for; this and what follows is not kept across restarts.
+    pub last_run: Option<TimeMs>,
+    /// How long that took, in ms.
+    pub last_latency_ms: Option<f64>,
+    /// How many rows it returned.
+    pub last_rows: Option<u64>,
+    /// Why it failed, if it did.
+    pub last_error: Option<String>,
+}
+
+/// How a rule's run went.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RuleStatus {
+    /// The tick.
+    pub run: TimeMs,
+    /// How long it took, in ms.
+    pub latency_ms: f64,
+    /// How many rows it returned; `None` when it failed.
+    pub rows: Option<u64>,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+/// What is known now.
+#[derive(Clone, Debug, Default)]
+struct Facts {
+    containers: BTreeMap<ContainerKey, Container>,
+    hosts: BTreeMap<String, Host>,
+    rules: Vec<RuleRow>,
+}
+
+/// The facts' file. Lists, since a JSON object's keys can only be texts.
+#[derive(Default, Serialize, Deserialize)]
+struct FactsFile {
+    containers: Vec<Container>,
+    hosts: Vec<Host>,
+    rules: Vec<RuleRow>,
+}
+
+/// The facts in memory and on disk.
+pub(crate) struct FactBook {
+    current: RwLock<Facts>,
+    /// One change at a time; readers do not wait for the disk.
+    writer: Mutex<()>,
+    /// Whether something is only in memory.
+    unwritten: AtomicBool,
+}
+
+impl FactBook {
+    pub(crate) fn load(dir: &Path) -> Result<Self, StoreError> {
+        let file: FactsFile = read_json(&dir.join(FACTS))?.unwrap_or_default();
+        let mut rules = file.rules;
+        for rule in &mut rules {
+            (rule.last_run, rule.last_latency_ms, rule.last_rows, rule.last_error) = (None, None, None, None);
+        }
+        let facts = Facts {
+            containers: file.containers.into_iter().map(|row| (row.key.clone(), row)).collect(),
+            hosts: file.hosts.into_iter().map(|row| (row.name.clone(), row)).collect(),
+            rules,
+        };
+        Ok(Self { current: RwLock::new(facts), writer: Mutex::new(()), unwritten: AtomicBool::new(false) })
+    }
+
+    /// Writes what is only in memory.
+    pub(crate) fn write_rest(&self, dir: &Path) -> Result<(), StoreError> {
+        let _writer = self.writer.lock();
+        if !self.unwritten.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let facts = self.current.read().clone();
+        self.write(dir, &facts)
+    }
+
+    /// Applies `change` to a copy, writes it, and only then makes it visible.
+    fn change(&self, dir: &Path, change: impl FnOnce(&mut Facts)) -> Result<(), StoreError> {
+        let _writer = self.writer.lock();
+        let mut facts = self.current.read().clone();
+        change(&mut facts);
+        self.write(dir, &facts)?;
+        *self.current.write() = facts;
+        Ok(())
+    }
+
+    /// Applies a change that need not be on disk at once.
+    fn change_in_memory(&self, change: impl FnOnce(&mut Facts)) {
+        // Taken so that a change that is being written does not bring back the former state.
+        let _writer = self.writer.lock();
+        change(&mut self.current.write());
+        self.unwritten.store(true, Ordering::Release);
+    }
+
+    fn write(&self, dir: &Path, facts: &Facts) -> Result<(), StoreError> {
+        let file = FactsFile {
+            containers: facts.containers.values().cloned().collect(),
+            hosts: facts.hosts.values().cloned().collect(),
+            rules: facts.rules.clone(),
+        };
+        replace_json(dir, FACTS, &file)?;
+        self.unwritten.store(false, Ordering::Release);
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Adds or replaces containers by key. Rows that differ only in `last_seen` are not written to disk.
+    pub fn put_containers(&self, rows: &[Container]) -> Result<(), StoreError> {
+        let known = |row: &Container, facts: &Facts| {
+            let old = facts.containers.get(&row.key);
+            old.is_some_and(|old| Container { last_seen: row.last_seen, ..old.clone() } == *row)
+        };
+        let all_known = {
+            let facts = self.facts.current.read();
+            rows.iter().all(|row| known(row, &facts))
+        };
+        let put =
+            |facts: &mut Facts| rows.iter().for_each(|row| drop(facts.containers.insert(row.key.clone(), row.clone())));
+        if all_known {
+            self.facts.change_in_memory(put);
+            return Ok(());
+        }
+        self.facts.change(self.dir.path(), put)
+    }
+
+    /// Forgets a container; its samples and decisions stay.
+    pub fn remove_container(&self, key: &ContainerKey) -> Result<(), StoreError> {
+        if !self.facts.current.read().containers.contains_key(key) {
+            return Ok(());
+        }
+        self.facts.change(self.dir.path(), |facts| drop(facts.containers.remove(key)))
+    }
+
+    /// All containers, sorted by key.
+    pub fn containers(&self) -> Vec<Container> {
+        self.facts.current.read().containers.values().cloned().collect()
+    }
+
+    /// Adds or replaces a host by name. A change of `last_seen` alone is not written to disk.
+    pub fn put_host(&self, host: Host) -> Result<(), StoreError> {
+        let known = {
+            let facts = self.facts.current.read();
+            let old = facts.hosts.get(&host.name);
+            old.is_some_and(|old| Host { last_seen: host.last_seen, ..old.clone() } == host)
+        };
+        let put = |facts: &mut Facts| drop(facts.hosts.insert(host.name.clone(), host));
+        if known {
+            self.facts.change_in_memory(put);
+            return Ok(());
+        }
+        self.facts.change(self.dir.path(), put)
+    }
+
+    /// All hosts, sorted by name.
+    pub fn hosts(&self) -> Vec<Host> {
+        self.facts.current.read().hosts.values().cloned().collect()
+    }
+
+    /// Replaces all rules. A rule whose version did not change keeps the status of its last run.
+    pub fn put_rules(&self, rows: Vec<RuleRow>) -> Result<(), StoreError> {
+        self.facts.change(self.dir.path(), |facts| {
+            let former = std::mem::replace(&mut facts.rules, rows);
+            for rule in facts.rules.iter_mut().filter(|rule| rule.last_run.is_none()) {
+                let same = former.iter().find(|old| old.name == rule.name && old.version == rule.version);
+                if let Some(old) = same {
+                    rule.last_run = old.last_run;
+                    rule.last_latency_ms = old.last_latency_ms;
+                    rule.last_rows = old.last_rows;
+                    rule.last_error.clone_from(&old.last_error);
+                }
+            }
+        })
+    }
+
+    /// All rules, in the order in which they were put.
+    pub fn rules(&self) -> Vec<RuleRow> {
+        self.facts.current.read().rules.clone()
+    }
+
+    /// Notes how a rule's run went, in memory only. An unknown rule is ignored: it was dropped while it ran.
+    pub fn put_rule_status(&self, name: &str, status: RuleStatus) {
+        self.facts.change_in_memory(|facts| {
+            if let Some(rule) = facts.rules.iter_mut().find(|rule| rule.name == name) {
+                rule.last_run = Some(status.run);
+                rule.last_latency_ms = Some(status.latency_ms);
+                rule.last_rows = status.rows;
+                rule.last_error = status.error;
+            }
+        });
+    }
+}

@@ -1,0 +1,144 @@
+//! Flushing: moving generations from memory to segments, and dropping the log behind them.
+//!
+//! The order makes a crash at any point harmless: segments and series definitions are durable before the catalog names
+//! them, the catalog is replaced at once, and only then the log files go. A crash before the catalog leaves files that
+//! nobody names, one after it leaves log files below the catalog's floor; the next start removes both.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tidegate_model::TimeMs;
+
+use crate::catalog::{Catalog, SegmentKind, SegmentMeta};
+use crate::error::StoreError;
+use crate::hot::Generation;
+use crate::journal::{write_decisions, write_events};
+use crate::segment::{Segment, SegmentList, write_samples};
+use crate::store::Store;
+
+/// What a flush did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlushReport {
+    /// Samples written, duplicates left out.
+    pub samples: u64,
+    /// Decisions written.
+    pub decisions: u64,
+    /// Events written.
+    pub events: u64,
+    /// Segments that were past the retention and are gone.
+    pub segments_removed: usize,
+    /// Series forgotten with their last samples.
+    pub series_removed: usize,
+    /// Log files that are no longer needed.
+    pub wal_files_removed: usize,
+}
+
+/// What a flush takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Take {
+    All,
+    /// Only what arrived at or before this time.
+    ArrivedBy(TimeMs),
+}
+
+impl Store {
+    /// Writes everything in memory to segments, drops the log behind it and applies the retention.
+    ///
+    /// # Errors
+    /// When a file cannot be written; then everything is still in memory and in the log.
+    pub async fn flush(&self, now: TimeMs) -> Result<FlushReport, StoreError> {
+        self.flush_blocking(Take::All, now).await
+    }
+
+    /// As [`Store::flush`], for what has been in memory for `hot_s`: what rules ask about stays there.
+    pub async fn flush_aged(&self, now: TimeMs) -> Result<FlushReport, StoreError> {
+        let by = now.minus(Duration::from_secs(self.config.hot_s));
+        self.flush_blocking(Take::ArrivedBy(by), now).await
+    }
+
+    async fn flush_blocking(&self, take: Take, now: TimeMs) -> Result<FlushReport, StoreError> {
+        let store = self.shared();
+        let flush = tokio::task::spawn_blocking(move || store.flush_now(take, now));
+        flush.await.map_err(|error| StoreError::Interrupted { what: "flush", why: error.to_string() })?
+    }
+
+    fn flush_now(&self, take: Take, now: TimeMs) -> Result<FlushReport, StoreError> {
+        // Held throughout: one flush at a time.
+        let mut catalog = self.catalog.lock();
+        let generations = self.take_generations(take)?;
+        let mut report = FlushReport::default();
+        if let Some(last) = generations.last() {
+            let wal_floor = last.wal + 1;
+            self.series_log.lock().sync()?;
+            let written = self.write_segments(catalog.next_segment, &generations)?;
+            for meta in &written {
+                match meta.kind {
+                    SegmentKind::Samples => report.samples += meta.rows,
+                    SegmentKind::Decisions => report.decisions += meta.rows,
+                    SegmentKind::Events => report.events += meta.rows,
+                }
+            }
+            self.publish(&mut catalog, written, wal_floor, now)?;
+            report.wal_files_removed = self.wal.lock().remove_below(wal_floor);
+        }
+        self.apply_retention(&mut catalog, now, &mut report)?;
+        self.facts.write_rest(self.dir.path())?;
+        Ok(report)
+    }
+
+    /// Closes the active generation, so that log and memory can be cut there, and returns those to write. They stay
+    /// readable where they are until they are published as segments.
+    fn take_generations(&self, take: Take) -> Result<Vec<Arc<Generation>>, StoreError> {
+        {
+            let mut wal = self.wal.lock();
+            let something_new = !self.data.read().active.is_empty();
+            if something_new {
+                self.rotate(&mut wal)?;
+            }
+        }
+        let data = self.data.read();
+        let due = data.closed.iter().take_while(|generation| match take {
+            Take::All => true,
+            Take::ArrivedBy(time) => generation.last_arrival() <= time.0,
+        });
+        Ok(due.cloned().collect())
+    }
+
+    fn write_segments(&self, number: u64, generations: &[Arc<Generation>]) -> Result<Vec<SegmentMeta>, StoreError> {
+        let dir = self.dir.segments();
+        let written = [
+            write_samples(&dir, number, generations, &self.index)?,
+            write_decisions(&dir, number, generations)?,
+            write_events(&dir, number, generations)?,
+        ];
+        Ok(written.into_iter().flatten().collect())
+    }
+
+    /// Names the new segments in the catalog, then swaps them for the generations they were made from.
+    fn publish(
+        &self,
+        catalog: &mut Catalog,
+        written: Vec<SegmentMeta>,
+        wal_floor: u64,
+        now: TimeMs,
+    ) -> Result<(), StoreError> {
+        let mut next = catalog.clone();
+        next.next_segment += 1;
+        next.wal_floor = wal_floor;
+        next.next_series = self.index.read().next_id();
+        next.last_flush = Some(now);
+        next.segments.extend(written.iter().cloned());
+        next.save(self.dir.path())?;
+        *catalog = next;
+        self.counters.last_flush.store(now.0, Ordering::Relaxed);
+
+        let dir = self.dir.segments();
+        let mut data = self.data.write();
+        let mut segments = data.segments.0.clone();
+        segments.extend(written.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta))));
+        data.segments = Arc::new(SegmentList(segments));
+        data.closed.retain(|generation| generation.wal >= wal_floor);
+        Ok(())
+    }
+}

@@ -1,0 +1,118 @@
+//! What a window of measurements comes to.
+
+/// The measurements of one container and resource in a window.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Window {
+    /// (time in ms, value), in any order.
+    points: Vec<(i64, f64)>,
+}
+
+/// Figures over one [`Window`] that is not empty.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Statistics {
+    pub(crate) samples: i64,
+    /// The newest point; of several at the same time the largest value.
+    pub(crate) newest: (i64, f64),
+    pub(crate) avg: f64,
+    pub(crate) max: f64,
+    pub(crate) p50: f64,
+    pub(crate) p95: f64,
+    pub(crate) p99: f64,
+    /// Of the sample (n - 1), as SQL's `stddev`; `None` for a single point.
+    pub(crate) stddev: Option<f64>,
+    /// Least squares, per second, as SQL's `regr_slope`; `None` where all points are at the same time.
+    pub(crate) slope: Option<f64>,
+}
+
+impl Window {
+    pub(crate) fn push(&mut self, time: i64, value: f64) {
+        self.points.push((time, value));
+    }
+
+    /// `None` when there is no point.
+    pub(crate) fn statistics(&self) -> Option<Statistics> {
+        let mut sorted: Vec<f64> = self.points.iter().map(|(_, value)| *value).collect();
+        sorted.sort_by(f64::total_cmp);
+        let max = *sorted.last()?;
+        let newest = self.points.iter().copied().max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))?;
+        let count = sorted.len() as f64;
+        // Sums of the sorted values do not depend on the order in which the points came.
+        let avg = sorted.iter().sum::<f64>() / count;
+        let squares: f64 = sorted.iter().map(|value| (value - avg) * (value - avg)).sum();
+        Some(Statistics {
+            samples: i64::try_from(sorted.len()).unwrap_or(i64::MAX),
+            newest,
+            avg,
+            max,
+            p50: percentile(&sorted, 0.50),
+            p95: percentile(&sorted, 0.95),
+            p99: percentile(&sorted, 0.99),
+            stddev: (sorted.len() > 1).then(|| (squares / (count - 1.0)).sqrt()),
+            slope: self.slope(newest.0, avg),
+        })
+    }
+
+    /// Times are taken relative to the newest, since squares of milliseconds since 1970 have no digits left to differ in.
+    fn slope(&self, newest: i64, avg: f64) -> Option<f64> {
+        let mut points = self.points.clone();
+        points.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        let seconds = |time: i64| (time - newest) as f64 / 1000.0;
+        let mean = points.iter().map(|(time, _)| seconds(*time)).sum::<f64>() / points.len() as f64;
+        let (mut spread, mut common) = (0.0, 0.0);
+        for (time, value) in points {
+            let x = seconds(time) - mean;
+            spread += x * x;
+            common += x * (value - avg);
+        }
+        (spread > 0.0).then(|| common / spread)
+    }
+}
+
+/// The value below which the share `p` of the sorted values lies, interpolated linearly, as SQL's `percentile_cont`.
+fn percentile(sorted: &[f64], p: f64) -> f64 {
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let at = p * last as f64;
+    let below = sorted[at.floor() as usize];
+    let above = sorted[at.ceil() as usize];
+    below + (above - below) * at.fract()
+}
+
+/// How much a counter grew from the first to the last of its readings, sorted by time; a reading below the one before
+/// it means that the counter began anew.
+pub(crate) fn increase(readings: &[(i64, f64)]) -> f64 {
+    let step = |pair: &[(i64, f64)]| if pair[1].1 >= pair[0].1 { pair[1].1 - pair[0].1 } else { pair[1].1 };
+    readings.windows(2).map(step).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_known_series_has_known_figures() {
+        let mut window = Window::default();
+        for (time, value) in [(3_000, 4.0), (1_000, 1.0), (2_000, 3.0), (4_000, 4.0)] {
+            window.push(time, value);
+        }
+        let found = window.statistics().unwrap();
+        assert_eq!((found.samples, found.newest, found.avg, found.max, found.p50), (4, (4_000, 4.0), 3.0, 4.0, 3.5));
+        assert!((found.stddev.unwrap() - 2.0_f64.sqrt()).abs() < 1e-12);
+        assert!((found.slope.unwrap() - 1.0).abs() < 1e-12);
+        assert_eq!(found.p95, 4.0);
+    }
+
+    #[test]
+    fn one_point_has_no_spread_and_no_slope() {
+        let mut window = Window::default();
+        assert_eq!(window.statistics(), None);
+        window.push(5, 2.0);
+        let found = window.statistics().unwrap();
+        assert_eq!((found.p99, found.stddev, found.slope), (2.0, None, None));
+    }
+
+    #[test]
+    fn a_counter_that_begins_anew_goes_on_growing() {
+        assert_eq!(increase(&[(1, 5.0), (2, 7.0), (3, 1.0), (4, 1.0)]), 3.0);
+        assert_eq!(increase(&[(1, 5.0)]), 0.0);
+    }
+}

@@ -1,0 +1,162 @@
+//! Decisions and events on disk.
+//!
+//! A decision is kept whole as JSON, next to the columns that people filter by; an event is all columns.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
+use tidegate_model::{ContainerKey, Decision, Event, TimeMs};
+
+use crate::catalog::{SegmentKind, SegmentMeta};
+use crate::error::StoreError;
+use crate::hot::Generation;
+use crate::segment::{Segment, write_file, writer_properties};
+
+/// Rows handed to the Parquet writer at once.
+const BATCH_ROWS: usize = 1_024;
+
+impl Generation {
+    /// The decisions with `from <= time <= to`, in arrival order.
+    pub(crate) fn decisions_between(&self, from: i64, to: i64) -> Vec<Arc<Decision>> {
+        self.decisions().iter().filter(|row| (from..=to).contains(&row.time.0)).cloned().collect()
+    }
+
+    /// The events with `from <= time <= to`, in arrival order.
+    pub(crate) fn events_between(&self, from: i64, to: i64) -> Vec<Arc<Event>> {
+        self.events().iter().filter(|row| (from..=to).contains(&row.time.0)).cloned().collect()
+    }
+}
+
+/// Writes all decisions of `generations` to one segment; `None` when there are none.
+pub(crate) fn write_decisions(
+    dir: &Path,
+    number: u64,
+    generations: &[Arc<Generation>],
+) -> Result<Option<SegmentMeta>, StoreError> {
+    let rows: Vec<&Decision> = generations.iter().flat_map(|g| g.decisions()).map(Arc::as_ref).collect();
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let schema = decision_schema();
+    write_file(dir, number, SegmentKind::Decisions, schema.clone(), writer_properties().build(), |writer| {
+        for part in rows.chunks(BATCH_ROWS) {
+            let json = part
+                .iter()
+                .map(serde_json::to_string)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| parquet::errors::ParquetError::External(error.into()))?;
+            let columns: Vec<ArrayRef> = vec![
+                times(part.iter().map(|row| row.time)),
+                texts(part.iter().map(|row| row.id.as_str())),
+                texts(part.iter().map(|row| row.rule.as_str())),
+                Arc::new(UInt32Array::from_iter_values(part.iter().map(|row| row.version))),
+                texts(part.iter().map(|row| row.container.host.as_str())),
+                texts(part.iter().map(|row| row.container.name.as_str())),
+                texts(part.iter().map(|row| row.resource.as_str())),
+                texts(part.iter().map(|row| row.mode.as_str())),
+                texts(part.iter().map(|row| row.outcome.status.as_str())),
+                texts(json.iter().map(String::as_str)),
+            ];
+            writer.write(&RecordBatch::try_new(schema.clone(), columns)?)?;
+        }
+        Ok(time_range(rows.iter().map(|row| row.time)))
+    })
+}
+
+/// Writes all events of `generations` to one segment; `None` when there are none.
+pub(crate) fn write_events(
+    dir: &Path,
+    number: u64,
+    generations: &[Arc<Generation>],
+) -> Result<Option<SegmentMeta>, StoreError> {
+    let rows: Vec<&Event> = generations.iter().flat_map(|g| g.events()).map(Arc::as_ref).collect();
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let schema = event_schema();
+    write_file(dir, number, SegmentKind::Events, schema.clone(), writer_properties().build(), |writer| {
+        for part in rows.chunks(BATCH_ROWS) {
+            let columns: Vec<ArrayRef> = vec![
+                times(part.iter().map(|row| row.time)),
+                texts(part.iter().map(|row| row.rule.as_str())),
+                texts(part.iter().map(|row| row.container.host.as_str())),
+                texts(part.iter().map(|row| row.container.name.as_str())),
+                texts(part.iter().map(|row| row.resource.as_str())),
+                texts(part.iter().map(|row| row.name.as_str())),
+                Arc::new(Float64Array::from_iter_values(part.iter().map(|row| row.value))),
+            ];
+            writer.write(&RecordBatch::try_new(schema.clone(), columns)?)?;
+        }
+        Ok(time_range(rows.iter().map(|row| row.time)))
+    })
+}
+
+impl Segment {
+    /// Appends the decisions with `from <= time <= to`, in arrival order.
+    pub(crate) fn read_decisions(&self, from: i64, to: i64, rows: &mut Vec<Decision>) -> Result<(), StoreError> {
+        for batch in self.reader()?.build().map_err(|error| self.unreadable(error))? {
+            let batch = batch.map_err(|error| self.unreadable(error))?;
+            let times = batch.column(0).as_primitive::<TimestampMillisecondType>();
+            let json = batch.column(9).as_string::<i32>();
+            for row in (0..batch.num_rows()).filter(|&row| (from..=to).contains(&times.value(row))) {
+                rows.push(serde_json::from_str(json.value(row)).map_err(|error| self.unreadable(error))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends the events with `from <= time <= to`, in arrival order.
+    pub(crate) fn read_events(&self, from: i64, to: i64, rows: &mut Vec<Event>) -> Result<(), StoreError> {
+        for batch in self.reader()?.build().map_err(|error| self.unreadable(error))? {
+            let batch = batch.map_err(|error| self.unreadable(error))?;
+            let times = batch.column(0).as_primitive::<TimestampMillisecondType>();
+            let values = batch.column(6).as_primitive::<Float64Type>();
+            let text = |column: usize, row: usize| batch.column(column).as_string::<i32>().value(row);
+            for row in (0..batch.num_rows()).filter(|&row| (from..=to).contains(&times.value(row))) {
+                rows.push(Event {
+                    time: TimeMs(times.value(row)),
+                    rule: text(1, row).to_owned(),
+                    container: ContainerKey { host: text(2, row).to_owned(), name: text(3, row).to_owned() },
+                    resource: text(4, row).parse().map_err(|error| self.unreadable(error))?,
+                    name: text(5, row).to_owned(),
+                    value: values.value(row),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn decision_schema() -> SchemaRef {
+    let text = |name| Field::new(name, DataType::Utf8, false);
+    let version = Field::new("version", DataType::UInt32, false);
+    let mut fields = vec![time_field(), text("id"), text("rule"), version];
+    fields.extend(["host", "container", "resource", "mode", "outcome", "decision"].map(text));
+    Arc::new(Schema::new(fields))
+}
+
+fn event_schema() -> SchemaRef {
+    let text = |name| Field::new(name, DataType::Utf8, false);
+    let mut fields = vec![time_field()];
+    fields.extend(["rule", "host", "container", "resource", "name"].map(text));
+    fields.push(Field::new("value", DataType::Float64, false));
+    Arc::new(Schema::new(fields))
+}
+
+fn time_field() -> Field {
+    Field::new("time", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), false)
+}
+
+fn times(times: impl Iterator<Item = TimeMs>) -> ArrayRef {
+    Arc::new(TimestampMillisecondArray::from_iter_values(times.map(|time| time.0)).with_timezone("UTC"))
+}
+
+fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
+    Arc::new(StringArray::from_iter_values(texts))
+}
+
+fn time_range(times: impl Iterator<Item = TimeMs> + Clone) -> Option<(i64, i64)> {
+    Some((times.clone().min()?.0, times.max()?.0))
+}

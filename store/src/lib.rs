@@ -1,0 +1,54 @@
+//! The embedded time-series database: samples, decisions and events in, SQL answers out.
+//!
+//! Owns the data directory (series index, write-ahead log, in-memory chunks, Parquet segments, retention, catalog, current
+//! facts) and everything that knows DataFusion (SQL tables, functions, limits on queries). Never decides anything, never
+//! listens on a socket and never reads a clock: whoever calls says what time it is.
+//!
+//! The write path is `append` -> `wal` and `hot` -> (`flush`) `segment`; `scan` reads all of them as one. A sample is
+//! identified by series and time, and of several the last to arrive counts. That makes every replay harmless, so nothing
+//! on the way from the log to a segment needs more than the right order (see `flush`).
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod append;
+mod catalog;
+mod config;
+mod dir;
+#[cfg(test)]
+mod engine_tests;
+mod error;
+pub mod export;
+mod facts;
+mod flush;
+mod functions;
+mod guard;
+mod hot;
+mod journal;
+mod maintain;
+mod query;
+mod query_error;
+mod record;
+mod refuse;
+mod retention;
+mod scan;
+mod segment;
+mod series;
+mod series_log;
+mod session;
+#[cfg(test)]
+mod sql_tests;
+mod store;
+mod tables;
+mod wal;
+
+pub use append::{AppendReport, Rejection};
+pub use arrow;
+pub use config::{Durability, StoreConfig, UsageMap};
+pub use error::StoreError;
+pub use facts::{RuleRow, RuleStatus};
+pub use flush::FlushReport;
+pub use functions::FunctionInfo;
+pub use query::{OnLimit, QueryOptions, QueryResult};
+pub use query_error::{QueryError, QueryErrorKind};
+pub use store::{Store, StoreStats};
+pub use tables::{ColumnInfo, TableInfo};

@@ -1,0 +1,141 @@
+//! Reading: what the SQL half sees of the engine.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Float64Array, Int64Array, UInt32Array};
+use tidegate_model::{Decision, Event, SeriesKey};
+
+use crate::catalog::SegmentKind;
+use crate::error::StoreError;
+use crate::hot::{Row, sort_last_write_wins};
+use crate::store::Store;
+
+/// Rows of one [`ScanChunk`] at most.
+const CHUNK_ROWS: usize = 32_768;
+
+/// A metric and the tags that its series have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MetricInfo {
+    pub name: String,
+    /// The tag keys of all its series, sorted.
+    pub tag_keys: Vec<String>,
+}
+
+/// Samples of one metric in columns, sorted by (series, time), each (series, time) once.
+#[derive(Clone, Debug)]
+pub(crate) struct ScanChunk {
+    pub series: UInt32Array,
+    /// In ms UTC.
+    pub times: Int64Array,
+    pub values: Float64Array,
+}
+
+impl Store {
+    /// All metrics that have series, sorted by name.
+    pub(crate) fn metrics(&self) -> Vec<MetricInfo> {
+        self.index.read().metrics()
+    }
+
+    /// One metric, if it has series.
+    pub(crate) fn metric(&self, name: &str) -> Option<MetricInfo> {
+        self.index.read().metric(name)
+    }
+
+    /// The metric and tags of a series; `None` when it is unknown or was forgotten with its last samples.
+    #[cfg(test)]
+    pub(crate) fn series_key(&self, sid: u32) -> Option<Arc<SeriesKey>> {
+        self.index.read().key(sid)
+    }
+
+    /// All series of one metric, sorted by id.
+    pub(crate) fn series_of(&self, metric: &str) -> Vec<(u32, Arc<SeriesKey>)> {
+        self.index.read().series_of(metric)
+    }
+
+    /// Changes whenever a metric or one of its tag keys comes or goes. Whoever keeps a plan or a list of tables compares it
+    /// to know when they are out of date.
+    pub fn series_generation(&self) -> u64 {
+        self.index.read().generation()
+    }
+
+    /// All samples of one metric with `from <= time <= to` (ms), deduplicated, sorted by (series, time). Reads files.
+    pub(crate) fn scan(&self, metric: &str, from: i64, to: i64) -> Result<Vec<ScanChunk>, StoreError> {
+        let Some(metric_id) = self.index.read().metric_id(metric) else { return Ok(Vec::new()) };
+        // Under the lock only what still changes is copied; segments and sealed chunks are shared and read afterwards.
+        let (segments, sealed, open) = {
+            let data = self.data.read();
+            let sealed: Vec<_> = data.generations().flat_map(|g| g.sealed(metric_id, from, to)).collect();
+            (data.segments.clone(), sealed, data.active.open_rows(metric_id, from, to))
+        };
+        // The order of arrival, which decides between duplicates: segments, sealed chunks, the open chunk.
+        let mut rows: Vec<Row> = Vec::new();
+        let mut sorted_parts = 0;
+        for segment in segments.overlapping(SegmentKind::Samples, from, to) {
+            sorted_parts += usize::from(segment.read_samples(metric, from, to, &mut rows)?);
+        }
+        for chunk in &sealed {
+            chunk.copy_into(from, to, &mut rows);
+            sorted_parts += 1;
+        }
+        if sorted_parts > 1 || !open.is_empty() {
+            rows.extend(open);
+            sort_last_write_wins(&mut rows);
+        }
+        Ok(rows.chunks(CHUNK_ROWS).map(ScanChunk::from_rows).collect())
+    }
+
+    /// All decisions with `from <= time <= to` (ms), sorted by time; of rows with the same id the newest. Reads files.
+    pub(crate) fn scan_decisions(&self, from: i64, to: i64) -> Result<Vec<Decision>, StoreError> {
+        let (segments, hot) = {
+            let data = self.data.read();
+            let hot: Vec<_> = data.generations().flat_map(|g| g.decisions_between(from, to)).collect();
+            (data.segments.clone(), hot)
+        };
+        let mut rows = Vec::new();
+        for segment in segments.overlapping(SegmentKind::Decisions, from, to) {
+            segment.read_decisions(from, to, &mut rows)?;
+        }
+        rows.extend(hot.iter().map(|row| Decision::clone(row)));
+        Ok(newest_by_id(rows))
+    }
+
+    /// All events with `from <= time <= to` (ms), sorted by time, then arrival. Reads files.
+    pub(crate) fn scan_events(&self, from: i64, to: i64) -> Result<Vec<Event>, StoreError> {
+        let (segments, hot) = {
+            let data = self.data.read();
+            let hot: Vec<_> = data.generations().flat_map(|g| g.events_between(from, to)).collect();
+            (data.segments.clone(), hot)
+        };
+        let mut rows = Vec::new();
+        for segment in segments.overlapping(SegmentKind::Events, from, to) {
+            segment.read_events(from, to, &mut rows)?;
+        }
+        rows.extend(hot.iter().map(|row| Event::clone(row)));
+        rows.sort_by_key(|row| row.time);
+        Ok(rows)
+    }
+}
+
+impl ScanChunk {
+    fn from_rows(rows: &[Row]) -> Self {
+        Self {
+            series: rows.iter().map(|row| row.series).collect::<Vec<_>>().into(),
+            times: rows.iter().map(|row| row.time).collect::<Vec<_>>().into(),
+            values: rows.iter().map(|row| row.value).collect::<Vec<_>>().into(),
+        }
+    }
+}
+
+fn newest_by_id(mut rows: Vec<Decision>) -> Vec<Decision> {
+    let newest: HashMap<String, usize> = rows.iter().enumerate().map(|(at, row)| (row.id.clone(), at)).collect();
+    if newest.len() < rows.len() {
+        let mut at = 0;
+        rows.retain(|row| {
+            at += 1;
+            newest.get(&row.id) == Some(&(at - 1))
+        });
+    }
+    rows.sort_by_key(|row| row.time);
+    rows
+}

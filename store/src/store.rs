@@ -1,0 +1,258 @@
+//! The store itself: its parts, its locks, and how it comes back from a data directory.
+//!
+//! Locks are taken in this order: catalog (one flush at a time), wal (one writer at a time), series log, index, data. None
+//! of them is held across an await.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+use tidegate_model::TimeMs;
+
+use crate::catalog::{Catalog, SegmentKind, SegmentMeta};
+use crate::config::StoreConfig;
+use crate::dir::DataDir;
+use crate::error::StoreError;
+use crate::facts::FactBook;
+use crate::hot::{Data, Generation, Row};
+use crate::record::Record;
+use crate::segment::{Segment, SegmentList};
+use crate::series::SeriesIndex;
+use crate::series_log::SeriesLog;
+use crate::wal::{self, GroupCommit, Wal};
+
+/// The embedded time-series database. Only ever inside an [`Arc`]; dropping the last one releases the data directory.
+pub struct Store {
+    pub(crate) config: StoreConfig,
+    pub(crate) index: RwLock<SeriesIndex>,
+    pub(crate) data: RwLock<Data>,
+    pub(crate) catalog: Mutex<Catalog>,
+    /// The writer lock. Shared, since a sync in progress outlives whoever asked for it.
+    pub(crate) wal: Arc<Mutex<Wal>>,
+    pub(crate) commit: GroupCommit,
+    pub(crate) series_log: Mutex<SeriesLog>,
+    pub(crate) facts: FactBook,
+    pub(crate) counters: Counters,
+    /// Dropped before what queries read.
+    pub(crate) threads: crate::session::QueryThreads,
+    me: Weak<Store>,
+    /// Last, so that the lock is released after everything else.
+    pub(crate) dir: DataDir,
+}
+
+/// Counts since the start.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub appended: AtomicU64,
+    pub rejected: AtomicU64,
+    pub queries: AtomicU64,
+    /// In ms UTC; 0 before the first.
+    pub last_append: AtomicI64,
+    /// As `last_append`.
+    pub last_flush: AtomicI64,
+}
+
+/// How much there is in a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct StoreStats {
+    /// Series known.
+    pub series: usize,
+    /// Metrics known.
+    pub metrics: usize,
+    /// Samples in memory, duplicates included.
+    pub hot_samples: usize,
+    /// Segments on disk.
+    pub segments: usize,
+    /// Their size.
+    pub segment_bytes: u64,
+    /// Size of the write-ahead log.
+    pub wal_bytes: u64,
+    /// Samples stored since the start.
+    pub appended_total: u64,
+    /// Samples refused since the start.
+    pub rejected_total: u64,
+    /// Queries run since the start.
+    pub queries_total: u64,
+    /// The last append since the start.
+    pub last_append: Option<TimeMs>,
+    /// The last flush that wrote something.
+    pub last_flush: Option<TimeMs>,
+}
+
+impl Store {
+    /// Opens a data directory, made when there is none, and replays its write-ahead log. Blocks.
+    ///
+    /// # Errors
+    /// When the directory cannot be used: it is in use by another process, holds something else, was written by a later
+    /// version, or is damaged in a part that nothing can stand in for.
+    pub fn open(config: StoreConfig, now: TimeMs) -> Result<Arc<Store>, StoreError> {
+        let dir = DataDir::open(&config.dir)?;
+        let catalog = Catalog::load(dir.path())?;
+        if catalog.segments.is_empty() && catalog == Catalog::default() {
+            catalog.save(dir.path())?; // so that the directory can be told from a foreign one
+        }
+        let segments = open_segments(&dir.segments(), &catalog)?;
+        let mut index = SeriesIndex::default();
+        index.reserve_below(catalog.next_series);
+        let series_log = open_series(dir.path(), &mut index, &segments)?;
+        let mut replay = Replay { index, series_log, generations: Vec::new(), files: Vec::new() };
+        let mut next_wal = catalog.wal_floor;
+        for (number, path) in wal::files_from(&dir.wal(), catalog.wal_floor)? {
+            replay.file(number, &path)?;
+            next_wal = number + 1;
+        }
+        replay.index.date_unknown(now.0);
+        let wal = Wal::begin(&dir.wal(), next_wal, replay.files)?;
+        let facts = FactBook::load(dir.path())?;
+        let counters = Counters::default();
+        counters.last_flush.store(catalog.last_flush.map_or(0, |time| time.0), Ordering::Relaxed);
+        let data = Data { closed: replay.generations, active: Generation::new(next_wal), segments: Arc::new(segments) };
+        Ok(Arc::new_cyclic(|me| Store {
+            config,
+            index: RwLock::new(replay.index),
+            data: RwLock::new(data),
+            catalog: Mutex::new(catalog),
+            wal: Arc::new(Mutex::new(wal)),
+            commit: GroupCommit::default(),
+            series_log: Mutex::new(replay.series_log),
+            facts,
+            counters,
+            threads: crate::session::QueryThreads::default(),
+            me: me.clone(),
+            dir,
+        }))
+    }
+
+    /// How it was set up.
+    pub fn config(&self) -> &StoreConfig {
+        &self.config
+    }
+
+    /// Figures for status pages.
+    pub fn stats(&self) -> StoreStats {
+        let time = |at: &AtomicI64| Some(at.load(Ordering::Relaxed)).filter(|at| *at != 0).map(TimeMs);
+        let (segments, segment_bytes) = {
+            let data = self.data.read();
+            (data.segments.0.len(), data.segments.0.iter().map(|segment| segment.meta.bytes).sum())
+        };
+        let (series, metrics) = {
+            let index = self.index.read();
+            (index.len(), index.metrics().len())
+        };
+        StoreStats {
+            series,
+            metrics,
+            hot_samples: self.hot_samples(),
+            segments,
+            segment_bytes,
+            wal_bytes: self.wal.lock().total_bytes(),
+            appended_total: self.counters.appended.load(Ordering::Relaxed),
+            rejected_total: self.counters.rejected.load(Ordering::Relaxed),
+            queries_total: self.counters.queries.load(Ordering::Relaxed),
+            last_append: time(&self.counters.last_append),
+            last_flush: time(&self.counters.last_flush),
+        }
+    }
+
+    pub(crate) fn hot_samples(&self) -> usize {
+        self.data.read().generations().map(Generation::samples).sum()
+    }
+
+    /// The store as something that may outlive the borrow: for blocking threads and running queries. Nothing that the
+    /// store itself owns may keep it, or the store would never be dropped and its directory stay locked.
+    pub(crate) fn shared(&self) -> Arc<Store> {
+        self.me.upgrade().expect("a store that is being borrowed is inside a living Arc: `open` makes no other")
+    }
+}
+
+/// What the replay fills.
+struct Replay {
+    index: SeriesIndex,
+    series_log: SeriesLog,
+    generations: Vec<Arc<Generation>>,
+    /// Log files that stay, with their sizes.
+    files: Vec<(u64, u64)>,
+}
+
+impl Replay {
+    fn file(&mut self, number: u64, path: &Path) -> Result<(), StoreError> {
+        let mut generation = Generation::new(number);
+        let mut lost = 0usize;
+        let bytes = wal::replay(path, |record| match record {
+            Record::Series(series) => {
+                for (id, key) in series {
+                    let known = self.index.id(&key) == Some(id);
+                    self.index.insert(id, key);
+                    if !known {
+                        self.series_log.add(self.index.key(id).map(|key| (id, key)));
+                    }
+                }
+            }
+            Record::Samples { arrived, columns } => {
+                let rows = columns.series.iter().zip(&columns.times).zip(&columns.values);
+                let known = rows.filter_map(|((&series, &time), &value)| {
+                    let metric = self.index.touch(series, time);
+                    lost += usize::from(metric.is_none());
+                    Some((metric?, Row { series, time, value }))
+                });
+                generation.push(arrived, known);
+            }
+            Record::Decisions { arrived, rows } => generation.push_decisions(arrived, rows),
+            Record::Events { arrived, rows } => generation.push_events(arrived, rows),
+        })?;
+        if lost > 0 {
+            tracing::warn!(file = %path.display(), samples = lost, "samples without a series definition skipped");
+        }
+        if bytes == 0 {
+            // A process that stored nothing left it.
+            return fs::remove_file(path).map_err(StoreError::io("remove", path));
+        }
+        generation.close();
+        self.generations.push(Arc::new(generation));
+        self.files.push((number, bytes));
+        Ok(())
+    }
+}
+
+/// The segments that the catalog names; what it does not name is left over from a crash and removed.
+fn open_segments(dir: &Path, catalog: &Catalog) -> Result<SegmentList, StoreError> {
+    let mut found = HashSet::new();
+    let named: HashSet<&str> = catalog.segments.iter().map(|meta| meta.file.as_str()).collect();
+    for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
+        let path = entry.map_err(StoreError::io("list", dir))?.path();
+        let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
+        if named.contains(name.as_str()) {
+            found.insert(name);
+        } else if name.ends_with(".parquet") {
+            tracing::info!(file = %path.display(), "segment that no flush completed removed");
+            fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+        }
+    }
+    let open = |meta: &SegmentMeta| {
+        let segment = Segment::new(dir, meta.clone());
+        // Going on without it is better for the hosts than not starting; its rows are lost either way.
+        if !found.contains(&meta.file) {
+            tracing::error!(file = %segment.path.display(), rows = meta.rows, "segment is missing, its rows are lost");
+            return None;
+        }
+        Some(Arc::new(segment))
+    };
+    Ok(SegmentList(catalog.segments.iter().filter_map(open).collect()))
+}
+
+/// Reads the series log; what is missing in it is restored from the segments, which name their series too.
+fn open_series(dir: &Path, index: &mut SeriesIndex, segments: &SegmentList) -> Result<SeriesLog, StoreError> {
+    let (mut log, state) = SeriesLog::open(dir, index)?;
+    if state.incomplete {
+        for segment in segments.overlapping(SegmentKind::Samples, i64::MIN, i64::MAX) {
+            segment.read_series(|id, key| index.insert(id, key))?;
+        }
+    }
+    if state.damaged {
+        log.rewrite(dir, &index.all())?;
+    }
+    Ok(log)
+}

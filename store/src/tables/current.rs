@@ -1,0 +1,242 @@
+//! Tables of current facts: containers, hosts, apps, users, bounds, rules.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
+use datafusion::common::Result;
+use tidegate_model::{CgroupVersion, Resource, TimeMs};
+
+use super::{Column, Kind, UTC, schema_of};
+use crate::store::Store;
+
+/// One table of current facts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Current {
+    Containers,
+    Hosts,
+    Apps,
+    Users,
+    Bounds,
+    Rules,
+}
+
+impl Current {
+    pub(crate) const ALL: [Current; 6] =
+        [Current::Containers, Current::Hosts, Current::Apps, Current::Users, Current::Bounds, Current::Rules];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Current::Containers => "containers",
+            Current::Hosts => "hosts",
+            Current::Apps => "apps",
+            Current::Users => "users",
+            Current::Bounds => "bounds",
+            Current::Rules => "rules",
+        }
+    }
+
+    pub(crate) fn columns(self) -> Vec<Column> {
+        let text = |name: &str, doc: &str| Column::new(name, Kind::Text, doc);
+        let double = |name: &str, doc: &str| Column::new(name, Kind::Double, doc);
+        let count = |name: &str, doc: &str| Column::new(name, Kind::Integer, doc);
+        let time = |name: &str, doc: &str| Column::new(name, Kind::Time, doc);
+        match self {
+            Current::Containers => vec![
+                text("host", "the host it is on"),
+                text("container", "its name on that host"),
+                text("app", "the group of containers it belongs to, if any"),
+                text("user_name", "the group of apps it belongs to, if any"),
+                text("runtime", "who made it: docker, podman, cri, lxc, systemd, machine, apptainer, bare, simulated"),
+                text("id", "the runtime's own identifier"),
+                text("path", "its cgroup below the hierarchy's root"),
+                text("cgroup", "v1 or v2"),
+                text("labels", "labels as a JSON object; tag(labels, 'key') takes one out"),
+                time("first_seen", "when this incarnation was first seen"),
+                time("last_seen", "when it was last measured"),
+                double("baseline_cpu", "its own CPU limit when first seen, in cores; null if it had none"),
+                double("baseline_memory", "its own memory limit when first seen, in bytes; null if it had none"),
+            ],
+            Current::Hosts => vec![
+                text("host", "its name"),
+                double("cpu", "online CPUs, in cores"),
+                double("memory", "physical memory, in bytes"),
+                time("last_seen", "when it was last heard of"),
+            ],
+            Current::Apps => vec![
+                text("app", "its name"),
+                text("user_name", "the user it belongs to, if any"),
+                count("containers", "how many containers it has"),
+            ],
+            Current::Users => vec![
+                text("user_name", "its name"),
+                count("apps", "how many apps it has"),
+                count("containers", "how many containers it has"),
+            ],
+            Current::Bounds => vec![
+                text("host", "the container's host"),
+                text("container", "the container's name"),
+                text("resource", "cpu or memory"),
+                double("min", "the lowest limit that the operator allows, in cores or bytes"),
+                double("max", "the highest limit that the operator allows, in cores or bytes"),
+            ],
+            Current::Rules => vec![
+                text("name", "the rule's name"),
+                text("sql", "the whole CREATE RULE statement"),
+                text("query", "the SELECT in it"),
+                count("version", "counts its changes from 1"),
+                text("mode", "off, shadow or on"),
+                text("class", "its class"),
+                count("every_ms", "how often it is evaluated"),
+                text("options", "its options as a JSON object"),
+                text("created_by", "who wrote this version"),
+                time("updated_at", "when this version was written"),
+                time("last_run", "the last tick it was evaluated for"),
+                double("last_latency_ms", "how long that took"),
+                count("last_rows", "how many rows it returned"),
+                text("last_error", "why it failed, if it did"),
+            ],
+        }
+    }
+
+    /// The table as it is now.
+    pub(crate) fn rows(self, store: &Store) -> Result<RecordBatch> {
+        let columns = match self {
+            Current::Containers => containers(store),
+            Current::Hosts => hosts(store),
+            Current::Apps => apps(store),
+            Current::Users => users(store),
+            Current::Bounds => bounds(store),
+            Current::Rules => rules(store),
+        };
+        Ok(RecordBatch::try_new(schema_of(&self.columns()), columns)?)
+    }
+}
+
+fn texts<T, S: AsRef<str>>(rows: &[T], value: impl Fn(&T) -> Option<S>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<StringViewArray>())
+}
+
+fn doubles<T>(rows: &[T], value: impl Fn(&T) -> Option<f64>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<Float64Array>())
+}
+
+fn integers<T>(rows: &[T], value: impl Fn(&T) -> Option<i64>) -> ArrayRef {
+    Arc::new(rows.iter().map(value).collect::<Int64Array>())
+}
+
+fn times<T>(rows: &[T], value: impl Fn(&T) -> Option<TimeMs>) -> ArrayRef {
+    let times: TimestampMillisecondArray = rows.iter().map(|row| value(row).map(|time| time.0)).collect();
+    Arc::new(times.with_timezone(UTC))
+}
+
+fn json_object<'a>(pairs: impl IntoIterator<Item = (&'a String, &'a String)>) -> String {
+    let pairs = pairs.into_iter().map(|(key, value)| (key.clone(), serde_json::Value::from(value.as_str())));
+    serde_json::Value::Object(pairs.collect()).to_string()
+}
+
+/// A count as SQL's integer; counts of things in memory are far below its end.
+fn signed(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
+}
+
+fn containers(store: &Store) -> Vec<ArrayRef> {
+    let rows = store.containers();
+    vec![
+        texts(&rows, |row| Some(row.key.host.clone())),
+        texts(&rows, |row| Some(row.key.name.clone())),
+        texts(&rows, |row| row.app.clone()),
+        texts(&rows, |row| row.user.clone()),
+        texts(&rows, |row| Some(row.runtime.as_str())),
+        texts(&rows, |row| Some(row.id.clone())),
+        texts(&rows, |row| Some(row.path.to_string_lossy().into_owned())),
+        texts(&rows, |row| {
+            Some(match row.cgroup {
+                CgroupVersion::V1 => "v1",
+                CgroupVersion::V2 => "v2",
+            })
+        }),
+        texts(&rows, |row| Some(json_object(&row.labels))),
+        times(&rows, |row| Some(row.first_seen)),
+        times(&rows, |row| Some(row.last_seen)),
+        doubles(&rows, |row| row.baseline.get(&Resource::Cpu)?.value()),
+        doubles(&rows, |row| row.baseline.get(&Resource::Memory)?.value()),
+    ]
+}
+
+fn hosts(store: &Store) -> Vec<ArrayRef> {
+    let rows = store.hosts();
+    vec![
+        texts(&rows, |row| Some(row.name.clone())),
+        doubles(&rows, |row| Some(row.cpu.0)),
+        doubles(&rows, |row| Some(row.memory.0 as f64)),
+        times(&rows, |row| Some(row.last_seen)),
+    ]
+}
+
+fn apps(store: &Store) -> Vec<ArrayRef> {
+    let mut groups: BTreeMap<(String, Option<String>), i64> = BTreeMap::new();
+    for container in store.containers() {
+        if let Some(app) = container.app {
+            *groups.entry((app, container.user)).or_default() += 1;
+        }
+    }
+    let rows: Vec<_> = groups.into_iter().collect();
+    vec![
+        texts(&rows, |((app, _), _)| Some(app.clone())),
+        texts(&rows, |((_, user), _)| user.clone()),
+        integers(&rows, |(_, containers)| Some(*containers)),
+    ]
+}
+
+fn users(store: &Store) -> Vec<ArrayRef> {
+    let mut groups: BTreeMap<String, (BTreeSet<String>, i64)> = BTreeMap::new();
+    for container in store.containers() {
+        if let Some(user) = container.user {
+            let (apps, containers) = groups.entry(user).or_default();
+            apps.extend(container.app);
+            *containers += 1;
+        }
+    }
+    let rows: Vec<_> = groups.into_iter().collect();
+    vec![
+        texts(&rows, |(user, _)| Some(user.clone())),
+        integers(&rows, |(_, (apps, _))| Some(signed(apps.len()))),
+        integers(&rows, |(_, (_, containers))| Some(*containers)),
+    ]
+}
+
+fn bounds(store: &Store) -> Vec<ArrayRef> {
+    let containers = store.containers();
+    let rows: Vec<_> = containers
+        .iter()
+        .flat_map(|container| container.bounds.iter().map(|(resource, bounds)| (&container.key, *resource, *bounds)))
+        .collect();
+    vec![
+        texts(&rows, |(key, ..)| Some(key.host.clone())),
+        texts(&rows, |(key, ..)| Some(key.name.clone())),
+        texts(&rows, |(_, resource, _)| Some(resource.as_str())),
+        doubles(&rows, |(.., bounds)| Some(bounds.min)),
+        doubles(&rows, |(.., bounds)| Some(bounds.max)),
+    ]
+}
+
+fn rules(store: &Store) -> Vec<ArrayRef> {
+    let rows = store.rules();
+    vec![
+        texts(&rows, |row| Some(row.name.clone())),
+        texts(&rows, |row| Some(row.sql.clone())),
+        texts(&rows, |row| Some(row.query.clone())),
+        integers(&rows, |row| Some(i64::from(row.version))),
+        texts(&rows, |row| Some(row.mode.as_str())),
+        texts(&rows, |row| Some(row.class.clone())),
+        integers(&rows, |row| Some(signed(row.every_ms))),
+        texts(&rows, |row| Some(json_object(&row.options))),
+        texts(&rows, |row| Some(row.created_by.clone())),
+        times(&rows, |row| Some(row.updated_at)),
+        times(&rows, |row| row.last_run),
+        doubles(&rows, |row| row.last_latency_ms),
+        integers(&rows, |row| row.last_rows.map(signed)),
+        texts(&rows, |row| row.last_error.clone()),
+    ]
+}

@@ -1,0 +1,314 @@
+//! What SQL sees: the metric tables in schema `metric`, the domain's tables in schema `public`.
+
+mod current;
+mod filter;
+mod journal;
+mod metric;
+mod slices;
+mod source;
+mod timed;
+mod usage;
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+use chrono::{DateTime, SecondsFormat};
+use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, Session, TableProvider};
+use datafusion::common::Result;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use tidegate_model::TimeMs;
+
+pub(crate) use self::slices::Slices;
+pub(crate) use self::source::{Block, Source};
+pub(crate) use self::usage::{Subject, SubjectSource, UsageSource, subjects};
+
+use self::current::Current;
+use self::metric::MetricSource;
+use self::timed::TimedTable;
+use crate::store::Store;
+
+/// Name of the only catalog.
+pub(crate) const CATALOG: &str = "tidegate";
+/// Schema of the domain's tables, the default one.
+pub(crate) const PUBLIC: &str = "public";
+/// Schema of the metric tables.
+pub(crate) const METRIC: &str = "metric";
+/// Time zone of all times.
+pub(crate) const UTC: &str = "UTC";
+
+/// The type of every time column. It carries its zone, so that texts with and without a zone compare as one expects.
+pub(crate) fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some(Arc::from(UTC)))
+}
+
+/// An instant for people.
+pub(crate) fn rfc3339(ms: i64) -> String {
+    match DateTime::from_timestamp_millis(ms) {
+        Some(time) => time.to_rfc3339_opts(SecondsFormat::Millis, true),
+        None => ms.to_string(),
+    }
+}
+
+/// An error of the engine on its way through DataFusion.
+pub(crate) fn executed(error: crate::error::StoreError) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// The kinds of columns there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Time,
+    Text,
+    Double,
+    Integer,
+}
+
+impl Kind {
+    fn data_type(self) -> DataType {
+        match self {
+            Kind::Time => time_type(),
+            // Views cost 16 bytes a row, however long the text of a tag is, and group faster than dictionaries.
+            Kind::Text => DataType::Utf8View,
+            Kind::Double => DataType::Float64,
+            Kind::Integer => DataType::Int64,
+        }
+    }
+
+    /// The type's name in SQL.
+    fn sql(self) -> &'static str {
+        match self {
+            Kind::Time => "timestamp",
+            Kind::Text => "text",
+            Kind::Double => "double",
+            Kind::Integer => "bigint",
+        }
+    }
+}
+
+/// A column with its meaning.
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    pub(crate) name: String,
+    pub(crate) kind: Kind,
+    pub(crate) doc: String,
+}
+
+impl Column {
+    pub(crate) fn new(name: &str, kind: Kind, doc: &str) -> Self {
+        Self { name: name.to_owned(), kind, doc: doc.to_owned() }
+    }
+}
+
+pub(crate) fn schema_of(columns: &[Column]) -> SchemaRef {
+    let field = |column: &Column| Field::new(&column.name, column.kind.data_type(), column.name != filter::TIME);
+    Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
+}
+
+/// A table, for completion and documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableInfo {
+    /// `public` or `metric`.
+    pub schema: String,
+    /// Its name, unquoted.
+    pub name: String,
+    /// Its columns in order.
+    pub columns: Vec<ColumnInfo>,
+}
+
+/// A column, for completion and documentation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ColumnInfo {
+    /// Its name, unquoted.
+    pub name: String,
+    /// Its SQL type: `timestamp`, `text`, `double` or `bigint`.
+    pub data_type: String,
+    /// What it holds, with the unit.
+    pub doc: String,
+}
+
+impl TableInfo {
+    fn new(schema: &str, name: &str, columns: Vec<Column>) -> Self {
+        Self { schema: schema.to_owned(), name: name.to_owned(), columns: column_infos(columns) }
+    }
+}
+
+pub(crate) fn column_infos(columns: Vec<Column>) -> Vec<ColumnInfo> {
+    let info = |column: Column| {
+        let data_type = column.kind.sql().to_owned();
+        ColumnInfo { name: column.name, data_type, doc: column.doc }
+    };
+    columns.into_iter().map(info).collect()
+}
+
+/// The domain's tables whose rows have a time.
+const TIMED: [&str; 6] = ["usage", "limits", "pressure", "events", "decisions", "samples"];
+
+fn timed_columns(name: &str) -> Vec<Column> {
+    match name {
+        "usage" => usage::usage_columns(),
+        "limits" => usage::limits_columns(),
+        "pressure" => usage::pressure_columns(),
+        "events" => journal::events_columns(),
+        "decisions" => journal::decisions_columns(),
+        _ => metric::samples_columns(),
+    }
+}
+
+/// Every table that a query can name now.
+pub(crate) fn all(store: &Store) -> Vec<TableInfo> {
+    let timed = TIMED.iter().map(|name| TableInfo::new(PUBLIC, name, timed_columns(name)));
+    let current = Current::ALL.iter().map(|table| TableInfo::new(PUBLIC, table.name(), table.columns()));
+    let metrics = store.metrics().into_iter().map(|metric| {
+        let columns = MetricSource::new(metric.name.clone(), metric.tag_keys).columns();
+        TableInfo::new(METRIC, &metric.name, columns)
+    });
+    timed.chain(current).chain(metrics).collect()
+}
+
+/// The catalog of one query.
+#[derive(Clone)]
+pub(crate) struct Catalog {
+    store: Arc<Store>,
+    now: TimeMs,
+}
+
+impl Catalog {
+    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
+        Self { store, now }
+    }
+
+    fn timed(&self, source: Arc<dyn Source>) -> Arc<dyn TableProvider> {
+        Arc::new(TimedTable::new(Arc::clone(&self.store), source, self.now))
+    }
+
+    fn public_table(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
+        if let Some(table) = Current::ALL.into_iter().find(|table| table.name() == name) {
+            let schema = schema_of(&table.columns());
+            return Some(Arc::new(CurrentTable { store: Arc::clone(&self.store), table, schema }));
+        }
+        let source: Arc<dyn Source> = match name {
+            "usage" => Arc::new(UsageSource { maps: self.store.config().usage_maps.clone() }),
+            "limits" => Arc::new(SubjectSource::LIMITS),
+            "pressure" => Arc::new(usage::PressureSource),
+            "events" => Arc::new(journal::EventsSource),
+            "decisions" => Arc::new(journal::DecisionsSource),
+            "samples" => Arc::new(metric::SamplesSource),
+            _ => return None,
+        };
+        Some(self.timed(source))
+    }
+}
+
+// The store is not printable as a whole, and a catalog is printed only inside larger things.
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Catalog").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+impl CatalogProviderList for Catalog {
+    fn register_catalog(&self, _: String, _: Arc<dyn CatalogProvider>) -> Option<Arc<dyn CatalogProvider>> {
+        None
+    }
+
+    fn catalog_names(&self) -> Vec<String> {
+        vec![CATALOG.to_owned()]
+    }
+
+    fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
+        (name == CATALOG).then(|| Arc::new(self.clone()) as Arc<dyn CatalogProvider>)
+    }
+}
+
+impl CatalogProvider for Catalog {
+    fn schema_names(&self) -> Vec<String> {
+        vec![PUBLIC.to_owned(), METRIC.to_owned()]
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        match name {
+            PUBLIC => Some(Arc::new(PublicSchema(self.clone()))),
+            METRIC => Some(Arc::new(MetricSchema(self.clone()))),
+            _ => None,
+        }
+    }
+}
+
+/// Schema `public`.
+#[derive(Debug)]
+struct PublicSchema(Catalog);
+
+#[async_trait]
+impl SchemaProvider for PublicSchema {
+    fn table_names(&self) -> Vec<String> {
+        TIMED.into_iter().chain(Current::ALL.iter().map(|table| table.name())).map(str::to_owned).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        Ok(self.0.public_table(name))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        TIMED.contains(&name) || Current::ALL.iter().any(|table| table.name() == name)
+    }
+}
+
+/// Schema `metric`: whatever was pushed until now.
+#[derive(Debug)]
+struct MetricSchema(Catalog);
+
+#[async_trait]
+impl SchemaProvider for MetricSchema {
+    fn table_names(&self) -> Vec<String> {
+        self.0.store.metrics().into_iter().map(|metric| metric.name).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let metric = self.0.store.metric(name);
+        Ok(metric.map(|metric| self.0.timed(Arc::new(MetricSource::new(metric.name, metric.tag_keys)))))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.0.store.metric(name).is_some()
+    }
+}
+
+/// A table of current facts.
+struct CurrentTable {
+    store: Arc<Store>,
+    table: Current,
+    schema: SchemaRef,
+}
+
+impl fmt::Debug for CurrentTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CurrentTable").field(&self.table).finish()
+    }
+}
+
+#[async_trait]
+impl TableProvider for CurrentTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let rows = self.table.rows(&self.store)?;
+        Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], self.schema(), projection.cloned())?)
+    }
+}

@@ -1,0 +1,86 @@
+//! Long time ranges in pieces, newest first.
+
+/// Width of the first piece: most questions are about the last minutes and take one read.
+const FIRST_MS: i64 = 10 * 60 * 1000;
+/// A piece with fewer rows makes the next one twice as wide.
+const FEW_ROWS: usize = 200_000;
+/// A piece with more rows makes the next one half as wide.
+const MANY_ROWS: usize = 800_000;
+
+/// Cuts an inclusive time range into pieces whose number of rows stays within bounds, so that a scan over weeks neither
+/// holds them all in memory nor runs for long without looking at the deadline. Ranges that are open to the past cost a
+/// few dozen empty reads at most, since pieces grow while they find nothing.
+#[derive(Debug)]
+pub(crate) struct Slices {
+    from: i64,
+    to: i64,
+    width: i64,
+    done: bool,
+}
+
+impl Slices {
+    pub(crate) fn new(from: i64, to: i64) -> Self {
+        Self { from, to, width: FIRST_MS, done: from > to }
+    }
+
+    /// The next piece, inclusive at both ends.
+    pub(crate) fn next(&mut self) -> Option<(i64, i64)> {
+        if self.done {
+            return None;
+        }
+        let to = self.to;
+        let from = to.saturating_sub(self.width - 1).max(self.from);
+        self.done = from == self.from || from == i64::MIN;
+        if !self.done {
+            self.to = from - 1;
+        }
+        Some((from, to))
+    }
+
+    /// Tells how many rows the last piece had.
+    pub(crate) fn had(&mut self, rows: usize) {
+        if rows < FEW_ROWS {
+            self.width = self.width.saturating_mul(2);
+        } else if rows > MANY_ROWS {
+            self.width = (self.width / 2).max(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_the_range_once_and_without_gaps() {
+        let mut slices = Slices::new(-5, 100_000_000);
+        let mut expected_to = 100_000_000;
+        let mut rows = [0, 5_000_000, 300_000].iter().cycle();
+        while let Some((from, to)) = slices.next() {
+            assert_eq!(to, expected_to);
+            assert!(from <= to);
+            expected_to = from - 1;
+            slices.had(*rows.next().unwrap());
+        }
+        assert_eq!(expected_to, -6);
+    }
+
+    #[test]
+    fn a_range_open_to_the_past_takes_few_pieces_when_there_is_nothing() {
+        let mut slices = Slices::new(i64::MIN, 1_700_000_000_000);
+        let mut pieces = 0;
+        while slices.next().is_some() {
+            slices.had(0);
+            pieces += 1;
+        }
+        assert!(pieces < 64, "{pieces}");
+    }
+
+    #[test]
+    fn an_empty_range_has_no_piece_and_one_instant_has_one() {
+        assert_eq!(Slices::new(5, 4).next(), None);
+        let mut one = Slices::new(5, 5);
+        assert_eq!(one.next(), Some((5, 5)));
+        assert_eq!(one.next(), None);
+    }
+}

@@ -1,0 +1,317 @@
+//! What containers use, may use and wait for: views over the collector's metrics and over mapped pushed ones.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, UInt32Array};
+use arrow::datatypes::SchemaRef;
+use tidegate_model::{SeriesKey, metrics};
+
+use super::filter::TIME;
+use super::metric::{VALUE, read_labelled};
+use super::source::{Block, Labels, Part, Read, Source, label_rows};
+use super::{Column, Kind, schema_of};
+use crate::config::UsageMap;
+use crate::error::StoreError;
+use crate::store::Store;
+
+/// The columns of `usage`.
+pub(crate) fn usage_columns() -> Vec<Column> {
+    vec![
+        Column::new(TIME, Kind::Time, "end of the interval that was measured"),
+        Column::new("host", Kind::Text, "the host; empty where it is not known"),
+        Column::new("container", Kind::Text, "the container's name"),
+        Column::new("app", Kind::Text, "the container's app, if any"),
+        Column::new("resource", Kind::Text, "cpu or memory"),
+        Column::new(VALUE, Kind::Double, "cores (mean over the interval) or bytes"),
+    ]
+}
+
+/// The columns of `limits`.
+pub(crate) fn limits_columns() -> Vec<Column> {
+    vec![
+        Column::new(TIME, Kind::Time, "when it was read"),
+        Column::new("host", Kind::Text, "the host"),
+        Column::new("container", Kind::Text, "the container's name"),
+        Column::new("resource", Kind::Text, "cpu or memory"),
+        Column::new(VALUE, Kind::Double, "the limit in force, in cores or bytes"),
+    ]
+}
+
+/// The columns of `pressure`.
+pub(crate) fn pressure_columns() -> Vec<Column> {
+    let share = |name: &str, doc: &str| Column::new(name, Kind::Double, doc);
+    vec![
+        Column::new(TIME, Kind::Time, "end of the interval that was measured"),
+        Column::new("host", Kind::Text, "the host"),
+        Column::new("container", Kind::Text, "the container's name"),
+        Column::new("resource", Kind::Text, "cpu or memory"),
+        share("some_share", "share of the interval in which some task stalled, 0 to 1"),
+        share("full_share", "share of the interval in which all tasks stalled, 0 to 1"),
+        share("throttled", "share of the CFS periods in which the container was throttled, 0 to 1"),
+    ]
+}
+
+/// Who a sample is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Subject {
+    pub(crate) host: String,
+    pub(crate) container: String,
+    pub(crate) resource: String,
+}
+
+/// Per label of a part of `usage` (with an app) or of a [`SubjectSource`] (without), who it is.
+pub(crate) fn subjects(labels: &[ArrayRef]) -> Vec<(Subject, Option<String>)> {
+    let text = |column: usize, row: usize| {
+        let column = labels[column].as_string_view();
+        column.is_valid(row).then(|| column.value(row).to_owned())
+    };
+    let resource = labels.len() - 1;
+    let subject = |row: usize| {
+        let subject = Subject {
+            host: text(0, row).unwrap_or_default(),
+            container: text(1, row).unwrap_or_default(),
+            resource: text(resource, row).unwrap_or_default(),
+        };
+        (subject, if resource == 3 { text(2, row) } else { None })
+    };
+    (0..labels[0].len()).map(subject).collect()
+}
+
+/// What is known of containers by their names, to fill in what a sample does not say.
+pub(crate) struct Known {
+    apps: HashMap<(String, String), String>,
+    /// Hosts by container name; `None` where two hosts have one of that name.
+    hosts: HashMap<String, Option<String>>,
+}
+
+impl Known {
+    pub(crate) fn new(store: &Store) -> Self {
+        let mut apps = HashMap::new();
+        let mut hosts: HashMap<String, Option<String>> = HashMap::new();
+        for container in store.containers() {
+            let (host, name) = (container.key.host, container.key.name);
+            let only = hosts.entry(name.clone()).or_insert_with(|| Some(host.clone()));
+            if only.as_ref() != Some(&host) {
+                *only = None;
+            }
+            if let Some(app) = container.app {
+                apps.insert((host, name), app);
+            }
+        }
+        Self { apps, hosts }
+    }
+
+    fn app(&self, host: &str, container: &str) -> Option<String> {
+        self.apps.get(&(host.to_owned(), container.to_owned())).cloned()
+    }
+
+    fn host(&self, container: &str) -> String {
+        self.hosts.get(container).cloned().flatten().unwrap_or_default()
+    }
+
+    /// Subject and app of one of the collector's series.
+    pub(crate) fn collected(&self, series: &SeriesKey) -> (Subject, Option<String>) {
+        let tag = |key: &str| series.tag(key).unwrap_or_default().to_owned();
+        let subject = Subject { host: tag("host"), container: tag("container"), resource: tag("resource") };
+        let app = series.tag("app").filter(|app| !app.is_empty()).map(str::to_owned);
+        let app = app.or_else(|| self.app(&subject.host, &subject.container));
+        (subject, app)
+    }
+
+    /// Subject and app of a series that `map` makes usage of; `None` when it does not say which container it is about.
+    pub(crate) fn mapped(&self, map: &UsageMap, series: &SeriesKey) -> Option<(Subject, Option<String>)> {
+        let container = series.tag(&map.container_tag)?.to_owned();
+        let host_tag = map.host_tag.as_ref().and_then(|key| series.tag(key));
+        let host = host_tag.map_or_else(|| self.host(&container), str::to_owned);
+        let app_tag = map.app_tag.as_ref().and_then(|key| series.tag(key)).filter(|app| !app.is_empty());
+        let app = app_tag.map(str::to_owned).or_else(|| self.app(&host, &container));
+        Some((Subject { host, container, resource: map.resource.as_str().to_owned() }, app))
+    }
+}
+
+/// `usage`.
+#[derive(Debug)]
+pub(crate) struct UsageSource {
+    pub(crate) maps: Vec<UsageMap>,
+}
+
+impl Source for UsageSource {
+    fn name(&self) -> String {
+        "usage".to_owned()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        schema_of(&usage_columns())
+    }
+
+    fn label_count(&self) -> usize {
+        4
+    }
+
+    fn parts(&self, store: &Store) -> Vec<Part> {
+        let known = Known::new(store);
+        let tuple = |(subject, app): (Subject, Option<String>)| {
+            vec![Some(subject.host), Some(subject.container), app, Some(subject.resource)]
+        };
+        let mut labels = Labels::new(4);
+        let collected: HashMap<u32, u32> = store
+            .series_of(metrics::USAGE)
+            .iter()
+            .map(|(sid, key)| (*sid, labels.intern(tuple(known.collected(key)))))
+            .collect();
+        let read: Read = Box::new(move |store, from, to| read_labelled(store, metrics::USAGE, from, to, &collected));
+        let mut parts = vec![Part { labels: labels.columns(), read }];
+        for map in &self.maps {
+            let mut labels = Labels::new(4);
+            let mut label = |key: &SeriesKey| known.mapped(map, key).map(|found| labels.intern(tuple(found)));
+            let series = mapped_series(store, map, &mut label);
+            if !series.is_empty() {
+                parts.push(Part { labels: labels.columns(), read: read_sums(map.clone(), series) });
+            }
+        }
+        parts
+    }
+}
+
+/// The series of a map's metrics with the label that `label` gives them.
+fn mapped_series(
+    store: &Store,
+    map: &UsageMap,
+    label: &mut dyn FnMut(&SeriesKey) -> Option<u32>,
+) -> HashMap<u32, u32> {
+    let series = map.metrics.iter().flat_map(|metric| store.series_of(metric));
+    series.filter_map(|(sid, key)| Some((sid, label(&key)?))).collect()
+}
+
+/// Reads the sums over all series of a label at the same time.
+fn read_sums(map: UsageMap, series: HashMap<u32, u32>) -> Read {
+    Box::new(move |store, from, to| {
+        let mut rows = Vec::new();
+        for metric in &map.metrics {
+            rows.extend(labelled(store, metric, from, to, &series)?);
+        }
+        // A stable sort keeps the order of summing, and with it the last bits of the sums, the same for the same data.
+        rows.sort_by_key(|row: &(u32, i64, f64)| (row.0, row.1));
+        let (mut label, mut time, mut value) = (Vec::new(), Vec::new(), Vec::<f64>::new());
+        for (row_label, row_time, row_value) in rows {
+            let same = label.last() == Some(&row_label) && time.last() == Some(&row_time);
+            match value.last_mut() {
+                Some(sum) if same => *sum += row_value,
+                _ => {
+                    label.push(row_label);
+                    time.push(row_time);
+                    value.push(row_value);
+                }
+            }
+        }
+        for sum in &mut value {
+            *sum *= map.scale;
+        }
+        Ok(blocks(label, time, vec![Arc::new(Float64Array::from(value))]))
+    })
+}
+
+/// Samples as rows of (label, time, value).
+fn labelled(
+    store: &Store,
+    metric: &str,
+    from: i64,
+    to: i64,
+    series: &HashMap<u32, u32>,
+) -> Result<Vec<(u32, i64, f64)>, StoreError> {
+    let mut rows = Vec::new();
+    for chunk in store.scan(metric, from, to)? {
+        let kept = label_rows(&chunk.series, series);
+        let times = kept.keep(chunk.times.values());
+        let values = kept.keep(chunk.values.values());
+        rows.extend(kept.labels.iter().zip(times).zip(values).map(|((label, time), value)| (*label, time, value)));
+    }
+    Ok(rows)
+}
+
+fn blocks(label: Vec<u32>, time: Vec<i64>, values: Vec<ArrayRef>) -> Vec<Block> {
+    if label.is_empty() {
+        return Vec::new();
+    }
+    vec![Block { label: UInt32Array::from(label), time: Int64Array::from(time), values }]
+}
+
+/// Labels of series of several of the collector's metrics that are about the same subject.
+fn subject_labels(store: &Store, names: &[&str]) -> (Labels, HashMap<u32, u32>) {
+    let mut labels = Labels::new(3);
+    let mut series = HashMap::new();
+    for (sid, key) in names.iter().flat_map(|name| store.series_of(name)) {
+        let tag = |name: &str| Some(key.tag(name).unwrap_or_default().to_owned());
+        series.insert(sid, labels.intern(vec![tag("host"), tag("container"), tag("resource")]));
+    }
+    (labels, series)
+}
+
+/// One of the collector's metrics by subject; `limits` is one.
+#[derive(Debug)]
+pub(crate) struct SubjectSource {
+    pub(crate) table: &'static str,
+    pub(crate) metric: &'static str,
+}
+
+impl SubjectSource {
+    pub(crate) const LIMITS: SubjectSource = SubjectSource { table: "limits", metric: metrics::LIMIT };
+}
+
+impl Source for SubjectSource {
+    fn name(&self) -> String {
+        self.table.to_owned()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        schema_of(&limits_columns())
+    }
+
+    fn label_count(&self) -> usize {
+        3
+    }
+
+    fn parts(&self, store: &Store) -> Vec<Part> {
+        let metric = self.metric;
+        let (labels, series) = subject_labels(store, &[metric]);
+        let read: Read = Box::new(move |store, from, to| read_labelled(store, metric, from, to, &series));
+        vec![Part { labels: labels.columns(), read }]
+    }
+}
+
+/// `pressure`: three metrics side by side; what was not measured at a time is null.
+#[derive(Debug)]
+pub(crate) struct PressureSource;
+
+const PRESSURES: [&str; 3] = [metrics::PRESSURE_SOME, metrics::PRESSURE_FULL, metrics::THROTTLED];
+
+impl Source for PressureSource {
+    fn name(&self) -> String {
+        "pressure".to_owned()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        schema_of(&pressure_columns())
+    }
+
+    fn label_count(&self) -> usize {
+        3
+    }
+
+    fn parts(&self, store: &Store) -> Vec<Part> {
+        let (labels, series) = subject_labels(store, &PRESSURES);
+        let read: Read = Box::new(move |store, from, to| {
+            let mut rows: BTreeMap<(u32, i64), [Option<f64>; 3]> = BTreeMap::new();
+            for (at, metric) in PRESSURES.iter().enumerate() {
+                for (label, time, value) in labelled(store, metric, from, to, &series)? {
+                    rows.entry((label, time)).or_default()[at] = Some(value);
+                }
+            }
+            let (label, time) = rows.keys().copied().unzip();
+            let column = |at: usize| -> ArrayRef { Arc::new(rows.values().map(|row| row[at]).collect::<Float64Array>()) };
+            Ok(blocks(label, time, (0..PRESSURES.len()).map(column).collect()))
+        });
+        vec![Part { labels: labels.columns(), read }]
+    }
+}

@@ -1,0 +1,37 @@
+//! Requests as real clients send them, stored with the right values and units.
+
+use std::process::Command;
+
+use super::support::{Server, installed, repository, skip};
+
+#[test]
+fn bdwatchdog_monasca_and_influx_clients_are_understood() {
+    const TEST: &str = "clients::bdwatchdog_monasca_and_influx";
+    // `tests/run` makes the environment with the clients in it.
+    let python = repository().join("target/e2e-python/bin/python");
+    if !python.is_file() {
+        return skip(TEST, "no Python environment with the clients in target/e2e-python; tests/run makes it");
+    }
+    let server = Server::start(&["--local-host", "false"]);
+    let script = repository().join("tests/e2e/clients/push.py");
+    let output = Command::new(python).arg(script).arg(&server.base).output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+    assert!(text.lines().filter(|line| line.starts_with("ok ")).count() >= 5, "{text}");
+}
+
+#[test]
+fn a_metric_pushed_with_curl_is_there_at_once() {
+    const TEST: &str = "clients::a_metric_pushed_with_curl";
+    if !installed("curl") {
+        return skip(TEST, "no curl");
+    }
+    let server = Server::start(&["--local-host", "false"]);
+    let sent = Command::new("curl")
+        .args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-d", "queue,app=shop depth=17"])
+        .arg(format!("{}/write", server.base))
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8_lossy(&sent.stdout), "204");
+    assert_eq!(server.number("SELECT value FROM metric.\"queue.depth\" WHERE app = 'shop'"), Some(17.0));
+}

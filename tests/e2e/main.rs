@@ -1,0 +1,14 @@
+//! The whole product, from outside: the real binary, spoken to as its users do, on real cgroups.
+//!
+//! One test binary, since each linked one is a few hundred megabytes. What a machine cannot run is reported through
+//! [`support::skip`], which `tests/run` counts.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+
+mod cli;
+mod clients;
+mod dashboard;
+mod demo;
+mod durability;
+mod scaling;
+mod support;
+mod vm;

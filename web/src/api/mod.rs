@@ -1,0 +1,40 @@
+//! The routes below `/api/v1`, one file a subject.
+
+mod containers;
+pub(crate) mod decisions;
+mod rules;
+mod schema;
+mod series;
+mod sql;
+pub(crate) mod status;
+
+use axum::Router;
+use axum::routing::{delete, get, post};
+
+use crate::App;
+
+/// Routes that change nothing. (`/sql` asks for more when the text is a rule statement.)
+pub(crate) fn reading() -> Router<App> {
+    Router::new()
+        .route("/api/v1/status", get(status::status))
+        .route("/api/v1/schema", get(schema::schema))
+        .route("/api/v1/sql", post(sql::sql))
+        .route("/api/v1/containers", get(containers::containers))
+        .route("/api/v1/containers/{host}/{name}", get(containers::container))
+        .route("/api/v1/containers/{host}/{name}/series", get(series::series))
+        .route("/api/v1/rules", get(rules::rules))
+        .route("/api/v1/rules/validate", post(rules::validate))
+        .route("/api/v1/rules/preview", post(rules::preview))
+        .route("/api/v1/rules/{name}", get(rules::rule))
+        .route("/api/v1/decisions", get(decisions::decisions))
+        .route("/api/v1/decisions/{id}", get(decisions::decision))
+        .route("/api/v1/decisions/{id}/explain", get(decisions::explain))
+}
+
+/// Routes that change rules.
+pub(crate) fn operating() -> Router<App> {
+    Router::new()
+        .route("/api/v1/rules", post(rules::apply))
+        .route("/api/v1/rules/{name}", delete(rules::remove))
+        .route("/api/v1/rules/{name}/mode", post(rules::set_mode))
+}

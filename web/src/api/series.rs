@@ -1,0 +1,209 @@
+//! `/api/v1/containers/{host}/{name}/series`: a container's past in buckets of equal length.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidegate_model::{ContainerKey, Resource, TimeMs};
+use tidegate_store::{QueryError, QueryErrorKind};
+
+use crate::App;
+use crate::error::ApiError;
+use crate::extract::{Params, Segments};
+use crate::queries::Buckets;
+use crate::rows::{Rows, integer, number, text};
+
+const DEFAULT_SPAN: Duration = Duration::from_secs(3_600);
+const DEFAULT_POINTS: usize = 600;
+/// The collector measures once a second; finer buckets would only be holes.
+const LEAST_STEP: Duration = Duration::from_secs(1);
+const LONGEST_SPAN: Duration = Duration::from_secs(3_650 * 86_400);
+
+#[derive(Deserialize)]
+pub(crate) struct Range {
+    from: Option<TimeMs>,
+    to: Option<TimeMs>,
+    points: Option<usize>,
+}
+
+/// `GET /api/v1/containers/{host}/{name}/series?from=ms&to=ms&points=n`
+pub(crate) async fn series(
+    State(app): State<App>,
+    Segments((host, name)): Segments<(String, String)>,
+    Params(range): Params<Range>,
+) -> Result<Json<Value>, ApiError> {
+    let key = ContainerKey { host, name };
+    let now = app.clock.now();
+    let to = range.to.unwrap_or(now);
+    let from = range.from.unwrap_or_else(|| to.minus(DEFAULT_SPAN));
+    let buckets = cut(from, to, range.points.unwrap_or(DEFAULT_POINTS), app.config.max_points)?;
+    let times: Vec<i64> = (0..count(&buckets)).map(|at| start(&buckets, at)).collect();
+
+    // Independent of each other; the store runs them side by side.
+    let before = buckets.step.max(Duration::from_secs(60));
+    let (usage, limits, throttled, oom, unreclaimable) = (
+        buckets.usage(&key),
+        buckets.limits(&key),
+        buckets.throttled(&key),
+        buckets.oom_kills(&key, before),
+        buckets.unreclaimable(&key),
+    );
+    let (usage, limits, throttled, oom, unreclaimable) = tokio::try_join!(
+        app.ask(&usage, now),
+        app.ask(&limits, now),
+        app.ask(&throttled, now),
+        ask_metric(&app, &oom, now),
+        ask_metric(&app, &unreclaimable, now),
+    )?;
+
+    let boundary = app.store.config().boundary;
+    let scaled = |limits: &[Option<f64>], margins: f64| -> Vec<Option<f64>> {
+        limits.iter().map(|limit| limit.map(|limit| limit * (1.0 - margins * boundary))).collect()
+    };
+    let column = |rows: &Rows, name, resource| spread(&buckets, rows, name, resource);
+    let cpu_limit = column(&limits, "newest", Resource::Cpu)?;
+    let memory_limit = column(&limits, "newest", Resource::Memory)?;
+    let unreclaimable = match &unreclaimable {
+        Some(rows) => column(rows, "mean", Resource::Memory)?,
+        None => vec![None; times.len()],
+    };
+    let oom_kills = match &oom {
+        Some(rows) => growth(&buckets, counter(rows)?),
+        None => vec![None; times.len()],
+    };
+    Ok(Json(json!({
+        "step_ms": buckets.step.as_millis() as u64,
+        "t": times,
+        "cpu": {
+            "usage": column(&usage, "mean", Resource::Cpu)?,
+            "usage_max": column(&usage, "peak", Resource::Cpu)?,
+            "upper": scaled(&cpu_limit, 1.0),
+            "lower": scaled(&cpu_limit, 2.0),
+            "limit": cpu_limit,
+            "throttled": column(&throttled, "mean", Resource::Cpu)?,
+        },
+        "memory": {
+            "usage": column(&usage, "mean", Resource::Memory)?,
+            "usage_max": column(&usage, "peak", Resource::Memory)?,
+            "upper": scaled(&memory_limit, 1.0),
+            "lower": scaled(&memory_limit, 2.0),
+            "limit": memory_limit,
+            "oom_kills": oom_kills,
+            "unreclaimable": unreclaimable,
+        },
+    })))
+}
+
+/// The answer of a query on one metric's table, which is there only once the metric has been measured.
+async fn ask_metric(app: &App, sql: &str, now: TimeMs) -> Result<Option<Rows>, ApiError> {
+    match app.store.query(sql, &app.store.default_query_options(now)).await {
+        Ok(result) => Rows::new(&result).map(Some),
+        // The text is fixed, so all that can be wrong with it is that there is no such table or tag yet.
+        Err(QueryError { kind: QueryErrorKind::Plan, .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Buckets of whole seconds that cover the range: at most `points` or `most`, and one more since they begin at
+/// multiples of their length, so that they do not move with `from`.
+fn cut(from: TimeMs, to: TimeMs, points: usize, most: usize) -> Result<Buckets, ApiError> {
+    if to <= from {
+        return Err(ApiError::bad_request(format!("the range is empty: from {from} to {to}")));
+    }
+    if to.since(from) > LONGEST_SPAN || from.0 < 0 {
+        return Err(ApiError::bad_request("the range is longer than ten years; times are in ms since 1970"));
+    }
+    if points == 0 {
+        return Err(ApiError::bad_request("points must be at least 1"));
+    }
+    let span_ms = to.since(from).as_millis() as u64;
+    let step = Duration::from_secs(span_ms.div_ceil(points.min(most) as u64).div_ceil(1_000)).max(LEAST_STEP);
+    Ok(Buckets { from: from.aligned(step), to, step })
+}
+
+fn step_ms(buckets: &Buckets) -> i64 {
+    i64::try_from(buckets.step.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn count(buckets: &Buckets) -> usize {
+    let span = buckets.to.since(buckets.from).as_millis();
+    usize::try_from(span.div_ceil(buckets.step.as_millis())).unwrap_or(usize::MAX)
+}
+
+fn start(buckets: &Buckets, at: usize) -> i64 {
+    buckets.from.0 + at as i64 * step_ms(buckets)
+}
+
+/// Puts the values of one resource into their buckets.
+fn spread(buckets: &Buckets, rows: &Rows, column: &str, wanted: Resource) -> Result<Vec<Option<f64>>, ApiError> {
+    let (times, resources, values) = (rows.times("bucket")?, rows.texts("resource")?, rows.numbers(column)?);
+    let mut spread = vec![None; count(buckets)];
+    for row in 0..rows.len() {
+        if text(&resources, row) != Some(wanted.as_str()) {
+            continue;
+        }
+        let Some(time) = integer(&times, row) else { continue };
+        let at = usize::try_from((time - buckets.from.0) / step_ms(buckets)).ok();
+        if let Some(slot) = at.and_then(|at| spread.get_mut(at)) {
+            *slot = number(&values, row);
+        }
+    }
+    Ok(spread)
+}
+
+/// The readings of the OOM counter, oldest first.
+fn counter(rows: &Rows) -> Result<Vec<(i64, f64)>, ApiError> {
+    let (times, values) = (rows.times("bucket")?, rows.numbers("newest")?);
+    let mut readings: Vec<(i64, f64)> =
+        (0..rows.len()).filter_map(|row| Some((integer(&times, row)?, number(&values, row)?))).collect();
+    readings.sort_by_key(|(time, _)| *time);
+    Ok(readings)
+}
+
+/// By how much a counter grew in each bucket. A counter that falls was reset, so it grew by what it shows.
+fn growth(buckets: &Buckets, readings: Vec<(i64, f64)>) -> Vec<Option<f64>> {
+    let mut spread = vec![None; count(buckets)];
+    let mut last = None;
+    for (time, value) in readings {
+        let grown = last.map_or(0.0, |last| if value >= last { value - last } else { value });
+        last = Some(value);
+        let after_start = time.checked_sub(buckets.from.0).filter(|after| *after >= 0);
+        let at = after_start.and_then(|after| usize::try_from(after / step_ms(buckets)).ok());
+        if let Some(slot) = at.and_then(|at| spread.get_mut(at)) {
+            *slot = Some(grown);
+        }
+    }
+    spread
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_whole_seconds_and_never_more_than_asked_for() {
+        for (span_ms, points) in
+            [(1_000, 100), (3_600_000, 600), (3_600_001, 600), (86_400_000, 7), (999, 1), (5_500, 3)]
+        {
+            let from = TimeMs(1_700_000_000_123);
+            let buckets = cut(from, TimeMs(from.0 + span_ms), points, 2_000).unwrap();
+            assert!(count(&buckets) <= points + 1, "{span_ms} ms in {points}: {buckets:?}");
+            assert_eq!(buckets.step.subsec_millis(), 0);
+            assert!(buckets.from <= from && start(&buckets, count(&buckets)) >= buckets.to.0);
+        }
+        assert!(count(&cut(TimeMs(0), TimeMs(86_400_000_000), 5_000, 2_000).unwrap()) <= 2_001);
+        assert!(cut(TimeMs(0), TimeMs(i64::MAX), 5_000, 2_000).is_err());
+        assert!(cut(TimeMs(5), TimeMs(5), 10, 2_000).is_err());
+        assert!(cut(TimeMs(5), TimeMs(9), 0, 2_000).is_err());
+    }
+
+    #[test]
+    fn a_counter_counts_what_happened_inside_the_bucket_also_after_a_reset() {
+        let buckets = Buckets { from: TimeMs(10_000), to: TimeMs(14_000), step: LEAST_STEP };
+        let readings = vec![(9_000, 3.0), (10_000, 4.0), (12_000, 4.0), (13_000, 1.0)];
+        assert_eq!(growth(&buckets, readings), [Some(1.0), None, Some(0.0), Some(1.0)]);
+        assert_eq!(growth(&buckets, vec![(11_000, 7.0)]), [None, Some(0.0), None, None]);
+    }
+}

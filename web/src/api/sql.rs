@@ -1,0 +1,160 @@
+//! `/api/v1/sql`: any question, in the format that the client wants.
+
+use std::time::{Duration, Instant};
+
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tidegate_model::TimeMs;
+use tidegate_policy::Engine;
+use tidegate_store::{QueryResult, export};
+
+use super::rules;
+use crate::App;
+use crate::auth::{Caller, Right};
+use crate::error::ApiError;
+use crate::extract::{Params, Text};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Json,
+    Ndjson,
+    Csv,
+    Arrow,
+    Parquet,
+}
+
+impl Format {
+    fn content_type(self) -> &'static str {
+        match self {
+            Format::Json => "application/json",
+            Format::Ndjson => "application/x-ndjson",
+            Format::Csv => "text/csv; charset=utf-8",
+            Format::Arrow => "application/vnd.apache.arrow.stream",
+            Format::Parquet => "application/vnd.apache.parquet",
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Format::Json => "json",
+            Format::Ndjson => "ndjson",
+            Format::Csv => "csv",
+            Format::Arrow => "arrows",
+            Format::Parquet => "parquet",
+        }
+    }
+
+    /// The first format in `Accept` that is known here.
+    fn accepted(headers: &HeaderMap) -> Option<Self> {
+        let given = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        given.flat_map(|value| value.split(',')).find_map(|one| {
+            match one.split(';').next().unwrap_or_default().trim().to_ascii_lowercase().as_str() {
+                "application/json" | "*/*" => Some(Format::Json),
+                "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Some(Format::Ndjson),
+                "text/csv" => Some(Format::Csv),
+                "application/vnd.apache.arrow.stream" => Some(Format::Arrow),
+                "application/vnd.apache.parquet" => Some(Format::Parquet),
+                _ => None,
+            }
+        })
+    }
+}
+
+/// A question and how to answer it: a JSON body, or all but `sql` in the query string.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Question {
+    sql: Option<String>,
+    format: Option<Format>,
+    limit: Option<usize>,
+    timeout_ms: Option<u64>,
+    /// What `now()` is; the present when not given.
+    now: Option<TimeMs>,
+    download: Option<String>,
+}
+
+/// `POST /api/v1/sql`: a JSON object with `sql`, or the SQL itself.
+pub(crate) async fn sql(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Params(in_query): Params<Question>,
+    headers: HeaderMap,
+    body: Text,
+) -> Result<Response, ApiError> {
+    let in_body = question(body, &headers)?;
+    let sql = in_body.sql.ok_or_else(|| ApiError::bad_request("the body has no 'sql'"))?;
+    if Engine::is_rule_statement(&sql) {
+        caller.require(if only_shows(&sql) { Right::Read } else { Right::Operate })?;
+        return Ok(rules::execute(&app, &sql, &caller).await?.into_response());
+    }
+    let mut options = app.store.default_query_options(in_body.now.or(in_query.now).unwrap_or_else(|| app.clock.now()));
+    let limit = in_body.limit.or(in_query.limit).unwrap_or(app.config.default_rows);
+    let timeout = in_body.timeout_ms.or(in_query.timeout_ms).map_or(options.timeout, Duration::from_millis);
+    options.max_rows = limit.min(options.max_rows);
+    options.timeout = timeout.min(options.timeout);
+    // Dropped with this request when the client leaves, and the query with it.
+    let result = app.store.query(&sql, &options).await?;
+    let format = in_body.format.or(in_query.format).or_else(|| Format::accepted(&headers)).unwrap_or(Format::Json);
+    answer(result, format, in_body.download.or(in_query.download).is_some()).await
+}
+
+fn question(body: Text, headers: &HeaderMap) -> Result<Question, ApiError> {
+    let declared = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if declared.contains("json") || body.0.trim_start().starts_with('{') {
+        return body.json();
+    }
+    Ok(Question { sql: Some(body.0), ..Question::default() })
+}
+
+/// Whether the text is one `SHOW RULES` and so needs no right to change anything.
+fn only_shows(sql: &str) -> bool {
+    let sql = sql.trim().trim_end_matches(';');
+    !sql.contains(';') && sql.get(..4).is_some_and(|word| word.eq_ignore_ascii_case("show"))
+}
+
+/// Encoding may take long for many rows, so it gets a thread of its own.
+async fn answer(result: QueryResult, format: Format, download: bool) -> Result<Response, ApiError> {
+    let (took, truncated) = (result.took, result.truncated);
+    let started = Instant::now();
+    let encoded = tokio::task::spawn_blocking(move || encode(&result, format)).await;
+    let bytes = match encoded {
+        Ok(bytes) => bytes?,
+        Err(error) => return Err(ApiError::internal("encoding the answer", error)),
+    };
+    tracing::debug!(
+        took_ms = took.as_millis() as u64,
+        encoding_ms = started.elapsed().as_millis() as u64,
+        "query answered"
+    );
+    let mut response = bytes.into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+    headers.insert(
+        HeaderName::from_static("x-tidegate-truncated"),
+        HeaderValue::from_static(if truncated { "true" } else { "false" }),
+    );
+    if download {
+        let disposition = format!("attachment; filename=\"tidegate.{}\"", format.extension());
+        if let Ok(value) = HeaderValue::from_str(&disposition) {
+            headers.insert(header::CONTENT_DISPOSITION, value);
+        }
+    }
+    Ok(response)
+}
+
+fn encode(result: &QueryResult, format: Format) -> Result<Vec<u8>, ApiError> {
+    let QueryResult { schema, batches, .. } = result;
+    let encoded = match format {
+        Format::Json => export::json(result),
+        Format::Ndjson => export::ndjson(batches),
+        Format::Csv => export::csv(schema, batches),
+        Format::Arrow => export::arrow_stream(schema, batches),
+        Format::Parquet => export::parquet(schema, batches),
+    };
+    // Depends on the columns that were asked for, so the client can do something about it.
+    encoded.map_err(|error| ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()))
+}

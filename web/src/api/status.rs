@@ -1,0 +1,42 @@
+//! `/api/v1/status`: how this server is doing.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use crate::figures::Figures;
+use crate::{App, fleet};
+
+/// `GET /api/v1/status`
+pub(crate) async fn status(State(app): State<App>) -> Json<Value> {
+    Json(snapshot(&app))
+}
+
+/// The status as of now; also an event of the live stream.
+pub(crate) fn snapshot(app: &App) -> Value {
+    let now = app.clock.now();
+    let store = app.store.stats();
+    json!({
+        "version": app.info.version,
+        "host": app.info.host,
+        "simulated": app.info.simulated,
+        "started": app.info.started,
+        "uptime_s": now.since(app.info.started).as_secs(),
+        "now": now,
+        "cgroup": app.info.cgroup,
+        "containers": fleet::present(app, now).len(),
+        "rules": app.engine.rules().len(),
+        "store": {
+            "series": store.series,
+            "hot_samples": store.hot_samples,
+            "segments": store.segments,
+            "segment_bytes": store.segment_bytes,
+            "wal_bytes": store.wal_bytes,
+            "appended_total": store.appended_total,
+            "rejected_total": store.rejected_total,
+        },
+        "ingest_per_s": app.ingest_rate.per_second(store.appended_total),
+        "clients": app.hub.clients(),
+        "tick_lag_ms": app.engine.stats().tick_lag_ms,
+    })
+}

@@ -1,0 +1,240 @@
+//! The named queries of this crate: all of its SQL text.
+//!
+//! Values that come from a request enter a text only through [`literal`], [`identifier`] and [`instant`].
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat};
+use tidegate_model::{ContainerKey, Decision, Mode, Resource, TimeMs, metrics};
+
+/// How far back the newest value of a container may lie to count as present.
+pub(crate) const RECENT: Duration = Duration::from_secs(10);
+
+/// How long after a decision its effect is looked at.
+pub(crate) const AFTERMATH: Duration = Duration::from_secs(60);
+
+/// No outcome takes longer than this to become known.
+const SLOWEST: Duration = Duration::from_secs(600);
+
+const DECISION: &str = "SELECT time, id, rule, version, host, container, resource, limit_before, proposed, decided, \
+    guards, reason, mode, inputs, outcome, limit_after, written, message, read_at, took_us FROM decisions";
+
+const LATEST: &str = "SELECT host, container, resource, usage, allocated, upper, lower, throttled_last, pressure, \
+    oom_kills, unreclaimable FROM recent(INTERVAL '10 seconds')";
+
+/// A text as an SQL string.
+pub(crate) fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A name as an SQL identifier.
+pub(crate) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An instant as an SQL timestamp of the type that the tables have.
+pub(crate) fn instant(at: TimeMs) -> String {
+    format!("arrow_cast({}, 'Timestamp(Millisecond, Some(\"UTC\"))')", at.0)
+}
+
+/// An instant as a person reads it.
+fn readable(at: TimeMs) -> String {
+    DateTime::from_timestamp_millis(at.0)
+        .map_or_else(|| at.to_string(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// The newest values of every container that was measured lately.
+pub(crate) fn latest() -> String {
+    LATEST.to_owned()
+}
+
+/// The newest values of one container.
+pub(crate) fn latest_of(key: &ContainerKey) -> String {
+    format!("{LATEST} WHERE {}", is(key))
+}
+
+/// A stretch of time cut into buckets of the same length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Buckets {
+    /// Start of the first bucket, a multiple of `step`.
+    pub(crate) from: TimeMs,
+    /// End of the last bucket.
+    pub(crate) to: TimeMs,
+    /// Length of one bucket.
+    pub(crate) step: Duration,
+}
+
+impl Buckets {
+    fn bin(&self) -> String {
+        format!("date_bin(INTERVAL '{} milliseconds', time)", self.step.as_millis())
+    }
+
+    fn select(&self, columns: &str, table: &str, key: &ContainerKey, from: TimeMs) -> String {
+        let (bin, from, to) = (self.bin(), instant(from), instant(self.to));
+        format!(
+            "SELECT {bin} AS bucket, resource, {columns} FROM {table} \
+             WHERE {} AND time >= {from} AND time < {to} GROUP BY {bin}, resource",
+            is(key)
+        )
+    }
+
+    /// Mean and peak of the usage.
+    pub(crate) fn usage(&self, key: &ContainerKey) -> String {
+        self.select("avg(value) AS mean, max(value) AS peak", "usage", key, self.from)
+    }
+
+    /// The newest limit.
+    pub(crate) fn limits(&self, key: &ContainerKey) -> String {
+        self.select("last_value(value ORDER BY time) AS newest", "limits", key, self.from)
+    }
+
+    /// The mean share of throttled periods.
+    pub(crate) fn throttled(&self, key: &ContainerKey) -> String {
+        self.select("avg(throttled) AS mean", "pressure", key, self.from)
+    }
+
+    /// The counter of OOM kills. Starts `before` earlier, so that the first bucket has something to be compared with.
+    pub(crate) fn oom_kills(&self, key: &ContainerKey, before: Duration) -> String {
+        let table = metric(metrics::OOM_KILLS);
+        self.select("last_value(value ORDER BY time) AS newest", &table, key, self.from.minus(before))
+    }
+
+    /// The mean of the memory that cannot be reclaimed.
+    pub(crate) fn unreclaimable(&self, key: &ContainerKey) -> String {
+        self.select("avg(value) AS mean", &metric(metrics::UNRECLAIMABLE), key, self.from)
+    }
+}
+
+fn metric(name: &str) -> String {
+    format!("metric.{}", identifier(name))
+}
+
+fn is(key: &ContainerKey) -> String {
+    format!("host = {} AND container = {}", literal(&key.host), literal(&key.name))
+}
+
+/// Which decisions are wanted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DecisionFilter {
+    pub(crate) host: Option<String>,
+    pub(crate) container: Option<String>,
+    pub(crate) rule: Option<String>,
+    pub(crate) resource: Option<String>,
+    pub(crate) outcome: Option<String>,
+    pub(crate) from: Option<TimeMs>,
+    pub(crate) to: Option<TimeMs>,
+    /// Only those older than this one.
+    pub(crate) before: Option<(TimeMs, String)>,
+    pub(crate) limit: usize,
+}
+
+/// Decisions that pass a filter, newest first.
+pub(crate) fn decisions(filter: &DecisionFilter) -> String {
+    let mut sql = format!("{DECISION} WHERE true");
+    let texts = [
+        ("host", &filter.host),
+        ("container", &filter.container),
+        ("rule", &filter.rule),
+        ("resource", &filter.resource),
+        ("outcome", &filter.outcome),
+    ];
+    for (column, value) in texts {
+        if let Some(value) = value {
+            add(&mut sql, format_args!("{column} = {}", literal(value)));
+        }
+    }
+    if let Some(from) = filter.from {
+        add(&mut sql, format_args!("time >= {}", instant(from)));
+    }
+    if let Some(to) = filter.to {
+        add(&mut sql, format_args!("time < {}", instant(to)));
+    }
+    if let Some((time, id)) = &filter.before {
+        let time = instant(*time);
+        add(&mut sql, format_args!("(time < {time} OR (time = {time} AND id < {}))", literal(id)));
+    }
+    sql + &format!(" ORDER BY time DESC, id DESC LIMIT {}", filter.limit)
+}
+
+fn add(sql: &mut String, condition: std::fmt::Arguments<'_>) {
+    // Writing to a String cannot fail.
+    let _ = write!(sql, " AND {condition}");
+}
+
+/// One decision.
+pub(crate) fn decision(id: &str) -> String {
+    format!("{DECISION} WHERE id = {}", literal(id))
+}
+
+/// What was decided since `last` became known, oldest first. By the time of the outcome, since a decision on memory
+/// may be known seconds after later ones on CPU; its own time only bounds what is looked through.
+pub(crate) fn decisions_since(last: &Decision, limit: usize) -> String {
+    let (earliest, at, id) = (instant(last.time.minus(SLOWEST)), instant(last.outcome.at), literal(&last.id));
+    format!("{DECISION} WHERE time >= {earliest} AND read_at >= {at} AND id <> {id} ORDER BY read_at, id LIMIT {limit}")
+}
+
+/// Usage in the minute after a decision.
+pub(crate) fn usage_after(decision: &Decision) -> String {
+    format!("SELECT avg(value) AS mean, max(value) AS peak FROM usage WHERE {}", aftermath(decision))
+}
+
+/// Throttling in the minute after a decision.
+pub(crate) fn throttled_after(decision: &Decision) -> String {
+    format!("SELECT avg(throttled) AS mean FROM pressure WHERE {}", aftermath(decision))
+}
+
+fn aftermath(decision: &Decision) -> String {
+    let (from, to) = (instant(decision.time), instant(decision.time.plus(AFTERMATH)));
+    format!(
+        "{} AND resource = {} AND time > {from} AND time <= {to}",
+        is(&decision.container),
+        literal(decision.resource.as_str())
+    )
+}
+
+/// The limit of a container as last measured.
+pub(crate) fn limit_now(key: &ContainerKey, resource: Resource) -> String {
+    format!(
+        "SELECT allocated FROM recent(INTERVAL '10 seconds') WHERE {} AND resource = {}",
+        is(key),
+        literal(resource.as_str())
+    )
+}
+
+/// For a person to run: what could be seen of the container at the decision's tick, over the minute before it.
+pub(crate) fn as_of(decision: &Decision) -> String {
+    let whose = format!("{} AND resource = {}", is(&decision.container), literal(decision.resource.as_str()));
+    let from = readable(decision.time.minus(Duration::from_secs(60)));
+    let minute = format!("time > '{from}' AND time <= '{}'", readable(decision.time));
+    format!(
+        "SELECT host, container, resource, count(*) AS samples,\n  \
+           last_value(value ORDER BY time) AS usage, avg(value) AS usage_avg, max(value) AS usage_max,\n  \
+           (SELECT last_value(value ORDER BY time) FROM limits\n   WHERE {whose} AND {minute}) AS allocated,\n  \
+           (SELECT avg(throttled) FROM pressure\n   WHERE {whose} AND {minute}) AS throttled\n\
+         FROM usage\nWHERE {whose}\n  AND {minute}\nGROUP BY host, container, resource"
+    )
+}
+
+/// Changes how far a rule's proposals go.
+pub(crate) fn set_mode(rule: &str, mode: Mode) -> String {
+    format!("ALTER RULE {} SET (mode = {})", identifier(rule), literal(mode.as_str()))
+}
+
+/// Removes a rule.
+pub(crate) fn drop_rule(rule: &str) -> String {
+    format!("DROP RULE {}", identifier(rule))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_from_a_request_cannot_end_its_literal() {
+        assert_eq!(literal("it's"), "'it''s'");
+        assert_eq!(identifier("a\"b"), "\"a\"\"b\"");
+        let filter = DecisionFilter { rule: Some("x' OR '1'='1".to_owned()), limit: 5, ..DecisionFilter::default() };
+        assert!(decisions(&filter).contains("rule = 'x'' OR ''1''=''1'"));
+    }
+}

@@ -1,0 +1,353 @@
+// What a person does with the dashboard, done by a browser against a running server.
+//   BASE_URL=http://127.0.0.1:8499/ SHOTS=/tmp/shots node e2e/journeys.mjs
+// BASE_URL  where the dashboard is       SHOTS  where screenshots go (none without)
+// CHROMIUM  the browser's executable     TOKEN  signs in with it      ONLY  runs journeys whose name contains it
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { AxeBuilder } from '@axe-core/playwright';
+import { chromium } from 'playwright-core';
+
+const BASE = (process.env.BASE_URL ?? 'http://127.0.0.1:8499/').replace(/\/?$/, '/');
+const SHOTS = process.env.SHOTS ?? '';
+const ONLY = process.env.ONLY ?? '';
+const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+const TIMEOUT = 15_000;
+
+const profile = mkdtempSync(join(tmpdir(), 'tidegate-e2e-'));
+const context = await chromium.launchPersistentContext(profile, {
+  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+  headless: true,
+  args: FLAGS,
+  viewport: { width: 1440, height: 900 },
+  colorScheme: 'light',
+});
+context.setDefaultTimeout(TIMEOUT);
+const page = context.pages()[0] ?? (await context.newPage());
+
+const noise = [];
+page.on('console', (message) => ['error', 'warning'].includes(message.type()) && noise.push(`console ${message.type()}: ${message.text()}`));
+page.on('pageerror', (error) => noise.push(`page error: ${error.message}`));
+page.on('request', (request) => {
+  const url = request.url();
+  if (!url.startsWith(BASE) && !url.startsWith('data:') && !url.startsWith('blob:')) noise.push(`request outside the dashboard: ${url}`);
+});
+page.on('response', (response) => {
+  if (response.status() >= 400 && !expected.some((pattern) => pattern.test(response.url()))) noise.push(`${response.status()} ${response.url()}`);
+});
+// Addresses that a journey makes fail on purpose.
+let expected = [];
+
+function check(condition, what) {
+  if (!condition) throw new Error(what);
+}
+
+async function until(read, good, what) {
+  const end = Date.now() + TIMEOUT;
+  let value;
+  do {
+    value = await read();
+    if (good(value)) return value;
+    await page.waitForTimeout(100);
+  } while (Date.now() < end);
+  throw new Error(`${what}; it is ${JSON.stringify(value)}`);
+}
+
+const open = async (hash) => {
+  await page.goto(`${BASE}${hash}`);
+  await page.waitForSelector('main[data-page]');
+};
+const attribute = (selector, name) => async () => page.getAttribute(selector, name);
+const isLive = () => until(attribute('[data-live]', 'data-live'), (state) => state === 'live', 'the stream is not live');
+const someDecision = () => page.waitForSelector('[data-decisions] tbody tr[data-decision]', { timeout: 60_000 });
+
+async function typeInto(text) {
+  await page.click('[data-editor] .cm-content');
+  await page.keyboard.press('Control+a');
+  await page.keyboard.insertText(text);
+}
+
+const journeys = {
+  async 'the fleet is live and moves'() {
+    await open('#/');
+    await isLive();
+    await page.waitForSelector('[data-container]');
+    const before = Number(await attribute('[data-sparks]', 'data-last-t')());
+    await until(attribute('[data-sparks]', 'data-last-t'), (t) => Number(t) > before && before >= 0 && Number(t) > 0, 'the sparklines do not move');
+    const painted = await page.evaluate(() => {
+      const canvas = document.querySelector('[data-sparks]');
+      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+      let dots = 0;
+      for (let at = 3; at < data.length; at += 4) if (data[at] > 0) dots += 1;
+      return dots;
+    });
+    check(painted > 500, `the canvas holds only ${painted} painted dots`);
+  },
+
+  async 'filter and list show the same containers'() {
+    await open('#/');
+    await isLive();
+    const name = (await page.textContent('[data-container] .name')).trim();
+    await page.keyboard.press('/');
+    await page.keyboard.type(name);
+    await until(() => page.locator('[data-container]').count(), (n) => n >= 1, 'the filter hides everything');
+    check(decodeURIComponent(page.url()).includes(`q=${name}`), 'the filter is not in the address');
+    await page.click('text=List');
+    await page.waitForSelector(`table >> text="${name}"`);
+  },
+
+  async 'a container shows usage under its limit'() {
+    await open('#/');
+    await isLive();
+    await page.locator('[data-container]').first().click();
+    await page.waitForSelector('[data-chart="cpu"] canvas');
+    await page.waitForSelector('[data-chart="memory"] canvas');
+    await until(attribute('[data-chart="cpu"]', 'data-limit'), (limit) => Number(limit) > 0, 'the CPU chart has no limit');
+    const before = Number(await attribute('[data-chart="cpu"]', 'data-last-t')());
+    await until(attribute('[data-chart="cpu"]', 'data-last-t'), (t) => Number(t) > before, 'the chart does not follow the present');
+    await page.click('text=1h');
+    check(page.url().includes('range=1h'), 'the range is not in the address');
+  },
+
+  async 'a chart zooms by dragging and goes back to live'() {
+    await open('#/');
+    await isLive();
+    await page.locator('[data-container]').first().click();
+    const box = await (await page.waitForSelector('[data-chart="cpu"] .u-over')).boundingBox();
+    await page.mouse.move(box.x + box.width * 0.4, box.y + 80);
+    await page.mouse.down();
+    await page.mouse.move(box.x + box.width * 0.7, box.y + 90, { steps: 5 });
+    await page.mouse.up();
+    await until(() => page.url(), (url) => /from=\d+/.test(url), 'dragging did not zoom');
+    await page.keyboard.press('l');
+    await until(() => page.url(), (url) => !/from=\d+/.test(url), 'l does not go back to live');
+  },
+
+  async 'a decision is explained'() {
+    await open('#/decisions');
+    await someDecision();
+    await page.click('[data-decisions] tbody tr[data-decision] td.time a');
+    const sentence = await page.textContent('[data-sentence]');
+    check(sentence.trim().length > 20, `the sentence is too short: ${sentence}`);
+    check((await page.locator('text=What was written').count()) === 1, 'the writes are missing');
+    await page.click('text=Run its query as of then');
+    await page.waitForSelector('[data-result]');
+  },
+
+  async 'a decision of a container opens beside its chart'() {
+    await open('#/decisions');
+    await someDecision();
+    await page.click('[data-decisions] tbody tr[data-decision] td.nowrap a');
+    await page.waitForSelector('[data-chart="cpu"] canvas');
+    await someDecision();
+    await page.click('[data-decisions] tbody tr[data-decision] td.time a');
+    await page.waitForSelector('aside [data-sentence]');
+    await page.keyboard.press('Escape');
+    await until(() => page.locator('aside [data-sentence]').count(), (n) => n === 0, 'Escape does not close the drawer');
+  },
+
+  async 'a typo in a rule is underlined where it is'() {
+    await open('#/rules');
+    await page.waitForSelector('[data-rule]');
+    await page.click('[data-rule] td.name a');
+    await until(attribute('[data-verdict]', 'data-verdict'), (verdict) => verdict === 'ok', 'the stored rule is not valid');
+    const text = await page.evaluate(() => document.querySelector('[data-editor] .cm-content').cmTile?.view?.state.doc.toString() ?? document.querySelector('[data-editor] .cm-content').innerText);
+    check(text.includes('usage'), 'the rule has no usage column to misspell');
+    const typo = text.replace(/\busage_?\w*/, 'usag_of_nothing');
+    const line = typo.split('\n').findIndex((one) => one.includes('usag_of_nothing'));
+    await typeInto(typo);
+    await page.waitForSelector('[data-editor] .cm-lintRange-error');
+    await until(attribute('[data-verdict]', 'data-verdict'), (verdict) => verdict === 'error', 'the verdict is not an error');
+    const marked = await page.evaluate(() => {
+      const mark = document.querySelector('[data-editor] .cm-lintRange-error');
+      const lines = [...document.querySelectorAll('[data-editor] .cm-line')];
+      return { text: mark.textContent, line: lines.findIndex((one) => one.contains(mark)) };
+    });
+    check(marked.text.includes('usag_of_nothing'), `underlined is ${marked.text}`);
+    check(marked.line === line, `underlined is line ${marked.line}, the typo is in ${line}`);
+    check(await page.isDisabled('text=Save'), 'a rule with an error can be saved');
+    if (SHOTS) await page.screenshot({ path: join(SHOTS, 'rule-typo.png') });
+    await page.click('text=Revert');
+    await until(attribute('[data-verdict]', 'data-verdict'), (verdict) => verdict === 'ok', 'the rule is not valid again');
+    await page.waitForSelector('[data-preview]');
+  },
+
+  async 'a rule is written, previewed, saved and deleted'() {
+    await open('#/new-rule');
+    await until(attribute('[data-verdict]', 'data-verdict'), (verdict) => verdict === 'ok', 'the template is not valid');
+    await typeInto(`CREATE RULE journey_rule\nWITH (every = '1s', class = 'protect', mode = 'shadow')\nAS\nSELECT host, container, resource, usage_max * 1.25 AS target, 'peak plus 25 %' AS reason\nFROM recent(INTERVAL '60 seconds')\nWHERE resource = 'cpu' AND usage_max > upper`);
+    await until(attribute('[data-verdict]', 'data-verdict'), (verdict) => verdict === 'ok', 'the rule is not valid');
+    await page.click('button:text-is("Save"):enabled');
+    await until(() => page.url(), (url) => url.endsWith('#/rules/journey_rule'), 'saving does not open the rule');
+    await page.waitForSelector('[aria-label="Mode of journey_rule"] .shadow[aria-pressed="true"]');
+    await page.click('[aria-label="Mode of journey_rule"] .off');
+    await page.waitForSelector('[aria-label="Mode of journey_rule"] .off[aria-pressed="true"]');
+    await page.click('button:text-is("Delete")');
+    await page.click('dialog button.primary');
+    await until(() => page.url(), (url) => url.endsWith('#/rules'), 'deleting does not go back to the list');
+    await page.waitForSelector('[data-rule]');
+    check((await page.locator('[data-rule="journey_rule"]').count()) === 0, 'the rule is still there');
+  },
+
+  async 'a query runs and its error is underlined'() {
+    await open('#/sql');
+    await typeInto("SELECT * FROM recent(INTERVAL '60 seconds')");
+    await page.keyboard.press('Control+Enter');
+    await page.waitForSelector('[data-result] tbody tr.data');
+    check(Number(await attribute('[data-rows]', 'data-rows')()) > 0, 'there are no rows');
+    expected = [/api\/v1\/sql$/];
+    await typeInto("SELECT usag\nFROM recent(INTERVAL '60 seconds')");
+    await page.keyboard.press('Control+Enter');
+    await page.waitForSelector('[data-editor] .cm-lintRange-error');
+    const text = await page.textContent('[data-editor] .cm-lintRange-error');
+    check(text === 'usag', `underlined is ${text}`);
+  },
+
+  async 'completion knows the columns'() {
+    await open('#/sql');
+    await page.waitForSelector('aside summary >> text=Tables');
+    await typeInto("SELECT usage_m FROM recent(INTERVAL '60 seconds')");
+    await page.keyboard.press('Home');
+    for (let at = 0; at < 'SELECT usage_m'.length; at += 1) await page.keyboard.press('ArrowRight');
+    await page.keyboard.type('a');
+    await page.waitForSelector('.cm-tooltip-autocomplete >> text=usage_max');
+    await page.keyboard.press('Escape');
+  },
+
+  async 'the keyboard reaches every page'() {
+    await open('#/');
+    await isLive();
+    for (const [key, where] of [['r', '#/rules'], ['d', '#/decisions'], ['s', '#/sql']]) {
+      await page.keyboard.press('g');
+      await page.keyboard.press(key);
+      await until(() => page.url(), (url) => url.includes(where), `g ${key} does not open ${where}`);
+      await page.waitForTimeout(200);
+      await page.evaluate(() => document.activeElement?.blur());
+    }
+    await page.keyboard.press('?');
+    await page.waitForSelector('dialog[open]');
+    await page.keyboard.press('Escape');
+    await until(() => page.locator('dialog[open]').count(), (n) => n === 0, 'Escape does not close the help');
+    const theme = () => page.getAttribute('html', 'data-theme');
+    await page.keyboard.press('t');
+    await page.keyboard.press('t');
+    await until(theme, (value) => value === 'dark', 't does not change the theme');
+    await page.keyboard.press('t');
+  },
+
+  async 'nothing breaks what axe checks'() {
+    for (const theme of ['light', 'dark']) {
+      await page.emulateMedia({ colorScheme: theme });
+      for (const [name, hash] of await routes()) {
+        await open(hash);
+        await isLive();
+        await settled(name);
+        const { violations } = await new AxeBuilder({ page }).analyze();
+        const told = violations.map((one) => `${one.id}: ${one.nodes.slice(0, 3).map((node) => node.target.join(' ')).join('; ')}`);
+        check(told.length === 0, `${name}, ${theme}: ${told.join(' | ')}`);
+      }
+    }
+    await page.emulateMedia({ colorScheme: 'light' });
+  },
+
+  async 'no page is wider than a phone'() {
+    await page.setViewportSize({ width: 390, height: 844 });
+    for (const [name, hash] of await routes()) {
+      await open(hash);
+      await settled(name);
+      const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      check(over <= 0, `${name} is ${over} px too wide`);
+    }
+    await page.setViewportSize({ width: 1440, height: 900 });
+  },
+};
+
+let known = null;
+/** Every kind of page, with a container and a decision that exist. */
+async function routes() {
+  if (known !== null) return known;
+  await open('#/decisions');
+  const row = await someDecision();
+  const id = await row.getAttribute('data-decision');
+  const container = await page.getAttribute('[data-decisions] tbody td.nowrap a', 'href');
+  const rule = await page.getAttribute('[data-decisions] a[href^="#/rules/"]', 'href');
+  known = [
+    ['fleet', '#/'],
+    ['fleet-list', '#/?view=list'],
+    ['container', container],
+    ['container-explain', `${container}?sel=${encodeURIComponent(id)}`],
+    ['rules', '#/rules'],
+    ['rule', rule],
+    ['decisions', '#/decisions'],
+    ['decision', `#/decisions/${encodeURIComponent(id)}`],
+    ['sql', `#/sql?run=1&q=${encodeURIComponent("SELECT * FROM recent(INTERVAL '60 seconds')")}`],
+  ];
+  return known;
+}
+
+/** Waits for what a page shows last. */
+async function settled(name) {
+  const wanted = {
+    fleet: '[data-container]',
+    'fleet-list': 'tbody tr',
+    container: '[data-chart="memory"] canvas',
+    'container-explain': '[data-sentence]',
+    rules: '[data-rule]',
+    rule: '[data-verdict="ok"]',
+    decisions: '[data-decision]',
+    decision: '[data-sentence]',
+    sql: '[data-result]',
+  }[name];
+  await page.waitForSelector(wanted);
+  await page.waitForTimeout(300);
+}
+
+async function photograph() {
+  mkdirSync(SHOTS, { recursive: true });
+  for (const theme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme: theme });
+    for (const [width, height] of [[1440, 900], [390, 844]]) {
+      await page.setViewportSize({ width, height });
+      for (const [name, hash] of await routes()) {
+        await open(hash);
+        await isLive();
+        await settled(name);
+        if (name === 'rule') await page.waitForTimeout(700);
+        await page.screenshot({ path: join(SHOTS, `${name}-${theme}-${width}.png`) });
+      }
+    }
+  }
+}
+
+let failed = 0;
+async function attempt(name, run) {
+  if (!name.includes(ONLY)) return;
+  noise.length = 0;
+  expected = [];
+  try {
+    await run();
+    // A failed request is told in the console too, without its address.
+    const told = noise.filter((line) => !(expected.length > 0 && /Failed to load resource/.test(line)));
+    check(told.length === 0, told.join(' | '));
+    console.log(`ok ${name}`);
+  } catch (error) {
+    failed += 1;
+    console.log(`FAILED ${name}: ${error.message.split('\n').slice(0, 4).join(' ')}`);
+    if (SHOTS) await page.screenshot({ path: join(SHOTS, `failed-${name.replace(/\W+/g, '-')}.png`) }).catch(() => undefined);
+  }
+}
+
+try {
+  if (SHOTS) mkdirSync(SHOTS, { recursive: true });
+  if (process.env.TOKEN) {
+    await page.goto(BASE);
+    await page.fill('#token', process.env.TOKEN);
+    await page.click('form button.primary');
+  }
+  for (const [name, run] of Object.entries(journeys)) await attempt(name, run);
+  if (SHOTS) await attempt('screenshots of every page', photograph);
+} finally {
+  await context.close();
+  rmSync(profile, { recursive: true, force: true });
+}
+process.exit(failed > 0 ? 1 : 0);

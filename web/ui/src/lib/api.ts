@@ -1,0 +1,128 @@
+/** Calls of the HTTP API. Addresses are relative to the page, so that a path prefix in front of it does not matter. */
+import { session } from './session.svelte';
+import type {
+  ContainerRow,
+  ContainerSeries,
+  Decision,
+  ErrorPlace,
+  Explanation,
+  Mode,
+  Rule,
+  Schema,
+  SqlResult,
+  StatementResults,
+  Status,
+  Validation,
+} from './types';
+
+export class ApiError extends Error {
+  readonly status: number;
+  readonly place: ErrorPlace;
+
+  constructor(status: number, place: ErrorPlace) {
+    super(place.message);
+    this.status = status;
+    this.place = place;
+  }
+}
+
+export function apiUrl(path: string): string {
+  return new URL(`api/v1/${path}`, document.baseURI.replace(/#.*$/, '')).href;
+}
+
+async function errorOf(response: Response): Promise<ApiError> {
+  let place: ErrorPlace = { message: `the server answered ${response.status} ${response.statusText}`.trim() };
+  try {
+    const body = (await response.json()) as { error?: ErrorPlace };
+    if (typeof body.error?.message === 'string') place = body.error;
+  } catch {
+    // no JSON: the status must do
+  }
+  return new ApiError(response.status, place);
+}
+
+async function call(path: string, init: RequestInit = {}): Promise<Response> {
+  let response: Response;
+  try {
+    response = await fetch(apiUrl(path), { credentials: 'same-origin', ...init });
+  } catch (error) {
+    if (init.signal?.aborted) throw error;
+    throw new ApiError(0, { message: 'the server cannot be reached', help: 'is tidegate running?' });
+  }
+  if (response.status === 401 && path !== 'login') session.ask();
+  if (!response.ok) throw await errorOf(response);
+  return response;
+}
+
+async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
+  return (await (await call(path, signal ? { signal } : {})).json()) as T;
+}
+
+function posted(body: unknown, signal?: AbortSignal): RequestInit {
+  return {
+    method: 'POST',
+    headers: { 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+    ...(signal ? { signal } : {}),
+  };
+}
+
+async function post<T>(path: string, body: unknown, signal?: AbortSignal): Promise<T> {
+  const text = await (await call(path, posted(body, signal))).text();
+  return (text === '' ? {} : JSON.parse(text)) as T;
+}
+
+const seg = encodeURIComponent;
+
+export interface DecisionFilter {
+  host?: string;
+  container?: string;
+  rule?: string;
+  resource?: string;
+  outcome?: string;
+  from?: number;
+  to?: number;
+  limit?: number;
+  before?: string;
+}
+
+function search(filter: DecisionFilter): string {
+  const kept = Object.entries(filter).filter(([, value]) => value !== undefined && value !== '');
+  return new URLSearchParams(kept.map(([key, value]) => [key, String(value)])).toString();
+}
+
+export const api = {
+  status: () => get<Status>('status'),
+  login: (token: string) => post<unknown>('login', { token }),
+  containers: () => get<{ now: number; containers: ContainerRow[] }>('containers'),
+  container: (host: string, name: string) => get<ContainerRow>(`containers/${seg(host)}/${seg(name)}`),
+  series: (host: string, name: string, from: number, to: number, points: number, signal?: AbortSignal) =>
+    get<ContainerSeries>(
+      `containers/${seg(host)}/${seg(name)}/series?from=${Math.floor(from)}&to=${Math.ceil(to)}&points=${points}`,
+      signal,
+    ),
+  decisions: (filter: DecisionFilter, signal?: AbortSignal) =>
+    get<{ decisions: Decision[] }>(`decisions?${search(filter)}`, signal),
+  explain: (id: string) => get<Explanation>(`decisions/${seg(id)}/explain`),
+  rules: () => get<{ rules: Rule[] }>('rules'),
+  rule: (name: string) => get<Rule>(`rules/${seg(name)}`),
+  saveRule: (sql: string) => post<StatementResults>('rules', { sql }),
+  deleteRule: async (name: string) => void (await call(`rules/${seg(name)}`, { method: 'DELETE' })),
+  setMode: (name: string, mode: Mode) => post<unknown>(`rules/${seg(name)}/mode`, { mode }),
+  validate: (sql: string, signal?: AbortSignal) => post<Validation>('rules/validate', { sql }, signal),
+  preview: (sql: string, signal?: AbortSignal) => post<{ decisions: Decision[] }>('rules/preview', { sql }, signal),
+  schema: () => get<Schema>('schema'),
+  sql: (sql: string, limit?: number, signal?: AbortSignal) =>
+    post<SqlResult | StatementResults>('sql', { sql, format: 'json', ...(limit ? { limit } : {}) }, signal),
+  sqlBlob: async (sql: string, format: string) => (await call('sql', posted({ sql, format }))).blob(),
+};
+
+/** What to show of anything that was thrown. */
+export function placeOf(error: unknown): ErrorPlace {
+  if (error instanceof ApiError) return error.place;
+  return { message: error instanceof Error ? error.message : String(error) };
+}
+
+export function isAbort(error: unknown): boolean {
+  return error instanceof DOMException && error.name === 'AbortError';
+}

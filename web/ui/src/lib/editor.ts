@@ -1,0 +1,173 @@
+/** CodeMirror set up for DataFusion's SQL and Tidegate's rule statements, in the colours of the page. */
+import { autocompletion, closeBrackets, closeBracketsKeymap, completionKeymap, type CompletionContext } from '@codemirror/autocomplete';
+import { defaultKeymap, history, historyKeymap, indentWithTab } from '@codemirror/commands';
+import { SQLDialect, sql } from '@codemirror/lang-sql';
+import { HighlightStyle, bracketMatching, indentUnit, syntaxHighlighting } from '@codemirror/language';
+import { lintGutter, setDiagnostics, type Diagnostic } from '@codemirror/lint';
+import { Compartment, EditorState, Prec, type Extension } from '@codemirror/state';
+import { EditorView, drawSelection, highlightActiveLine, keymap, lineNumbers, placeholder } from '@codemirror/view';
+import { tags } from '@lezer/highlight';
+import { offers } from './completion';
+import { rangeOf } from './spans';
+import type { ErrorPlace, Schema } from './types';
+
+// DataFusion's words only: the ready dialects colour columns such as `usage` or `value` as keywords.
+const DATAFUSION = SQLDialect.define({
+  keywords:
+    'all alter and as asc between by case cast create cross current desc describe distinct drop else end except exists explain ' +
+    'false filter following for from full group having in inner intersect interval is join left like limit not null nulls offset on or ' +
+    'order outer over partition preceding range replace right row rows rule rules select set show tables then true unbounded union using ' +
+    'values when where with within',
+  types: 'bigint boolean date double float int integer real smallint string text timestamp varchar',
+  builtin: '',
+  operatorChars: '*+-%<>!=~/|',
+  doubleQuotedStrings: false,
+  identifierQuotes: '"',
+});
+
+const COLOURS = HighlightStyle.define([
+  { tag: tags.keyword, color: 'var(--kw)', fontWeight: '600' },
+  { tag: [tags.string, tags.special(tags.string)], color: 'var(--str)' },
+  { tag: [tags.number, tags.bool, tags.null], color: 'var(--num)' },
+  { tag: [tags.lineComment, tags.blockComment], color: 'var(--muted)', fontStyle: 'italic' },
+  { tag: tags.typeName, color: 'var(--kw)' },
+]);
+
+const THEME = EditorView.theme({
+  '&': { height: '100%', color: 'var(--text)', fontSize: '13px' },
+  '&.cm-focused': { outline: 'none' },
+  '.cm-scroller': { fontFamily: 'var(--mono)', lineHeight: '20px' },
+  '.cm-content': { caretColor: 'var(--text)', padding: '8px 0' },
+  '.cm-cursor': { borderLeftColor: 'var(--text)', borderLeftWidth: '2px' },
+  '.cm-gutters': { backgroundColor: 'transparent', color: 'var(--muted)', border: 'none' },
+  '.cm-activeLine, .cm-activeLineGutter': { backgroundColor: 'color-mix(in srgb, var(--surface-2) 60%, transparent)' },
+  '&.cm-focused > .cm-scroller > .cm-selectionLayer .cm-selectionBackground, .cm-selectionBackground': { background: 'var(--accent-soft) !important' },
+  '.cm-matchingBracket': { backgroundColor: 'var(--accent-soft) !important', outline: '1px solid var(--accent)' },
+  '.cm-placeholder': { color: 'var(--muted)' },
+  '.cm-tooltip': { backgroundColor: 'var(--surface)', color: 'var(--text)', border: '1px solid var(--line-strong)', borderRadius: '6px', overflow: 'hidden' },
+  '.cm-tooltip.cm-tooltip-autocomplete > ul': { fontFamily: 'var(--mono)', fontSize: '12.5px', maxHeight: '220px' },
+  '.cm-tooltip-autocomplete ul li[aria-selected]': { background: 'var(--accent-soft) !important', color: 'var(--text) !important' },
+  '.cm-completionDetail': { color: 'var(--muted)', fontStyle: 'normal' },
+  '.cm-completionMatchedText': { textDecoration: 'none', fontWeight: '700', color: 'var(--accent-text)' },
+  '.cm-completionInfo': { padding: '6px 10px', maxWidth: '320px', fontFamily: 'inherit' },
+  // The defaults are pictures in data: URLs, which the page's security policy does not allow.
+  '.cm-lintRange.cm-lintRange-error': { backgroundImage: 'none', textDecoration: 'underline wavy var(--bad)', textUnderlineOffset: '3px' },
+  '.cm-lintPoint-error::after': { borderBottomColor: 'var(--bad)' },
+  '.cm-lint-marker': { width: '14px' },
+  '.cm-lint-marker-error': { content: 'none', width: '9px', height: '9px', margin: '5px 2px', borderRadius: '50%', backgroundColor: 'var(--bad)' },
+  '.cm-diagnostic-error': { borderLeft: '3px solid var(--bad)' },
+  '.cm-diagnostic': { fontFamily: 'system-ui, sans-serif', whiteSpace: 'pre-wrap', maxWidth: '560px' },
+  '.cm-gutter-lint': { width: '16px' },
+});
+
+export interface EditorEvents {
+  change: (text: string) => void;
+  run: (() => void) | undefined;
+  save: (() => void) | undefined;
+}
+
+export interface SqlEditor {
+  text(): string;
+  /** Replaces everything; not reported as a change when it is the text already. */
+  setText(text: string): void;
+  /** Underlines the places of errors in the present text. */
+  setErrors(places: ErrorPlace[]): void;
+  setSchema(schema: Schema): void;
+  insert(text: string): void;
+  /** The selected text, or all of it. */
+  selection(): string;
+  focus(): void;
+  destroy(): void;
+}
+
+const TYPES: Record<string, string> = { table: 'class', column: 'property', function: 'function', keyword: 'keyword', option: 'constant' };
+const BOOST: Record<string, number> = { column: 20, option: 20, table: 10, function: 0, keyword: -10 };
+
+function completionOf(schema: Schema): Extension {
+  const source = (context: CompletionContext) => {
+    const word = context.matchBefore(/[\w"]+(?:\.[\w"]*)*/);
+    if (word === null && !context.explicit) return null;
+    const text = context.state.doc.toString();
+    const found = offers(schema, text, context.pos);
+    const dot = word === null ? -1 : word.text.lastIndexOf('.');
+    const isColumn = found.every((offer) => offer.type === 'column');
+    const from = word === null ? context.pos : isColumn && dot >= 0 ? word.from + dot + 1 : word.from;
+    return {
+      from,
+      options: found.map(({ type, ...offer }) => ({ ...offer, type: TYPES[type] ?? 'text', boost: BOOST[type] ?? 0 })),
+      validFor: /^[\w".]*$/,
+    };
+  };
+  return autocompletion({ override: [source], icons: false, maxRenderedOptions: 60 });
+}
+
+function diagnosticOf(text: string, place: ErrorPlace): Diagnostic {
+  const range = rangeOf(text, place) ?? { from: 0, to: Math.min(text.length, text.indexOf('\n') < 0 ? text.length : text.indexOf('\n')) };
+  return { ...range, severity: 'error', message: place.help ? `${place.message}\n${place.help}` : place.message };
+}
+
+export function createEditor(parent: HTMLElement, options: { text: string; label: string; hint: string; schema: Schema; readOnly: boolean }, events: EditorEvents): SqlEditor {
+  const completion = new Compartment();
+  let quiet = false;
+  const runs = (run: (() => void) | undefined) => () => {
+    run?.();
+    return run !== undefined;
+  };
+  const view = new EditorView({
+    parent,
+    state: EditorState.create({
+      doc: options.text,
+      extensions: [
+        Prec.highest(
+          keymap.of([
+            { key: 'Mod-Enter', run: runs(events.run), preventDefault: true },
+            { key: 'Mod-s', run: runs(events.save), preventDefault: true },
+          ]),
+        ),
+        lineNumbers(),
+        lintGutter(),
+        history(),
+        drawSelection(),
+        highlightActiveLine(),
+        bracketMatching(),
+        closeBrackets(),
+        indentUnit.of('  '),
+        sql({ dialect: DATAFUSION, upperCaseKeywords: true }),
+        completion.of(completionOf(options.schema)),
+        syntaxHighlighting(COLOURS),
+        THEME,
+        placeholder(options.hint),
+        EditorState.readOnly.of(options.readOnly),
+        EditorView.contentAttributes.of({ 'aria-label': options.label, spellcheck: 'false', autocapitalize: 'off' }),
+        keymap.of([...closeBracketsKeymap, ...completionKeymap, ...historyKeymap, ...defaultKeymap, indentWithTab]),
+        EditorView.updateListener.of((update) => {
+          if (update.docChanged && !quiet) events.change(update.state.doc.toString());
+        }),
+      ],
+    }),
+  });
+  const text = () => view.state.doc.toString();
+  return {
+    text,
+    setText(next) {
+      if (next === text()) return;
+      quiet = true;
+      view.dispatch({ changes: { from: 0, to: view.state.doc.length, insert: next } });
+      quiet = false;
+    },
+    setErrors(places) {
+      view.dispatch(setDiagnostics(view.state, places.map((place) => diagnosticOf(text(), place))));
+    },
+    setSchema: (schema) => view.dispatch({ effects: completion.reconfigure(completionOf(schema)) }),
+    insert(added) {
+      view.dispatch(view.state.replaceSelection(added));
+      view.focus();
+    },
+    selection() {
+      const { from, to } = view.state.selection.main;
+      return from === to ? text() : view.state.sliceDoc(from, to);
+    },
+    focus: () => view.focus(),
+    destroy: () => view.destroy(),
+  };
+}

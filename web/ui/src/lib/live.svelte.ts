@@ -1,0 +1,126 @@
+/** The one stream of this tab and what came through it. */
+import { api, apiUrl } from './api';
+import { loadHistory } from './backfill';
+import { Fleet, type FleetMessage } from './fleet';
+import { session } from './session.svelte';
+import type { ContainerRow, Decision, Status } from './types';
+
+/** Data older than this is shown as old. */
+export const STALE_MS = 5_000;
+const KEEP_DECISIONS = 200;
+const RETRY_MS = 3_000;
+const CONTAINERS_EVERY_MS = 15_000;
+
+export type Connection = 'connecting' | 'open' | 'lost';
+
+class Live {
+  connection = $state<Connection>('connecting');
+  /** Counts fleet messages, so that what draws from `fleet` knows when to. */
+  tick = $state(0);
+  /** Server time of the newest fleet message. */
+  t = $state(0);
+  /** How long ago the newest fleet message came, by this browser's clock. */
+  age = $state(0);
+  status = $state.raw<Status | null>(null);
+  containers = $state.raw<ContainerRow[]>([]);
+  containersLoaded = $state(false);
+  /** Newest first. */
+  decisions = $state.raw<Decision[]>([]);
+  readonly fleet = new Fleet();
+
+  stale = $derived(this.tick > 0 && this.age > STALE_MS);
+  simulated = $derived(this.status?.simulated ?? null);
+
+  #source: EventSource | null = null;
+  #received = 0;
+  #membership = '';
+  #containersAt = 0;
+
+  start(): void {
+    this.#connect();
+    setInterval(() => {
+      this.age = this.#received === 0 ? 0 : performance.now() - this.#received;
+    }, 1000);
+    void this.#first();
+  }
+
+  /** Server time now, going on while no message comes. */
+  now(): number {
+    return this.t === 0 ? Date.now() : this.t + (performance.now() - this.#received);
+  }
+
+  async #first(): Promise<void> {
+    try {
+      this.status = await api.status();
+      this.#merge((await api.decisions({ limit: 60 })).decisions);
+    } catch {
+      // the connection's state tells it
+    }
+  }
+
+  #connect(): void {
+    const source = new EventSource(apiUrl('stream'), { withCredentials: false });
+    this.#source = source;
+    source.onopen = () => (this.connection = 'open');
+    source.onerror = () => this.#lost(source);
+    source.addEventListener('fleet', (event) => this.#fleet(JSON.parse(event.data as string) as FleetMessage));
+    source.addEventListener('decision', (event) => this.#merge([JSON.parse(event.data as string) as Decision]));
+    // The server dropped events for this client, so what it knows may have holes.
+    source.addEventListener('resync', () => void this.#first());
+    source.addEventListener('status', (event) => (this.status = JSON.parse(event.data as string) as Status));
+  }
+
+  /** The browser reconnects by itself unless the answer was no stream at all, such as 401. */
+  #lost(source: EventSource): void {
+    this.connection = 'lost';
+    if (source !== this.#source || source.readyState !== EventSource.CLOSED) return;
+    source.close();
+    setTimeout(() => {
+      api
+        .status()
+        .then((status) => (this.status = status))
+        .catch(() => undefined)
+        .finally(() => {
+          if (!session.asked) this.#connect();
+        });
+    }, RETRY_MS);
+  }
+
+  #fleet(message: FleetMessage): void {
+    this.connection = 'open';
+    const applied = this.fleet.apply(message);
+    if (applied === 'malformed') return;
+    this.#received = performance.now();
+    this.age = 0;
+    if (applied === 'old') return;
+    this.t = this.fleet.t;
+    this.tick += 1;
+    this.#refreshContainers();
+  }
+
+  #refreshContainers(): void {
+    const membership = this.fleet.ids.join('\n');
+    const changed = membership !== this.#membership;
+    if (!changed && performance.now() - this.#containersAt < CONTAINERS_EVERY_MS) return;
+    const firstTime = this.#membership === '' && membership !== '';
+    this.#membership = membership;
+    this.#containersAt = performance.now();
+    api
+      .containers()
+      .then((answer) => {
+        this.containers = answer.containers;
+        this.containersLoaded = true;
+      })
+      .catch(() => undefined);
+    if (firstTime) void loadHistory(this.fleet).then(() => (this.tick += 1));
+  }
+
+  #merge(incoming: Decision[]): void {
+    const known = new Set(this.decisions.map((decision) => decision.id));
+    const fresh = incoming.filter((decision) => !known.has(decision.id));
+    if (fresh.length === 0) return;
+    this.decisions = [...fresh, ...this.decisions].sort((a, b) => b.time - a.time).slice(0, KEEP_DECISIONS);
+  }
+}
+
+export const live = new Live();

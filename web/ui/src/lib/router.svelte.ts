@@ -1,0 +1,30 @@
+import { hashOfRoute, parseHash, type Route } from './route';
+
+/** The address bar as reactive state. */
+class Router {
+  route = $state.raw<Route>(parseHash(location.hash));
+
+  constructor() {
+    addEventListener('hashchange', () => (this.route = parseHash(location.hash)));
+  }
+
+  /** Opens an address and adds it to the browser's history. */
+  go(hash: string): void {
+    location.hash = hash;
+  }
+
+  /** Changes query values of the present page; `null` removes one. `push` adds a step to the history. */
+  query(patch: Record<string, string | null>, push = false): void {
+    const query = { ...this.route.query };
+    for (const [key, value] of Object.entries(patch)) {
+      if (value === null || value === '') delete query[key];
+      else query[key] = value;
+    }
+    const route = { ...this.route, query };
+    if (push) history.pushState(null, '', hashOfRoute(route));
+    else history.replaceState(null, '', hashOfRoute(route));
+    this.route = route;
+  }
+}
+
+export const router = new Router();

@@ -1,0 +1,80 @@
+/** The series of a container page: what the server answered, and the seconds that came since through the stream. */
+import type { ChartColumns } from './chart';
+import { GAP_MS, type History } from './fleet';
+import type { ContainerSeries, Num, ResourceName } from './types';
+
+const known = (value: number | undefined): Num => (value === undefined || Number.isNaN(value) ? null : value);
+const at = (column: Num[] | undefined, index: number): Num => column?.[index] ?? null;
+
+/** The newest known limit with both boundaries: the margin that the stream does not send for memory. */
+function marginOf(columns: ContainerSeries['cpu']): number | null {
+  for (let index = columns.limit.length - 1; index >= 0; index -= 1) {
+    const [limit, upper] = [at(columns.limit, index), at(columns.upper, index)];
+    if (limit !== null && upper !== null && limit > 0) return (limit - upper) / limit;
+  }
+  return null;
+}
+
+/**
+ * Fills holes no longer than `longest` ms with the value before them. Buckets of one second are as long as the
+ * collector's interval, so that its jitter leaves one empty now and then although nothing is missing.
+ */
+export function bridge(t: number[], column: Num[], longest: number): Num[] {
+  const filled = [...column];
+  let before: number | null = null;
+  column.forEach((value, index) => {
+    if (value === null) return;
+    if (before !== null && (t[index] ?? 0) - (t[before] ?? 0) <= longest) filled.fill(column[before] ?? null, before + 1, index);
+    before = index;
+  });
+  return filled;
+}
+
+/** Joins both; the stream's points count from after the answer's last one up to `to`. */
+export function columnsOf(resource: ResourceName, answer: ContainerSeries, history: History | undefined, to: number): ChartColumns {
+  const from = resource === 'cpu' ? answer.cpu : answer.memory;
+  const lane = resource === 'cpu' ? from.throttled : from.oom_kills;
+  // Buckets at the end may be empty only because their time has not come yet; the stream knows it better.
+  const kept = history === undefined ? answer.t.length : (newest(from.usage) ?? -1) + 1;
+  const t = answer.t.slice(0, kept);
+  const all = (column: Num[] | undefined) => bridge(t, t.map((_, index) => at(column, index)), GAP_MS);
+  const columns: ChartColumns = {
+    t,
+    usage: all(from.usage),
+    usage_max: answer.step_ms > 1_000 ? all(from.usage_max) : t.map(() => null),
+    limit: all(from.limit),
+    upper: all(from.upper),
+    lower: all(from.lower),
+    lane: t.map((_, index) => at(lane, index)),
+  };
+  if (history === undefined) return columns;
+
+  const margin = marginOf(from);
+  const [usageColumn, limitColumn, laneColumn] =
+    resource === 'cpu'
+      ? [history.columns.cpu, history.columns.cpu_limit, history.columns.throttled]
+      : [history.columns.mem, history.columns.mem_limit, history.columns.oom];
+  const last = t.at(-1) ?? 0;
+  // A bucket of the answer stands for `step_ms`; what falls into the last one is in it already.
+  const after = last + Math.max(0, answer.step_ms - 1);
+  for (let index = 0; index < history.length; index += 1) {
+    const t = history.t[index] ?? 0;
+    if (t <= after || t > to) continue;
+    const limit = known(limitColumn[index]);
+    columns.t.push(t);
+    columns.usage.push(known(usageColumn[index]));
+    columns.usage_max.push(null);
+    columns.limit.push(limit);
+    columns.upper.push(limit === null || margin === null ? null : limit * (1 - margin));
+    columns.lower.push(limit === null || margin === null ? null : limit * (1 - 2 * margin));
+    const [before, now] = [laneColumn[index - 1], laneColumn[index]];
+    columns.lane.push(resource === 'cpu' ? known(now) : Math.max(0, (now ?? 0) - (before ?? now ?? 0)));
+  }
+  return columns;
+}
+
+/** Index of the newest time that has a value of `column`. */
+export function newest(column: Num[]): number | null {
+  for (let index = column.length - 1; index >= 0; index -= 1) if (column[index] !== null) return index;
+  return null;
+}

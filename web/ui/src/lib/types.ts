@@ -1,0 +1,171 @@
+/** The JSON of the HTTP API, as the server writes it. Values are in base units: cores, bytes, ms UTC, shares of 1. */
+
+export type ResourceName = 'cpu' | 'memory';
+export type Mode = 'off' | 'shadow' | 'on';
+export type Num = number | null;
+
+export interface Status {
+  version: string;
+  host: string;
+  simulated: string | null;
+  started: number;
+  uptime_s: number;
+  now: number;
+  cgroup: string;
+  containers: number;
+  rules: number;
+  store: Record<string, number>;
+  ingest_per_s: number;
+  clients: number;
+  tick_lag_ms: Num;
+}
+
+export interface ResourceNow {
+  usage: Num;
+  limit: Num;
+  upper: Num;
+  lower: Num;
+  pressure?: Num;
+  throttled?: Num;
+  oom_kills?: Num;
+  unreclaimable?: Num;
+}
+
+export interface BoundsPair {
+  min: Num;
+  max: Num;
+}
+
+export interface ContainerRow {
+  host: string;
+  name: string;
+  app: string | null;
+  user: string | null;
+  runtime: string;
+  id: string;
+  path: string;
+  cgroup: string;
+  first_seen: number;
+  last_seen: number;
+  gone: boolean;
+  baseline: Partial<Record<ResourceName, Num>>;
+  bounds: Partial<Record<ResourceName, BoundsPair | null>>;
+  cpu: ResourceNow;
+  memory: ResourceNow;
+}
+
+export interface SeriesColumns {
+  usage: Num[];
+  usage_max: Num[];
+  limit: Num[];
+  upper: Num[];
+  lower: Num[];
+  throttled?: Num[];
+  oom_kills?: Num[];
+  unreclaimable?: Num[];
+}
+
+export interface ContainerSeries {
+  step_ms: number;
+  t: number[];
+  cpu: SeriesColumns;
+  memory: SeriesColumns;
+}
+
+export interface GuardReport {
+  guard: string;
+  action: 'passed' | 'changed' | 'refused';
+  before: number;
+  after: number;
+  why: string;
+}
+
+export type OutcomeStatus =
+  'applied' | 'unchanged' | 'refused' | 'infeasible' | 'drifted' | 'rolled_back' | 'shadow' | 'failed';
+
+export interface Outcome {
+  status: OutcomeStatus;
+  limit_after: Num;
+  writes: { target: string; value: string }[];
+  message: string;
+  at: number;
+  took_us: number;
+}
+
+export interface Decision {
+  id: string;
+  time: number;
+  rule: string;
+  version: number;
+  container: { host: string; name: string };
+  resource: ResourceName;
+  limit_before: Num;
+  proposed: number;
+  decided: Num;
+  guards: GuardReport[];
+  reason: string;
+  mode: Mode;
+  inputs: Record<string, unknown> | null;
+  outcome: Outcome;
+  sentence?: string;
+}
+
+export interface Explanation {
+  decision: Decision;
+  sentence: string;
+  rule_sql: string | null;
+  query_as_of: string | null;
+  after: { usage_avg: Num; usage_max: Num; throttled_avg: Num; limit_now: Num } | null;
+}
+
+export interface Rule {
+  name: string;
+  sql: string;
+  query: string;
+  version: number;
+  mode: Mode;
+  class: string;
+  every_ms: number;
+  options: Record<string, string>;
+  created_by: string;
+  updated_at: number;
+  last_run: Num;
+  last_latency_ms: Num;
+  last_rows: Num;
+  last_error: string | null;
+}
+
+/** An error with the place in the submitted text it is about; lines and columns count from 1. */
+export interface ErrorPlace {
+  message: string;
+  line?: number | null;
+  column?: number | null;
+  endLine?: number | null;
+  endColumn?: number | null;
+  help?: string | null;
+}
+
+export type Validation =
+  { ok: true; rule: Partial<Rule> & { name: string } } | { ok: false; error: ErrorPlace };
+
+export interface SqlResult {
+  columns: { name: string; type: string }[];
+  rows: unknown[][];
+  truncated: boolean;
+  took_ms: number;
+}
+
+export interface StatementResults {
+  results: { statement: string; name: string; message: string }[];
+}
+
+export interface SchemaTable {
+  schema: string;
+  name: string;
+  columns: { name: string; type: string; doc?: string }[];
+}
+
+export interface Schema {
+  tables: SchemaTable[];
+  functions: { name: string; signature?: string; doc?: string }[];
+}

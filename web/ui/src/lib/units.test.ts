@@ -1,0 +1,40 @@
+import { describe, expect, it } from 'vitest';
+import { amount, bytes, change, cores, count, figure, percent, tickSteps, tookMs } from './units';
+
+const MIB = 1024 ** 2;
+
+describe('units', () => {
+  it('show three figures', () => {
+    expect([0.9249, 12.44, 128.4].map(figure)).toEqual(['0.92', '12.4', '128']);
+  });
+
+  it('show bytes with the largest fitting binary prefix', () => {
+    expect([512, 96 * MIB, 1.5 * 1024 * MIB, 128 * MIB].map(bytes)).toEqual(['512 B', '96.0 MiB', '1.5 GiB', '128 MiB']);
+    expect(bytes(1024 ** 2 - 1)).toBe('1024 KiB');
+  });
+
+  it('never show what is not known as zero', () => {
+    expect([cores(null), bytes(undefined), percent(NaN), count(null), tookMs(null), amount('cpu', null)]).toEqual(Array(6).fill('–'));
+  });
+
+  it('name the unit of a change once where both share it', () => {
+    expect(change('cpu', 1, 1.5)).toBe('1.00 → 1.50 cores');
+    expect(change('memory', 96 * MIB, 128 * MIB)).toBe('96.0 → 128 MiB');
+    expect(change('memory', 900 * MIB, 1.5 * 1024 * MIB)).toBe('900 MiB → 1.5 GiB');
+    expect(change('memory', null, 96 * MIB)).toBe('none → 96.0 MiB');
+  });
+
+  it('show a small share as small, not as none', () => {
+    expect([0, 0.0004, 0.031, 0.5].map(percent)).toEqual(['0 %', '< 0.1 %', '3.1 %', '50 %']);
+  });
+
+  it('part thousands and choose the unit of a duration', () => {
+    expect(count(1284)).toBe('1\u202f284');
+    expect([0.0428, 0.4, 12.3, 1500, 12_000].map(tookMs)).toEqual(['43 µs', '0.4 ms', '12 ms', '1.5 s', '12 s']);
+  });
+
+  it('put ticks of memory at powers of two', () => {
+    expect(tickSteps('memory')).toContain(256 * MIB);
+    expect(tickSteps('cpu')).toContain(0.5);
+  });
+});
