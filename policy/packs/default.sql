@@ -1,6 +1,6 @@
 -- Limits that follow usage: CPU up at once and down slowly, memory ahead of its growth and down very slowly.
 --
--- Apply this file with `tidegate rules apply`, over HTTP or in the dashboard; applying it again changes nothing. No rule
+-- Apply this file with `tidegate rule apply`, over HTTP or in the dashboard; applying it again changes nothing. No rule
 -- states a mode, so new ones start in the configured one (shadow, unless changed) and existing ones keep theirs:
 --     ALTER RULE cpu_up SET (mode = 'on');
 --

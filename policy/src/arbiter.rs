@@ -45,8 +45,8 @@ pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &His
         let mut candidate = Candidate::new(proposal, snapshot, history, config);
         let target = candidate.proposal.target;
         match guard::run(guard::BEFORE_CHOICE, target, &candidate.context, &mut candidate.notes) {
-            None => judged.settled.push(candidate.refused()),
-            Some(target) => {
+            Err(status) => judged.settled.push(candidate.refused(status)),
+            Ok(target) => {
                 candidate.target = target;
                 let on = candidate.proposal.rule.mode == Mode::On;
                 contests.entry((candidate.proposal.key.clone(), on)).or_default().push(candidate);
@@ -59,9 +59,9 @@ pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &His
         let Some(mut winner) = candidates.next() else { continue };
         judged.settled.extend(candidates.map(|loser| loser.outranked_by(&winner)));
         match guard::run(guard::BEHIND_CHOICE, winner.target, &winner.context, &mut winner.notes) {
-            None => judged.settled.push(winner.refused()),
-            Some(target) if winner.proposal.rule.mode == Mode::On => judged.approved.push(winner.approved(target)),
-            Some(target) => judged.settled.push(winner.shadow(target)),
+            Err(status) => judged.settled.push(winner.refused(status)),
+            Ok(target) if winner.proposal.rule.mode == Mode::On => judged.approved.push(winner.approved(target)),
+            Ok(target) => judged.settled.push(winner.shadow(target)),
         }
     }
     judged
@@ -107,9 +107,11 @@ impl Candidate {
         Self { target: proposal.target, inputs: Value::Object(inputs), proposal, context, notes: Vec::new() }
     }
 
-    fn refused(self) -> Decision {
+    fn refused(self, status: OutcomeStatus) -> Decision {
+        // A rule that may not write cannot have failed at it.
+        let status = if self.proposal.rule.mode == Mode::On { status } else { OutcomeStatus::Refused };
         let message = self.notes.last().map_or_else(String::new, |note| format!("{}: {}", note.guard, note.why));
-        self.decision(None, OutcomeStatus::Refused, message)
+        self.decision(None, status, message)
     }
 
     fn outranked_by(mut self, winner: &Candidate) -> Decision {
@@ -125,7 +127,7 @@ impl Candidate {
         };
         let (guard, before) = ("priority".to_owned(), self.target);
         self.notes.push(GuardReport { guard, action: GuardAction::Refused, before, after: before, why });
-        self.refused()
+        self.refused(OutcomeStatus::Refused)
     }
 
     fn shadow(self, target: f64) -> Decision {

@@ -24,9 +24,10 @@ pub fn run(args: ServeArgs) -> Result<ExitCode> {
     let config = Config::load(args.config.as_deref(), &args.given)?;
     let world = World::of_this_host(&config)?;
     serve::runtime()?.block_on(async {
+        let stop = serve::until_signalled();
         let listener = serve::listen(config.listen).await?;
         println!("tidegate {} on http://{}/", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
-        serve::run(config, world, listener, serve::until_signalled()).await
+        serve::run(config, world, listener, stop).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -45,6 +45,7 @@ pub fn run(args: DemoArgs) -> Result<ExitCode> {
         bail!("the demo listens on loopback only; `tidegate serve` with tokens is for other addresses");
     }
     serve::runtime()?.block_on(async {
+        let signalled = serve::until_signalled();
         let listener = bind(args.listen).await?;
         println!("dashboard  http://{}/", listener.local_addr()?);
         let name = format!("tidegate-demo-{}", std::process::id());
@@ -73,9 +74,9 @@ pub fn run(args: DemoArgs) -> Result<ExitCode> {
         );
         let stop = async {
             match args.seconds {
-                None => serve::until_signalled().await,
+                None => signalled.await,
                 Some(seconds) => tokio::select! {
-                    () = serve::until_signalled() => {}
+                    () = signalled => {}
                     () = tokio::time::sleep(Duration::from_secs(seconds)) => {}
                 },
             }

@@ -19,7 +19,17 @@ pub(crate) const FACTS: &str = "facts.json";
 pub(crate) struct DataDir {
     path: PathBuf,
     /// The kernel releases the lock with the file, also after `kill -9`.
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for DataDir {
+    fn drop(&mut self) {
+        // Not left to closing the file: a child process that is being started has a copy of it until its `exec`, and the
+        // lock with it. An explicit release counts for all copies.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(dir = %self.path.display(), %error, "lock of the data directory is released with the process");
+        }
+    }
 }
 
 impl DataDir {
@@ -32,7 +42,7 @@ impl DataDir {
             let part = path.join(part);
             fs::create_dir_all(&part).map_err(StoreError::io("create", &part))?;
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     pub(crate) fn path(&self) -> &Path {

@@ -9,7 +9,8 @@ use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::csv::WriterBuilder;
 use arrow::datatypes::{
-    DataType, Field, Float32Type, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType, UInt64Type,
+    DataType, Field, Float32Type, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType,
+    UInt64Type,
 };
 use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
@@ -165,7 +166,9 @@ fn sql_type(data_type: &DataType) -> String {
     match data_type {
         DataType::Boolean => "boolean".to_owned(),
         DataType::Int8 | DataType::Int16 | DataType::Int32 => "integer".to_owned(),
-        DataType::Int64 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => "bigint".to_owned(),
+        DataType::Int64 | DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => {
+            "bigint".to_owned()
+        }
         DataType::Float16 | DataType::Float32 => "real".to_owned(),
         DataType::Float64 => "double".to_owned(),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
@@ -338,7 +341,8 @@ mod tests {
     use std::time::Duration;
 
     use arrow::array::{
-        Float64Array, Int64Array, ListArray, StringArray, TimestampMillisecondArray, TimestampNanosecondArray, UInt64Array,
+        Float64Array, Int64Array, ListArray, StringArray, TimestampMillisecondArray, TimestampNanosecondArray,
+        UInt64Array,
     };
     use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -367,7 +371,8 @@ mod tests {
     #[test]
     fn json_keeps_every_digit_and_has_null_for_what_it_cannot_say() {
         let text = String::from_utf8(json(&sample()).unwrap()).unwrap();
-        let rows = r#"[["2025-11-21T20:00:00.123Z","a,\"ö\"",null,-9223372036854775808,18446744073709551615,[1,null]],"#;
+        let rows =
+            r#"[["2025-11-21T20:00:00.123Z","a,\"ö\"",null,-9223372036854775808,18446744073709551615,[1,null]],"#;
         assert!(text.contains(rows), "{text}");
         assert!(text.contains(r#"[null,"b",0.5,9007199254740993,0,null]"#), "{text}");
         assert!(text.contains(r#"{"name":"list","type":"bigint[]"}"#), "{text}");

@@ -116,7 +116,8 @@ pub(crate) fn guarded(plan: Arc<dyn ExecutionPlan>, deadline: &Arc<Deadline>) ->
 /// candidates, which is where the deadline is asked.
 fn guard_join(node: Arc<dyn ExecutionPlan>, deadline: &Arc<Deadline>) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(join) = node.downcast_ref::<HashJoinExec>() {
-        let emits_matches = matches!(join.join_type(), JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full);
+        let emits_matches =
+            matches!(join.join_type(), JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full);
         if join.filter().is_none() && emits_matches {
             return Ok(node);
         }
@@ -182,10 +183,7 @@ impl ExecutionPlan for DeadlineExec {
         Ok(TreeNodeRecursion::Continue)
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
             (Some(input), true) => Ok(Arc::new(Self::new(input, Arc::clone(&self.deadline)))),
             _ => Err(DataFusionError::Internal("DeadlineExec has one child".to_owned())),
@@ -347,5 +345,4 @@ mod tests {
         assert!(deadline.check_size(&batch).is_err());
         assert!(deadline.check_size(&batch.slice(10, 10)).is_ok());
     }
-
 }

@@ -6,7 +6,7 @@ use datafusion::common::{Column, Diagnostic, SchemaError, TableReference};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::{Location, Token, Tokenizer};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
 use crate::guard::{Stop, stop_of};
 use crate::store::Store;
@@ -106,7 +106,7 @@ impl QueryError {
             _ => QueryErrorKind::Plan,
         };
         let Some(diagnostic) = error.diagnostic() else {
-            return named(Self::new(kind, plain(&root.message())), root, store);
+            return named(unplaced(kind, &root.message(), sql), root, store);
         };
         let mut found = Self::new(kind, plain(&diagnostic.message));
         if let Some(span) = diagnostic.span {
@@ -147,6 +147,43 @@ impl QueryError {
     }
 }
 
+/// An error without a place of its own, with the place of what its text names.
+fn unplaced(kind: QueryErrorKind, text: &str, sql: &str) -> QueryError {
+    let message = plain(text);
+    if let Some(name) = quoted_in(text, "Unsupported compound identifier '") {
+        let short = name.strip_prefix("metric.").unwrap_or(name);
+        let found = QueryError::new(kind, format!("the table name '{name}' has too many parts"));
+        return placed(found, sql, name).helped(format!("write {METRIC}.{}", quoted(short)));
+    }
+    if message.contains("recent()") {
+        return placed(QueryError::new(kind, message), sql, "recent");
+    }
+    QueryError::new(kind, message)
+}
+
+/// Adds the place where `name` first stands in `sql`, quoted or not.
+fn placed(found: QueryError, sql: &str, name: &str) -> QueryError {
+    let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location() else { return found };
+    let mut at = 0;
+    while at < tokens.len() {
+        let mut text = String::new();
+        let start = at;
+        while let Some(token) = tokens.get(at) {
+            match &token.token {
+                Token::Word(word) => text.push_str(&word.value),
+                Token::Period => text.push('.'),
+                _ => break,
+            }
+            at += 1;
+        }
+        if text.eq_ignore_ascii_case(name) {
+            return found.at(tokens[start].span.start, Some(tokens[at - 1].span.end));
+        }
+        at = at.max(start + 1);
+    }
+    found
+}
+
 /// The error below the layers that only say where it came through.
 fn root_of(error: &DataFusionError) -> &DataFusionError {
     match error {
@@ -159,7 +196,10 @@ fn root_of(error: &DataFusionError) -> &DataFusionError {
 
 /// The first sentence as this project writes errors: lower case, no full stop, no advice on DataFusion's own settings.
 fn plain(message: &str) -> String {
-    let first = message.lines().next().unwrap_or_default().trim().trim_end_matches('.');
+    let first = message.lines().next().unwrap_or_default();
+    // Some texts end with the printed syntax tree.
+    let first = if first.contains("Span(") { first.split(" {").next().unwrap_or_default() } else { first };
+    let first = first.trim().trim_end_matches('.');
     let mut chars = first.chars();
     match (chars.next(), chars.next()) {
         // Not names and abbreviations, such as `UNION`.
@@ -216,7 +256,13 @@ fn end_of(sql: &str) -> Location {
     Location::new(line as u64, column as u64)
 }
 
-/// The place of each statement after the first, for those who send several.
+/// The place of the first word, for what concerns the whole statement.
+pub(crate) fn first_word(tokens: &[TokenWithSpan]) -> Option<(Location, Location)> {
+    let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::SemiColon))?;
+    Some((first.span.start, first.span.end))
+}
+
+/// The place of the second statement, for those who send several.
 pub(crate) fn second_statement(sql: &str) -> Option<(Location, Location)> {
     let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().ok()?;
     let mut tokens = tokens.into_iter().filter(|token| !matches!(token.token, Token::Whitespace(_)));
@@ -281,14 +327,18 @@ fn near_table(text: &str, reference: &TableReference, tables: &[TableInfo]) -> O
         of(bare).min(of(reference.table()))
     };
     let best = tables.iter().min_by_key(|table| distance(table))?;
-    let allowed = best.name.chars().count().max(3) / 3;
     let name = if best.schema == PUBLIC { quoted(&best.name) } else { format!("{METRIC}.{}", quoted(&best.name)) };
-    (distance(best) <= allowed).then(|| meant(&name))
+    (distance(best) <= slips(best.name.chars().count())).then(|| meant(&name))
 }
 
 fn is_near(a: &str, b: &str) -> bool {
     let longer = a.chars().count().max(b.chars().count());
-    strsim::osa_distance(&a.to_lowercase(), &b.to_lowercase()) <= longer.max(3) / 3
+    strsim::osa_distance(&a.to_lowercase(), &b.to_lowercase()) <= slips(longer)
+}
+
+/// How many slips a name of that length may have to be taken for another.
+fn slips(length: usize) -> usize {
+    (length.max(3) + 1) / 3
 }
 
 /// A name as it has to be written in SQL.

@@ -21,19 +21,37 @@ pub(crate) const MAX_SQL_BYTES: usize = 256 * 1024;
 /// that doubles twenty times would otherwise plan for hours.
 const MAX_OPERATORS: usize = 2_000;
 
-/// Operators in a row, over all levels of brackets, that a query may have. `1 + 1 + ...` nests without any bracket, and the
-/// tree that it becomes is walked, and dropped, by functions that call themselves.
-const MAX_CHAIN: usize = 3_000;
+/// Columns that a SELECT may write out. Planning compares the name of each with those of all others.
+const MAX_COLUMNS: usize = 1_000;
+/// What operators may cost together, where the n-th in a row costs n: a thousand in one row, or a hundred rows of a hundred.
+/// `1 + 1 + ...` nests without any bracket; the tree that it becomes is walked, and dropped, by functions that call
+/// themselves, and each level writes out the names of all levels below it.
+const MAX_CHAIN_COST: usize = 500_000;
 
 /// Functions that make values of any size out of small ones, which no limit sees in time.
 pub(crate) const UNBOUNDED: [&str; 9] = [
-    "repeat", "lpad", "rpad", "range", "generate_series", "array_repeat", "list_repeat", "array_resize", "list_resize",
+    "repeat",
+    "lpad",
+    "rpad",
+    "range",
+    "generate_series",
+    "array_repeat",
+    "list_repeat",
+    "array_resize",
+    "list_resize",
 ];
 
 /// Aggregates whose cost for each row of a moving frame is that of the frame.
 const COSTLY_OVER_FRAMES: [&str; 9] = [
-    "array_agg", "string_agg", "median", "percentile_cont", "quantile_cont", "approx_percentile_cont",
-    "approx_percentile_cont_with_weight", "approx_median", "approx_distinct",
+    "array_agg",
+    "string_agg",
+    "median",
+    "percentile_cont",
+    "quantile_cont",
+    "approx_percentile_cont",
+    "approx_percentile_cont_with_weight",
+    "approx_median",
+    "approx_distinct",
 ];
 
 const READS_ONLY: &str = "queries only read: SELECT, WITH, VALUES, EXPLAIN, SHOW and DESCRIBE are possible";
@@ -42,7 +60,7 @@ const READS_ONLY: &str = "queries only read: SELECT, WITH, VALUES, EXPLAIN, SHOW
 pub(crate) fn nesting(tokens: &[TokenWithSpan]) -> std::result::Result<(), QueryError> {
     // Operators since the last comma, one count a level of brackets; all open levels lie above one another in the tree.
     let mut levels = vec![0_usize];
-    let mut depth = 0;
+    let (mut depth, mut cost) = (0, 0);
     for token in tokens {
         match &token.token {
             Token::LParen | Token::LBracket | Token::LBrace => {
@@ -60,12 +78,13 @@ pub(crate) fn nesting(tokens: &[TokenWithSpan]) -> std::result::Result<(), Query
                     *level += 1;
                 }
                 depth += 1;
+                cost += depth;
             }
             _ => {}
         }
-        if depth > MAX_CHAIN {
-            let message = format!("more than {MAX_CHAIN} operators in a row");
-            let refused = QueryError::refused(message).helped("write long lists of values with IN");
+        if cost > MAX_CHAIN_COST {
+            let refused = QueryError::refused("too many operators in a row");
+            let refused = refused.helped("write long lists of values with IN");
             return Err(refused.at(token.span.start, Some(token.span.end)));
         }
     }
@@ -138,6 +157,10 @@ pub(crate) fn unfolding(statement: &Statement) -> std::result::Result<(), QueryE
     };
     let mut uses = Uses::default();
     let _ = statement.visit(&mut uses);
+    if uses.columns > MAX_COLUMNS {
+        let refused = QueryError::refused(format!("a SELECT lists more than {MAX_COLUMNS} columns"));
+        return Err(refused.helped("make rows of them: UNION ALL, VALUES or unnest()"));
+    }
     let mut weights = HashMap::new();
     let total = uses.all.iter().fold(0, |sum: usize, name| sum.saturating_add(uses.weight(name, &mut weights)));
     if total > MAX_OPERATORS { Err(too_unfolded()) } else { Ok(()) }
@@ -154,12 +177,15 @@ fn too_unfolded() -> QueryError {
 struct Uses {
     all: Vec<String>,
     by_cte: HashMap<String, Vec<String>>,
+    /// Of the widest SELECT.
+    columns: usize,
 }
 
 impl Visitor for Uses {
     type Break = ();
 
     fn pre_visit_query(&mut self, query: &ast::Query) -> ControlFlow<()> {
+        self.columns = self.columns.max(widest(&query.body));
         for cte in query.with.iter().flat_map(|with| &with.cte_tables) {
             let tables = self.by_cte.entry(cte.alias.name.value.to_lowercase()).or_default();
             let _: ControlFlow<()> = visit_relations(&cte.query, |table| {
@@ -173,6 +199,15 @@ impl Visitor for Uses {
     fn pre_visit_relation(&mut self, table: &ast::ObjectName) -> ControlFlow<()> {
         self.all.push(table.to_string().to_lowercase());
         ControlFlow::Continue(())
+    }
+}
+
+/// Columns of the widest SELECT of a set operation. Queries in brackets are visited by themselves.
+fn widest(body: &ast::SetExpr) -> usize {
+    match body {
+        ast::SetExpr::Select(select) => select.projection.len(),
+        ast::SetExpr::SetOperation { left, right, .. } => widest(left).max(widest(right)),
+        _ => 0,
     }
 }
 

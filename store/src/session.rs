@@ -4,12 +4,12 @@ use std::future::Future;
 use std::io;
 use std::sync::{Arc, LazyLock};
 
+use datafusion::error::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{FunctionRegistry, TaskContext};
-use datafusion::error::DataFusionError;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use crate::functions::{self, Recent};
 use crate::guard::Deadline;
-use crate::query_error::{QueryError, QueryErrorKind, second_statement};
+use crate::query_error::{QueryError, QueryErrorKind, first_word, second_statement};
 use crate::refuse::{self, MAX_SQL_BYTES, UNBOUNDED};
 use crate::store::Store;
 use crate::tables::{CATALOG, Catalog, PUBLIC, UTC};
@@ -82,6 +82,11 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
     // Failing here would mean that a name is no valid one, and all of them are known.
     for name in UNBOUNDED {
         let _ = state.deregister_udf(name);
+    }
+    for (name, inserted) in functions::MULTIPLYING {
+        if let Ok(function) = state.udf(name) {
+            let _ = state.register_udf(Arc::new(functions::bounded(function, inserted)));
+        }
     }
     let _ = state.register_udf(Arc::new(functions::tag()));
     state
@@ -147,6 +152,7 @@ impl Session {
         let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().map_err(ParserError::from);
         let tokens = tokens.map_err(|error| planned(error.into()))?;
         refuse::nesting(&tokens)?;
+        let whole = first_word(&tokens);
         let parsed = DFParserBuilder::new(tokens).build().and_then(|mut parser| parser.parse_statements());
         let mut statements = parsed.map_err(planned)?;
         let Some(statement) = statements.pop_front() else {
@@ -159,16 +165,21 @@ impl Session {
                 None => refused,
             });
         }
-        refuse::statement(&statement)?;
-        refuse::unfolding(&statement)?;
+        let at_whole = |refused: QueryError| match whole {
+            Some((start, end)) if refused.line.is_none() => refused.at(start, Some(end)),
+            _ => refused,
+        };
+        refuse::statement(&statement).and_then(|()| refuse::unfolding(&statement)).map_err(at_whole)?;
         let logical = self.state.statement_to_plan(statement).await.map_err(|error| {
             let found = QueryError::planned(&error, sql, &self.store);
             match refuse::unbounded_function(&error) {
-                Some(refused) => QueryError { message: refused.message, kind: refused.kind, help: refused.help, ..found },
+                Some(refused) => {
+                    QueryError { message: refused.message, kind: refused.kind, help: refused.help, ..found }
+                }
                 None => found,
             }
         })?;
-        refuse::plan(&logical)?;
+        refuse::plan(&logical).map_err(at_whole)?;
         self.state.create_physical_plan(&logical).await.map_err(planned)
     }
 

@@ -14,7 +14,6 @@ mod auth;
 mod config;
 mod error;
 mod extract;
-mod figures;
 mod fleet;
 mod metrics;
 mod origin;
@@ -24,6 +23,7 @@ mod ready;
 mod rows;
 mod serve;
 mod stream;
+mod tally;
 #[cfg(test)]
 mod tests;
 
@@ -88,12 +88,14 @@ pub(crate) struct Shared {
     state: WebState,
     pub(crate) hub: stream::Hub,
     pub(crate) ingest_rate: rate::Rate,
+    pub(crate) decided: tally::Tally,
 }
 
 impl App {
     fn new(state: WebState) -> Self {
         let hub = stream::Hub::new(&state.config);
-        Self(Arc::new(Shared { state, hub, ingest_rate: rate::Rate::default() }))
+        let decided = tally::Tally::of(state.engine.decisions(), state.shutdown.clone());
+        Self(Arc::new(Shared { state, hub, ingest_rate: rate::Rate::default(), decided }))
     }
 
     /// Answers one of this crate's own queries as of `now`.

@@ -7,8 +7,9 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
 use tidegate_ingest::Protocol;
+use tidegate_store::RuleRow;
 
-use crate::figures::Figures;
+use crate::api::status;
 use crate::{App, fleet};
 
 /// `GET /metrics`
@@ -18,7 +19,7 @@ pub(crate) async fn metrics(State(app): State<App>) -> Response {
 
 fn text(app: &App) -> String {
     let now = app.clock.now();
-    let (store, engine) = (app.store.stats(), app.engine.stats());
+    let (store, rules) = (app.store.stats(), app.engine.rules());
     let mut page = Page(String::new());
 
     page.metric("tidegate_build_info", "gauge", "The program's version, as a label.");
@@ -46,19 +47,43 @@ fn text(app: &App) -> String {
     page.single("tidegate_wal_bytes", "gauge", "Size of the write-ahead log.", store.wal_bytes);
     page.single("tidegate_queries_total", "counter", "SQL queries, those of rules included.", store.queries_total);
 
-    page.single("tidegate_rules", "gauge", "Rules, whatever their mode.", app.engine.rules().len());
-    page.single("tidegate_rule_runs_total", "counter", "Evaluations of rules.", engine.rule_runs);
-    page.single("tidegate_rule_errors_total", "counter", "Evaluations that failed.", engine.rule_errors);
-    page.metric("tidegate_rule_latency_seconds", "summary", "Time that evaluations took.");
-    page.sample("tidegate_rule_latency_seconds_sum", &[], engine.rule_latency_s_sum);
-    page.sample("tidegate_rule_latency_seconds_count", &[], engine.rule_runs);
+    page.single("tidegate_rules", "gauge", "Rules, whatever their mode.", rules.len());
+    rule_gauges(&mut page, &rules);
     page.metric("tidegate_decisions_total", "counter", "Decisions by outcome.");
-    for (outcome, count) in &engine.decisions {
+    for (outcome, count) in app.decided.counts() {
         page.sample("tidegate_decisions_total", &[("outcome", outcome)], count);
     }
-    page.single("tidegate_tick_lag_seconds", "gauge", "How late the newest tick ended.", engine.tick_lag_ms / 1_000.0);
+    let lag = status::overdue(&rules, now).as_secs_f64();
+    page.single("tidegate_tick_lag_seconds", "gauge", "By how much the most overdue rule missed its time.", lag);
     page.single("tidegate_sse_clients", "gauge", "Open live streams.", app.hub.clients());
     page.0
+}
+
+/// The newest run of each rule.
+fn rule_gauges(page: &mut Page, rules: &[RuleRow]) {
+    type Value = fn(&RuleRow) -> Option<f64>;
+    let gauges: [(&str, &str, Value); 4] = [
+        ("tidegate_rule_last_run_timestamp_seconds", "The newest tick that the rule was evaluated for.", |rule| {
+            rule.last_run.map(|run| run.0 as f64 / 1_000.0)
+        }),
+        ("tidegate_rule_last_latency_seconds", "Time that the newest evaluation took.", |rule| {
+            rule.last_latency_ms.map(|latency| latency / 1_000.0)
+        }),
+        ("tidegate_rule_last_rows", "Rows that the newest evaluation returned.", |rule| {
+            rule.last_rows.map(|rows| rows as f64)
+        }),
+        ("tidegate_rule_failing", "1 when the newest evaluation failed, else 0.", |rule| {
+            rule.last_run.map(|_| f64::from(u8::from(rule.last_error.is_some())))
+        }),
+    ];
+    for (name, help, value) in gauges {
+        page.metric(name, "gauge", help);
+        for rule in rules {
+            if let Some(value) = value(rule) {
+                page.sample(name, &[("rule", &rule.name)], value);
+            }
+        }
+    }
 }
 
 struct Page(String);

@@ -24,7 +24,8 @@ use crate::{App, WebState, api, assets, metrics, origin, ready, stream};
 /// How long requests that run at shutdown may take to finish.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// All routes: API, push routes, probes and the dashboard, behind authorization, limits and tracing.
+/// All routes: API, push routes, probes and the dashboard, behind authorization, limits and tracing. Must be called on a
+/// Tokio runtime, since a task counts decisions until `state.shutdown`.
 pub fn router(state: WebState) -> Router {
     let config = state.config.clone();
     let app = App::new(state);

@@ -42,12 +42,19 @@ impl Gaps {
         self.0.push(problem.to_string());
     }
 
-    /// The value, or a note that it could not be had. A cgroup that went away between the walk and the reading is no
-    /// problem: the next walk reports it as vanished.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Forgets the latest notes, down to `len`.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.0.truncate(len);
+    }
+
+    /// The value, or a note that it could not be had.
     pub(crate) fn take<T>(&mut self, result: Result<T, ActuatorError>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
-            Err(error) if error.errno() == Some(nix::libc::ENODEV) => None,
             Err(error) => {
                 self.note(error);
                 None

@@ -35,7 +35,7 @@ mod tests {
         match check(target, context) {
             Verdict::Pass => target,
             Verdict::Change(after, _) => after,
-            Verdict::Refuse(why) => panic!("{why}"),
+            Verdict::Refuse(why) | Verdict::Infeasible(why) => panic!("{why}"),
         }
     }
 

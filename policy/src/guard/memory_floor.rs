@@ -8,7 +8,8 @@ use super::{Context, Verdict};
 /// `memory.high` with Kubernetes' memory QoS).
 const HEADROOM: f64 = 1.02;
 
-/// Keeps a decrease of memory above what the kernel cannot reclaim; refuses it when that is unknown or not below the limit.
+/// Keeps a decrease of memory above what the kernel cannot reclaim; refuses it when that is unknown, and calls it infeasible
+/// when that is not below the limit.
 pub(super) fn check(target: f64, context: &Context) -> Verdict {
     if context.resource != Resource::Memory || !context.may_shrink(target) {
         return Verdict::Pass;
@@ -27,7 +28,7 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
         Some(limit) if floor < limit => {
             Verdict::Change(floor, format!("{shown} cannot be reclaimed, so not below {floor_shown}"))
         }
-        _ => Verdict::Refuse(format!("{shown} cannot be reclaimed, which leaves nothing to lower")),
+        _ => Verdict::Infeasible(format!("{shown} cannot be reclaimed, which leaves nothing to lower")),
     }
 }
 
@@ -42,7 +43,7 @@ mod tests {
             |unreclaimable| Context { resource: Resource::Memory, limit: Some(1e9), unreclaimable, ..context() };
         assert_eq!(check(6e8, &memory(Some(5e8))), Verdict::Pass);
         assert!(matches!(check(3e8, &memory(Some(5e8))), Verdict::Change(after, _) if after == 5e8 * 1.02));
-        assert!(matches!(check(3e8, &memory(Some(9.9e8))), Verdict::Refuse(_)));
+        assert!(matches!(check(3e8, &memory(Some(9.9e8))), Verdict::Infeasible(_)));
         assert!(matches!(check(3e8, &memory(None)), Verdict::Refuse(_)));
         assert_eq!(check(2e9, &memory(None)), Verdict::Pass);
     }

@@ -16,7 +16,7 @@ mod warm_up;
 
 use std::time::Duration;
 
-use tidegate_model::{GuardAction, GuardReport, Resource, TimeMs};
+use tidegate_model::{GuardAction, GuardReport, OutcomeStatus, Resource, TimeMs};
 
 /// What the guards know about one limit, and the options of the rule that wants to move it.
 #[derive(Clone, Debug)]
@@ -103,6 +103,8 @@ pub(crate) enum Verdict {
     Change(f64, String),
     /// Write nothing, and why.
     Refuse(String),
+    /// Write nothing because the container would not fit, and why.
+    Infeasible(String),
 }
 
 /// A guard and its name in decisions.
@@ -122,8 +124,13 @@ pub(crate) const BEHIND_CHOICE: &[Guard] = &[
     ("dead_band", dead_band::check),
 ];
 
-/// Runs `guards` in order and notes what they did. `None` when one of them refused.
-pub(crate) fn run(guards: &[Guard], mut target: f64, context: &Context, notes: &mut Vec<GuardReport>) -> Option<f64> {
+/// Runs `guards` in order and notes what they did. The error is the outcome of the proposal when one of them refused it.
+pub(crate) fn run(
+    guards: &[Guard],
+    mut target: f64,
+    context: &Context,
+    notes: &mut Vec<GuardReport>,
+) -> Result<f64, OutcomeStatus> {
     for (name, guard) in guards {
         let before = if target.is_finite() { target } else { 0.0 };
         let mut note =
@@ -137,11 +144,15 @@ pub(crate) fn run(guards: &[Guard], mut target: f64, context: &Context, notes: &
             }
             Verdict::Refuse(why) => {
                 note(GuardAction::Refused, before, why);
-                return None;
+                return Err(OutcomeStatus::Refused);
+            }
+            Verdict::Infeasible(why) => {
+                note(GuardAction::Refused, before, why);
+                return Err(OutcomeStatus::Infeasible);
             }
         }
     }
-    Some(target)
+    Ok(target)
 }
 
 /// `12.0 s`, `1.5 s`: an elapsed time in a guard's sentence.
@@ -193,7 +204,7 @@ pub(crate) mod tests {
     fn all(target: f64, context: &Context) -> (Option<f64>, Vec<GuardReport>) {
         let mut notes = Vec::new();
         let first = run(BEFORE_CHOICE, target, context, &mut notes);
-        (first.and_then(|target| run(BEHIND_CHOICE, target, context, &mut notes)), notes)
+        (first.and_then(|target| run(BEHIND_CHOICE, target, context, &mut notes)).ok(), notes)
     }
 
     prop_compose! {

@@ -1,5 +1,6 @@
 //! Functions that SQL has beyond DataFusion's.
 
+mod bounded;
 mod now;
 mod recent;
 mod statistics;
@@ -8,6 +9,7 @@ mod tag;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::Documentation;
 
+pub(crate) use self::bounded::{MULTIPLYING, bounded};
 pub(crate) use self::now::now;
 pub(crate) use self::recent::Recent;
 pub(crate) use self::tag::tag;

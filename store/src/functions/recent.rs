@@ -1,6 +1,6 @@
 //! `recent(window)`: one row per host, container and resource with everything that a rule usually asks.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -125,7 +125,10 @@ struct RecentTable {
 
 impl fmt::Debug for RecentTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecentTable").field("now", &self.now).field("window_ms", &self.window_ms).finish_non_exhaustive()
+        f.debug_struct("RecentTable")
+            .field("now", &self.now)
+            .field("window_ms", &self.window_ms)
+            .finish_non_exhaustive()
     }
 }
 
@@ -223,15 +226,58 @@ impl ExecutionPlan for RecentExec {
 }
 
 /// What is known of one container and resource.
-#[derive(Default)]
 struct Gathered {
+    subject: Subject,
     app: Option<String>,
     app_time: i64,
     usage: Window,
+    limit: Option<(i64, f64)>,
     throttled: Mean,
     pressure: Mean,
     oom_kills: Vec<(i64, f64)>,
     unreclaimable: Mean,
+}
+
+impl Gathered {
+    fn new(subject: Subject) -> Self {
+        Self {
+            subject,
+            app: None,
+            app_time: i64::MIN,
+            usage: Window::default(),
+            limit: None,
+            throttled: Mean::default(),
+            pressure: Mean::default(),
+            oom_kills: Vec::new(),
+            unreclaimable: Mean::default(),
+        }
+    }
+
+    fn see_limit(&mut self, time: i64, value: f64) {
+        if self.limit.is_none_or(|(newest, _)| newest <= time) {
+            self.limit = Some((time, value));
+        }
+    }
+}
+
+/// All of them, found by name once a series and by number once a row.
+#[derive(Default)]
+struct Table {
+    rows: Vec<Gathered>,
+    numbers: HashMap<Subject, usize>,
+}
+
+impl Table {
+    /// The row of `subject`, made when there is none.
+    fn row(&mut self, subject: &Subject) -> usize {
+        if let Some(number) = self.numbers.get(subject) {
+            return *number;
+        }
+        let number = self.rows.len();
+        self.rows.push(Gathered::new(subject.clone()));
+        self.numbers.insert(subject.clone(), number);
+        number
+    }
 }
 
 /// Mean and newest of a few values.
@@ -260,9 +306,6 @@ impl Mean {
     }
 }
 
-/// The newest limit of every container and resource that has one.
-type Limits = HashMap<Subject, (i64, f64)>;
-
 struct Gathering<'a> {
     store: &'a Store,
     deadline: Option<Arc<Deadline>>,
@@ -274,24 +317,76 @@ struct Gathering<'a> {
 
 impl Gathering<'_> {
     fn rows(&self) -> Result<RecordBatch> {
-        let mut found = self.usage()?;
-        self.collected(&mut found, metrics::THROTTLED, |row, time, value| row.throttled.push(time, value))?;
-        self.collected(&mut found, metrics::PRESSURE_SOME, |row, time, value| row.pressure.push(time, value))?;
-        self.collected(&mut found, metrics::OOM_KILLS, |row, time, value| row.oom_kills.push((time, value)))?;
-        self.collected(&mut found, metrics::UNRECLAIMABLE, |row, time, value| row.unreclaimable.push(time, value))?;
-        let limits = self.limits(&found)?;
-        self.batch(&found, &limits)
+        let window = (self.start + 1, self.now);
+        let mut table = Table::default();
+        let usage = UsageSource { maps: self.store.config().usage_maps.clone() };
+        self.each(
+            &usage,
+            window,
+            &mut table,
+            |table, who| Some(table.row(who)),
+            |row, app, time, value| {
+                row.usage.push(time, value);
+                if time >= row.app_time && app.is_some() {
+                    (row.app, row.app_time) = (app.clone(), time);
+                }
+            },
+        )?;
+        self.collected(&mut table, metrics::THROTTLED, |row, time, value| row.throttled.push(time, value))?;
+        self.collected(&mut table, metrics::PRESSURE_SOME, |row, time, value| row.pressure.push(time, value))?;
+        self.collected(&mut table, metrics::OOM_KILLS, |row, time, value| row.oom_kills.push((time, value)))?;
+        self.collected(&mut table, metrics::UNRECLAIMABLE, |row, time, value| row.unreclaimable.push(time, value))?;
+        // Limits in the window of all containers, since they share a host, and older ones of those that have usage and no
+        // limit in the window.
+        let limits = SubjectSource::LIMITS;
+        self.each(
+            &limits,
+            window,
+            &mut table,
+            |table, who| Some(table.row(who)),
+            |row, _, time, value| {
+                row.see_limit(time, value);
+            },
+        )?;
+        let unlimited = |table: &mut Table, who: &Subject| {
+            let number = *table.numbers.get(who)?;
+            let row = &table.rows[number];
+            (row.limit.is_none() && !row.usage.is_empty()).then_some(number)
+        };
+        let before = (self.start.saturating_sub(LIMIT_LOOKBACK_MS), self.start);
+        self.each(&limits, before, &mut table, unlimited, |row, _, time, value| row.see_limit(time, value))?;
+        table.rows.sort_by(|a, b| a.subject.cmp(&b.subject));
+        self.batch(&table.rows)
     }
 
-    /// Reads a source in the window, part by part: `row(part's subjects, label, time, value)`.
+    /// Adds what one of the collector's metrics says in the window of those that have a row.
+    fn collected(
+        &self,
+        table: &mut Table,
+        metric: &'static str,
+        mut push: impl FnMut(&mut Gathered, i64, f64),
+    ) -> Result<()> {
+        let known = |table: &mut Table, who: &Subject| table.numbers.get(who).copied();
+        let source = SubjectSource { table: metric, metric };
+        self.each(&source, (self.start + 1, self.now), table, known, |row, _, time, value| push(row, time, value))
+    }
+
+    /// Reads a source in a range. `number` says which row a subject's values go to, if they are wanted at all; `push` adds
+    /// a value, with the app that it came with.
     fn each(
         &self,
         source: &dyn Source,
         range: (i64, i64),
-        mut row: impl FnMut(&(Subject, Option<String>), i64, f64),
+        table: &mut Table,
+        number: impl Fn(&mut Table, &Subject) -> Option<usize>,
+        mut push: impl FnMut(&mut Gathered, &Option<String>, i64, f64),
     ) -> Result<()> {
         for part in source.parts(self.store) {
             let subjects = subjects(&part.labels);
+            let numbers: Vec<Option<usize>> = subjects.iter().map(|(who, _)| number(table, who)).collect();
+            if numbers.iter().all(Option::is_none) {
+                continue;
+            }
             let mut slices = Slices::new(range.0, range.1);
             while let Some((from, to)) = slices.next() {
                 if let Some(deadline) = &self.deadline {
@@ -302,7 +397,11 @@ impl Gathering<'_> {
                 // What was read and what is kept of it.
                 self.memory.try_grow(2 * count * POINT_BYTES)?;
                 for block in &blocks {
-                    each_row(block, |label, time, value| row(&subjects[label], time, value));
+                    each_row(block, |label, time, value| {
+                        if let Some(number) = numbers[label] {
+                            push(&mut table.rows[number], &subjects[label].1, time, value);
+                        }
+                    });
                 }
                 self.memory.shrink(count * POINT_BYTES);
                 slices.had(count);
@@ -311,91 +410,13 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    fn usage(&self) -> Result<BTreeMap<Subject, Gathered>> {
-        let source = UsageSource { maps: self.store.config().usage_maps.clone() };
-        let mut found: BTreeMap<Subject, Gathered> = BTreeMap::new();
-        let add = |(subject, app): &(Subject, Option<String>), time: i64, value: f64| {
-            let known = found.contains_key(subject);
-            if !known {
-                found.insert(subject.clone(), Gathered { app_time: i64::MIN, ..Gathered::default() });
-            }
-            if let Some(row) = found.get_mut(subject) {
-                row.usage.push(time, value);
-                if time >= row.app_time && app.is_some() {
-                    (row.app, row.app_time) = (app.clone(), time);
-                }
-            }
-        };
-        self.each(&source, (self.start + 1, self.now), add)?;
-        Ok(found)
-    }
-
-    /// Adds what one of the collector's metrics says of those that have usage.
-    fn collected(
-        &self,
-        found: &mut BTreeMap<Subject, Gathered>,
-        metric: &'static str,
-        mut push: impl FnMut(&mut Gathered, i64, f64),
-    ) -> Result<()> {
-        let source = SubjectSource { table: metric, metric };
-        let add = |(subject, _): &(Subject, Option<String>), time: i64, value: f64| {
-            if let Some(row) = found.get_mut(subject) {
-                push(row, time, value);
-            }
-        };
-        self.each(&source, (self.start + 1, self.now), add)
-    }
-
-    /// Limits in the window of all containers, and older ones of those that have usage and no limit in the window.
-    fn limits(&self, found: &BTreeMap<Subject, Gathered>) -> Result<Limits> {
-        let source = SubjectSource::LIMITS;
-        let mut limits = Limits::new();
-        let newer = |limits: &mut Limits, subject: &Subject, time: i64, value: f64| {
-            if let Some(known) = limits.get_mut(subject) {
-                if known.0 <= time {
-                    *known = (time, value);
-                }
-            } else {
-                limits.insert(subject.clone(), (time, value));
-            }
-        };
-        self.each(
-            &source,
-            (self.start + 1, self.now),
-            |(subject, _), time, value| newer(&mut limits, subject, time, value),
-        )?;
-        // Only those that ever had a limit are worth reading old ones for.
-        let mut missing: Vec<Subject> = Vec::new();
-        for part in source.parts(self.store) {
-            let subjects = subjects(&part.labels).into_iter().map(|(subject, _)| subject);
-            missing.extend(subjects.filter(|subject| found.contains_key(subject) && !limits.contains_key(subject)));
-        }
-        if !missing.is_empty() {
-            let mut older = Limits::new();
-            self.each(
-                &source,
-                (self.start.saturating_sub(LIMIT_LOOKBACK_MS), self.start),
-                |(subject, _), time, value| {
-                    if missing.contains(subject) {
-                        newer(&mut older, subject, time, value);
-                    }
-                },
-            )?;
-            limits.extend(older);
-        }
-        Ok(limits)
-    }
-
-    fn batch(&self, found: &BTreeMap<Subject, Gathered>, limits: &Limits) -> Result<RecordBatch> {
+    fn batch(&self, gathered: &[Gathered]) -> Result<RecordBatch> {
         let bounds = Bounds::new(self.store);
-        let free = HostFree::new(self.store, limits);
+        let free = HostFree::new(self.store, gathered);
         let boundary = self.store.config().boundary;
-        let rows: Vec<Row<'_>> = found
+        let rows: Vec<Row<'_>> = gathered
             .iter()
-            .filter_map(|(subject, gathered)| {
-                let statistics = gathered.usage.statistics()?;
-                Some(Row { subject, gathered, statistics, limit: limits.get(subject).copied() })
-            })
+            .filter_map(|gathered| Some(Row { gathered, statistics: gathered.usage.statistics()? }))
             .collect();
         let seconds = |since: i64| (self.now - since) as f64 / 1000.0;
         let text = |value: &dyn Fn(&Row<'_>) -> Option<String>| -> ArrayRef {
@@ -404,13 +425,13 @@ impl Gathering<'_> {
         let double = |value: &dyn Fn(&Row<'_>) -> Option<f64>| -> ArrayRef {
             Arc::new(rows.iter().map(value).collect::<Float64Array>())
         };
-        let limit = |row: &Row<'_>| row.limit.map(|(_, limit)| limit);
+        let limit = |row: &Row<'_>| row.gathered.limit.map(|(_, limit)| limit);
         let samples: Int64Array = rows.iter().map(|row| Some(row.statistics.samples)).collect();
         let columns: Vec<ArrayRef> = vec![
-            text(&|row| Some(row.subject.host.clone())),
-            text(&|row| Some(row.subject.container.clone())),
+            text(&|row| Some(row.gathered.subject.host.clone())),
+            text(&|row| Some(row.gathered.subject.container.clone())),
             text(&|row| row.gathered.app.clone()),
-            text(&|row| Some(row.subject.resource.clone())),
+            text(&|row| Some(row.gathered.subject.resource.clone())),
             Arc::new(samples),
             double(&|row| Some(seconds(row.statistics.newest.0))),
             double(&|row| Some(row.statistics.newest.1)),
@@ -422,9 +443,9 @@ impl Gathering<'_> {
             double(&|row| row.statistics.stddev),
             double(&|row| row.statistics.slope),
             double(&limit),
-            double(&|row| row.limit.map(|(time, _)| seconds(time))),
-            double(&|row| bounds.of(row.subject).map(|bounds| bounds.min)),
-            double(&|row| bounds.of(row.subject).map(|bounds| bounds.max)),
+            double(&|row| row.gathered.limit.map(|(time, _)| seconds(time))),
+            double(&|row| bounds.of(&row.gathered.subject).map(|bounds| bounds.min)),
+            double(&|row| bounds.of(&row.gathered.subject).map(|bounds| bounds.max)),
             double(&|row| limit(row).map(|limit| limit - boundary * limit)),
             double(&|row| limit(row).map(|limit| limit - 2.0 * boundary * limit)),
             double(&|row| row.gathered.throttled.mean()),
@@ -432,17 +453,15 @@ impl Gathering<'_> {
             double(&|row| row.gathered.pressure.mean()),
             double(&|row| oom_kills(&row.gathered.oom_kills)),
             double(&|row| row.gathered.unreclaimable.last()),
-            double(&|row| free.of(row.subject)),
+            double(&|row| free.of(&row.gathered.subject)),
         ];
         Ok(RecordBatch::try_new(schema_of(&recent_columns()), columns)?)
     }
 }
 
 struct Row<'a> {
-    subject: &'a Subject,
     gathered: &'a Gathered,
     statistics: Statistics,
-    limit: Option<(i64, f64)>,
 }
 
 fn each_row(block: &Block, mut row: impl FnMut(usize, i64, f64)) {
@@ -488,7 +507,8 @@ impl Bounds {
 struct HostFree(HashMap<(String, String), f64>);
 
 impl HostFree {
-    fn new(store: &Store, limits: &Limits) -> Self {
+    /// `rows` in a fixed order, so that the sums are the same for the same limits.
+    fn new(store: &Store, rows: &[Gathered]) -> Self {
         let mut free = HashMap::new();
         for host in store.hosts() {
             for resource in Resource::ALL {
@@ -499,11 +519,9 @@ impl HostFree {
                 free.insert((host.name.clone(), resource.as_str().to_owned()), capacity);
             }
         }
-        // In a fixed order, so that the sums are the same for the same limits.
-        let mut limits: Vec<_> = limits.iter().collect();
-        limits.sort_by(|a, b| a.0.cmp(b.0));
-        for (subject, (_, limit)) in limits {
-            if let Some(left) = free.get_mut(&(subject.host.clone(), subject.resource.clone())) {
+        for row in rows {
+            let key = (row.subject.host.clone(), row.subject.resource.clone());
+            if let (Some((_, limit)), Some(left)) = (row.limit, free.get_mut(&key)) {
                 *left -= limit;
             }
         }

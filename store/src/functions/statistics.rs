@@ -29,6 +29,10 @@ impl Window {
         self.points.push((time, value));
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.points.is_empty()
+    }
+
     /// `None` when there is no point.
     pub(crate) fn statistics(&self) -> Option<Statistics> {
         let mut sorted: Vec<f64> = self.points.iter().map(|(_, value)| *value).collect();

@@ -104,7 +104,10 @@ fn compared(op: Operator, instant: Instant) -> Option<TimeRange> {
 /// Whether `filter` looks at columns of `labels` alone and says the same for the same labels.
 pub(crate) fn is_label_filter(filter: &Expr, labels: &[&str]) -> bool {
     let columns = filter.column_refs();
-    if columns.is_empty() || !columns.iter().all(|column| labels.contains(&column.name.as_str())) || filter.is_volatile() {
+    if columns.is_empty()
+        || !columns.iter().all(|column| labels.contains(&column.name.as_str()))
+        || filter.is_volatile()
+    {
         return false;
     }
     let mut plain = true;

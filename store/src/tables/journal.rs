@@ -118,7 +118,8 @@ fn decision_columns(rows: &[Decision]) -> Vec<ArrayRef> {
     let doubles = |value: fn(&Decision) -> Option<f64>| -> ArrayRef {
         Arc::new(rows.iter().map(value).collect::<Float64Array>())
     };
-    let integers = |value: fn(&Decision) -> i64| -> ArrayRef { Arc::new(rows.iter().map(value).collect::<Int64Array>()) };
+    let integers =
+        |value: fn(&Decision) -> i64| -> ArrayRef { Arc::new(rows.iter().map(value).collect::<Int64Array>()) };
     let guards: StringViewArray = rows.iter().map(|row| serde_json::to_string(&row.guards).ok()).collect();
     let written: StringViewArray = rows.iter().map(|row| Some(written(row))).collect();
     let inputs: StringViewArray = rows.iter().map(|row| Some(row.inputs.to_string())).collect();

@@ -33,7 +33,8 @@ impl MetricSource {
     /// The table's columns with their types and meaning.
     pub(crate) fn columns(&self) -> Vec<Column> {
         let time = Column::new(TIME, Kind::Time, "when it was measured");
-        let tag = |key: &String| Column::new(&tag_column(key, &self.keys), Kind::Text, "a tag; null where a series has none");
+        let tag =
+            |key: &String| Column::new(&tag_column(key, &self.keys), Kind::Text, "a tag; null where a series has none");
         let value = Column::new(VALUE, Kind::Double, "what was measured, in the pusher's unit");
         std::iter::once(time).chain(self.keys.iter().map(tag)).chain([value]).collect()
     }
@@ -161,7 +162,8 @@ mod tests {
     #[test]
     fn a_tag_that_is_called_like_a_column_gets_another_name() {
         let keys = ["tag_time", "time", "value", "x"].map(str::to_owned).to_vec();
-        let names: Vec<String> = MetricSource::new("m".to_owned(), keys).columns().into_iter().map(|c| c.name).collect();
+        let names: Vec<String> =
+            MetricSource::new("m".to_owned(), keys).columns().into_iter().map(|c| c.name).collect();
         assert_eq!(names, ["time", "tag_time", "tag_tag_time", "tag_value", "x", "value"]);
     }
 

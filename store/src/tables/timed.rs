@@ -208,9 +208,10 @@ impl Reader {
             };
             let batch = RecordBatch::try_new(Arc::clone(&self.label_schema), part.labels.clone())?;
             let verdict = expr.evaluate(&batch)?.into_array(batch.num_rows())?;
-            let wanted = verdict.as_boolean_opt().cloned().ok_or_else(|| {
-                DataFusionError::Internal(format!("the filter {expr} on labels is not a condition"))
-            })?;
+            let wanted = verdict
+                .as_boolean_opt()
+                .cloned()
+                .ok_or_else(|| DataFusionError::Internal(format!("the filter {expr} on labels is not a condition")))?;
             match wanted.true_count() {
                 0 => {}
                 all if all == wanted.len() => live.push(LivePart { part, wanted: None }),

@@ -175,11 +175,7 @@ impl Source for UsageSource {
 }
 
 /// The series of a map's metrics with the label that `label` gives them.
-fn mapped_series(
-    store: &Store,
-    map: &UsageMap,
-    label: &mut dyn FnMut(&SeriesKey) -> Option<u32>,
-) -> HashMap<u32, u32> {
+fn mapped_series(store: &Store, map: &UsageMap, label: &mut dyn FnMut(&SeriesKey) -> Option<u32>) -> HashMap<u32, u32> {
     let series = map.metrics.iter().flat_map(|metric| store.series_of(metric));
     series.filter_map(|(sid, key)| Some((sid, label(&key)?))).collect()
 }
@@ -205,8 +201,10 @@ fn read_sums(map: UsageMap, series: HashMap<u32, u32>) -> Read {
                 }
             }
         }
+        // Hundredths are not exact, hundreds are: 70 percent are 0.7 cores and not 0.7000000000000001.
+        let divisor = map.scale.recip();
         for sum in &mut value {
-            *sum *= map.scale;
+            *sum = if divisor.fract() == 0.0 { *sum / divisor } else { *sum * map.scale };
         }
         Ok(blocks(label, time, vec![Arc::new(Float64Array::from(value))]))
     })
@@ -309,7 +307,8 @@ impl Source for PressureSource {
                 }
             }
             let (label, time) = rows.keys().copied().unzip();
-            let column = |at: usize| -> ArrayRef { Arc::new(rows.values().map(|row| row[at]).collect::<Float64Array>()) };
+            let column =
+                |at: usize| -> ArrayRef { Arc::new(rows.values().map(|row| row[at]).collect::<Float64Array>()) };
             Ok(blocks(label, time, (0..PRESSURES.len()).map(column).collect()))
         });
         vec![Part { labels: labels.columns(), read }]

@@ -1,10 +1,13 @@
 //! `/api/v1/status`: how this server is doing.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
+use tidegate_model::{Mode, TimeMs};
+use tidegate_store::RuleRow;
 
-use crate::figures::Figures;
 use crate::{App, fleet};
 
 /// `GET /api/v1/status`
@@ -15,7 +18,7 @@ pub(crate) async fn status(State(app): State<App>) -> Json<Value> {
 /// The status as of now; also an event of the live stream.
 pub(crate) fn snapshot(app: &App) -> Value {
     let now = app.clock.now();
-    let store = app.store.stats();
+    let (store, rules) = (app.store.stats(), app.engine.rules());
     json!({
         "version": app.info.version,
         "host": app.info.host,
@@ -25,7 +28,7 @@ pub(crate) fn snapshot(app: &App) -> Value {
         "now": now,
         "cgroup": app.info.cgroup,
         "containers": fleet::present(app, now).len(),
-        "rules": app.engine.rules().len(),
+        "rules": rules.len(),
         "store": {
             "series": store.series,
             "hot_samples": store.hot_samples,
@@ -37,6 +40,16 @@ pub(crate) fn snapshot(app: &App) -> Value {
         },
         "ingest_per_s": app.ingest_rate.per_second(store.appended_total),
         "clients": app.hub.clients(),
-        "tick_lag_ms": app.engine.stats().tick_lag_ms,
+        "tick_lag_ms": overdue(&rules, now).as_millis() as u64,
     })
+}
+
+/// By how much the most overdue rule missed its time: less than a second while the ticks keep up.
+pub(crate) fn overdue(rules: &[RuleRow], now: TimeMs) -> Duration {
+    let active = rules.iter().filter(|rule| rule.mode != Mode::Off);
+    let late = active.map(|rule| {
+        let last = rule.last_run.unwrap_or(rule.updated_at);
+        now.since(last.plus(Duration::from_millis(rule.every_ms)))
+    });
+    late.max().unwrap_or_default()
 }

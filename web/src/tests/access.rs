@@ -150,3 +150,19 @@ async fn unknown_routes_and_methods_are_answered_as_json() {
         assert!(answer.json()["error"]["message"].is_string());
     }
 }
+
+/// What `web/dist` holds is another build's work; what its page names must be in it.
+#[tokio::test]
+async fn every_file_that_the_built_page_names_is_served() {
+    let server = Server::start();
+    let page = server.get("/").await.text();
+    let names = page.split('"').filter_map(|text| text.strip_prefix("./"));
+    for name in names {
+        let answer = server.get(&format!("/{name}")).await;
+        assert_eq!(answer.status, StatusCode::OK, "{name}");
+        assert_eq!(answer.header("cache-control").contains("immutable"), name.starts_with("assets/"), "{name}");
+        let again =
+            server.send(Method::GET, &format!("/{name}"), &[("if-none-match", answer.header("etag"))], "").await;
+        assert_eq!((again.status, again.body.len()), (StatusCode::NOT_MODIFIED, 0), "{name}");
+    }
+}

@@ -97,6 +97,10 @@ async fn a_decision_is_told_when_it_is_taken() {
     let (id, data) = listener.next("decision").await;
     assert_eq!(id.as_deref(), data["id"].as_str());
     assert_eq!(data["rule"], "up");
+    let metrics = server.get("/metrics").await.text();
+    let counted = format!("tidegate_decisions_total{{outcome={}}} 1", data["outcome"]["status"]);
+    assert!(metrics.contains(&counted), "{counted} is not in\n{metrics}");
+    assert!(metrics.contains("tidegate_rule_failing{rule=\"up\"} 0"), "{metrics}");
 }
 
 #[tokio::test]

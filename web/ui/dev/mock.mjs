@@ -1,5 +1,5 @@
 // A server for developing the dashboard and for its journeys: the built files and a made-up API, node alone.
-//   node dev/mock.mjs            PORT (8499), TOKEN (asks for it), SIMULATED=0 (no badge), DIST, PREFIX (such as /tide/)
+//   node dev/mock.mjs            PORT (8499), TOKEN (asks for it), SIMULATED=0 (no badge), COPIES (times 14 containers), DIST, PREFIX (such as /tide/)
 import { createReadStream, existsSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { extname, join, normalize } from 'node:path';
@@ -12,10 +12,15 @@ const DIST = process.env.DIST ?? fileURLToPath(new URL('../../dist', import.meta
 const TOKEN = process.env.TOKEN ?? '';
 const PREFIX = process.env.PREFIX ?? '/';
 const CSP = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'";
-const TYPES = { '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml' };
+const TYPES = {
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript',
+  '.css': 'text/css',
+  '.svg': 'image/svg+xml',
+};
 
 const started = Date.now();
-const sim = new Sim(started);
+const sim = new Sim(started, 7, Number(process.env.COPIES ?? 1));
 const clients = new Set();
 const ruleSql = (name, mode, where) =>
   `CREATE RULE ${name}\nWITH (every = '1s', class = 'protect', mode = '${mode}', cooldown_down = '60s')\nAS\nSELECT host, container, resource,\n       usage_max * 1.25 AS target,\n       'peak of the last minute plus 25 %' AS reason\nFROM recent(INTERVAL '60 seconds')\nWHERE ${where}`;
@@ -25,33 +30,77 @@ const rules = new Map(
     ['memory_headroom', 'on', "resource = 'memory' AND usage_max > upper", null],
     ['give_back', 'on', 'usage_max < lower', null],
     ['night_saver', 'shadow', "resource = 'cpu' AND usage_p95 < lower", null],
-    ['burst_guard', 'off', "app = 'shop' AND throttled > 0.05", "schema error: no field named 'throtled' at the last reload"],
+    [
+      'burst_guard',
+      'off',
+      "app = 'shop' AND throttled > 0.05",
+      "schema error: no field named 'throtled' at the last reload",
+    ],
   ].map(([name, mode, where, error], at) => {
     const sql = ruleSql(name, mode, where);
-    return [name, { name, sql, query: sql.split('\nAS\n')[1], version: 3, mode, class: at === 2 ? 'save' : 'protect', every_ms: at === 3 ? 5000 : 1000, options: {}, created_by: 'default pack', updated_at: started - 3_600_000, last_error: error }];
+    return [
+      name,
+      {
+        name,
+        sql,
+        query: sql.split('\nAS\n')[1],
+        version: 3,
+        mode,
+        class: at === 2 ? 'save' : 'protect',
+        every_ms: at === 3 ? 5000 : 1000,
+        options: {},
+        created_by: 'default pack',
+        updated_at: started - 3_600_000,
+        last_error: error,
+      },
+    ];
   }),
 );
 
 const ruleRow = (rule) => ({
   ...rule,
   last_run: rule.mode === 'off' ? null : sim.t,
-  last_latency_ms: rule.mode === 'off' ? null : 3.1 + (rule.name.length % 4) + (sim.t / 1000 % 10) / 10,
+  last_latency_ms: rule.mode === 'off' ? null : 3.1 + (rule.name.length % 4) + ((sim.t / 1000) % 10) / 10,
   last_rows: rule.mode === 'off' ? null : (sim.t / 1000 + rule.name.length) % 4,
 });
 
 const status = () => ({
-  version: '0.1.0', host: sim.host, simulated: process.env.SIMULATED === '0' ? null : 'made-up containers, nothing on this machine is changed',
-  started, uptime_s: (Date.now() - started) / 1000, now: sim.t, cgroup: 'v2', containers: sim.containers.length, rules: rules.size,
-  store: { series: 120, hot_samples: 90_000, segments: 4, segment_bytes: 3_000_000, wal_bytes: 120_000, appended_total: 1_000_000, rejected_total: 0 },
-  ingest_per_s: 168, clients: clients.size, tick_lag_ms: 1.2,
+  version: '0.1.0',
+  host: sim.host,
+  simulated: process.env.SIMULATED === '0' ? null : 'made-up containers, nothing on this machine is changed',
+  started,
+  uptime_s: (Date.now() - started) / 1000,
+  now: sim.t,
+  cgroup: 'v2',
+  containers: sim.containers.length,
+  rules: rules.size,
+  store: {
+    series: 120,
+    hot_samples: 90_000,
+    segments: 4,
+    segment_bytes: 3_000_000,
+    wal_bytes: 120_000,
+    appended_total: 1_000_000,
+    rejected_total: 0,
+  },
+  ingest_per_s: 168,
+  clients: clients.size,
+  tick_lag_ms: 1.2,
 });
 
 function fleet() {
   const last = sim.containers.map((c) => c.series.at(-1));
   const column = (at) => last.map((point) => point[at]);
   return {
-    t: sim.t, ids: sim.containers.map((c) => `${sim.host}/${c.name}`), cpu: column(1), cpu_limit: column(2), cpu_upper: column(2).map((v) => v * 0.9),
-    mem: column(3), mem_limit: column(4), throttled: column(5), oom: sim.containers.map((c) => c.series.slice(-60).reduce((sum, p) => sum + p[6], 0)),
+    t: sim.t,
+    ids: sim.containers.map((c) => `${sim.host}/${c.name}`),
+    cpu: column(1),
+    cpu_limit: column(2),
+    cpu_upper: column(2).map((v) => v * 0.9),
+    mem: column(3),
+    mem_limit: column(4),
+    throttled: column(5),
+    oom: sim.containers.map((c) => c.series.slice(-60).reduce((sum, p) => sum + p[6], 0)),
   };
 }
 
@@ -59,10 +108,21 @@ function row(c) {
   const [, cpu, cpuLimit, mem, memLimit, throttled] = c.series.at(-1);
   const now = (usage, limit) => ({ usage, limit, upper: limit * 0.9, lower: limit * 0.8, pressure: 0.01 });
   return {
-    host: sim.host, name: c.name, app: c.app || null, user: c.app ? 'alice' : null, runtime: c.runtime, id: `${c.name}-3f2a9c`, path: pathOf(c), cgroup: 'v2',
-    first_seen: sim.start, last_seen: sim.t, gone: false, baseline: { cpu: null, memory: 2048 * MIB },
+    host: sim.host,
+    name: c.name,
+    app: c.app || null,
+    user: c.app ? 'alice' : null,
+    runtime: c.runtime,
+    id: `${c.name}-3f2a9c`,
+    path: pathOf(c),
+    cgroup: 'v2',
+    first_seen: sim.start,
+    last_seen: sim.t,
+    gone: false,
+    baseline: { cpu: null, memory: 2048 * MIB },
     bounds: { cpu: { min: 0.1, max: 4 }, memory: { min: 24 * MIB, max: 4096 * MIB } },
-    cpu: { ...now(cpu, cpuLimit), throttled }, memory: { ...now(mem, memLimit), oom_kills: c.oom, unreclaimable: mem * 0.7 },
+    cpu: { ...now(cpu, cpuLimit), throttled },
+    memory: { ...now(mem, memLimit), oom_kills: c.oom, unreclaimable: mem * 0.7 },
   };
 }
 
@@ -72,15 +132,36 @@ function series(c, from, to, points) {
   for (let t = Math.floor(from / step) * step; t <= to; t += step) buckets.set(t, []);
   for (const point of c.series) buckets.get(Math.floor(point[0] / step) * step)?.push(point);
   const t = [...buckets.keys()];
-  const column = (at, reduce) => [...buckets.values()].map((list) => (list.length === 0 ? null : reduce(list.map((point) => point[at]))));
+  const column = (at, reduce) =>
+    [...buckets.values()].map((list) => (list.length === 0 ? null : reduce(list.map((point) => point[at]))));
   const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
-  const [max, last, sum] = [(list) => Math.max(...list), (list) => list.at(-1), (list) => list.reduce((a, b) => a + b, 0)];
+  const [max, last, sum] = [
+    (list) => Math.max(...list),
+    (list) => list.at(-1),
+    (list) => list.reduce((a, b) => a + b, 0),
+  ];
   const scale = (list, by) => list.map((v) => (v === null ? null : v * by));
   const [cpuLimit, memLimit] = [column(2, last), column(4, last)];
   return {
-    step_ms: step, t,
-    cpu: { usage: column(1, mean), usage_max: column(1, max), limit: cpuLimit, upper: scale(cpuLimit, 0.9), lower: scale(cpuLimit, 0.8), throttled: column(5, mean) },
-    memory: { usage: column(3, mean), usage_max: column(3, max), limit: memLimit, upper: scale(memLimit, 0.9), lower: scale(memLimit, 0.8), oom_kills: column(6, sum), unreclaimable: column(3, mean) },
+    step_ms: step,
+    t,
+    cpu: {
+      usage: column(1, mean),
+      usage_max: column(1, max),
+      limit: cpuLimit,
+      upper: scale(cpuLimit, 0.9),
+      lower: scale(cpuLimit, 0.8),
+      throttled: column(5, mean),
+    },
+    memory: {
+      usage: column(3, mean),
+      usage_max: column(3, max),
+      limit: memLimit,
+      upper: scale(memLimit, 0.9),
+      lower: scale(memLimit, 0.8),
+      oom_kills: column(6, sum),
+      unreclaimable: column(3, mean),
+    },
   };
 }
 
@@ -90,9 +171,19 @@ function explain(d) {
   const after = c.series.filter((p) => p[0] > d.time && p[0] <= d.time + 60_000);
   const mean = (list) => list.reduce((a, b) => a + b, 0) / list.length;
   return {
-    decision: d, sentence: d.sentence, rule_sql: rules.get(d.rule)?.sql ?? null,
+    decision: d,
+    sentence: d.sentence,
+    rule_sql: rules.get(d.rule)?.sql ?? null,
     query_as_of: `SELECT *\nFROM recent(INTERVAL '60 seconds')\nWHERE container = '${d.container.name}' AND resource = '${d.resource}' -- as of ${new Date(d.time).toISOString()}`,
-    after: after.length < 5 ? null : { usage_avg: mean(after.map((p) => p[at])), usage_max: Math.max(...after.map((p) => p[at])), throttled_avg: mean(after.map((p) => p[5])), limit_now: c.limit[d.resource] },
+    after:
+      after.length < 5
+        ? null
+        : {
+            usage_avg: mean(after.map((p) => p[at])),
+            usage_max: Math.max(...after.map((p) => p[at])),
+            throttled_avg: mean(after.map((p) => p[5])),
+            limit_now: c.limit[d.resource],
+          },
   };
 }
 
@@ -102,9 +193,34 @@ const ok = (body) => ({ code: 200, body });
 function preview() {
   return sim.containers.slice(0, 3).map((c, at) => {
     const before = c.limit.cpu;
-    const guards = at === 1 ? [{ guard: 'bounds', action: 'changed', before: 5, after: 4, why: '5.00 cores is above the bound of 4.00 cores' }] : [];
-    const template = { ...(sim.decisions[0] ?? {}), container: { host: sim.host, name: c.name }, resource: 'cpu', guards, mode: 'shadow' };
-    return { ...template, id: `preview-${at}`, limit_before: before, proposed: before * 1.3, decided: at === 1 ? 4 : before * 1.3, reason: 'peak of the last minute plus 25 %', outcome: { status: 'shadow', limit_after: null, writes: [], message: '', at: sim.t, took_us: 0 } };
+    const guards =
+      at === 1
+        ? [
+            {
+              guard: 'bounds',
+              action: 'changed',
+              before: 5,
+              after: 4,
+              why: '5.00 cores is above the bound of 4.00 cores',
+            },
+          ]
+        : [];
+    const template = {
+      ...(sim.decisions[0] ?? {}),
+      container: { host: sim.host, name: c.name },
+      resource: 'cpu',
+      guards,
+      mode: 'shadow',
+    };
+    return {
+      ...template,
+      id: `preview-${at}`,
+      limit_before: before,
+      proposed: before * 1.3,
+      decided: at === 1 ? 4 : before * 1.3,
+      reason: 'peak of the last minute plus 25 %',
+      outcome: { status: 'shadow', limit_after: null, writes: [], message: '', at: sim.t, took_us: 0 },
+    };
   });
 }
 
@@ -115,15 +231,33 @@ function applyStatement(sql) {
   const old = rules.get(name);
   if (old && !replace) return null;
   const mode = /mode\s*=\s*'(\w+)'/i.exec(sql)?.[1] ?? 'shadow';
-  rules.set(name, { name, sql: sql.replace(/or\s+replace\s+/i, ''), query: sql.split(/\nAS\n/i)[1] ?? '', version: (old?.version ?? 0) + 1, mode, class: 'protect', every_ms: 1000, options: {}, created_by: 'dashboard', updated_at: Date.now(), last_error: null });
+  rules.set(name, {
+    name,
+    sql: sql.replace(/or\s+replace\s+/i, ''),
+    query: sql.split(/\nAS\n/i)[1] ?? '',
+    version: (old?.version ?? 0) + 1,
+    mode,
+    class: 'protect',
+    every_ms: 1000,
+    options: {},
+    created_by: 'dashboard',
+    updated_at: Date.now(),
+    last_error: null,
+  });
   return [{ statement: 'CREATE RULE', name, message: old ? `replaced, version ${old.version + 1}` : 'created' }];
 }
 
 function decisions(query) {
   const wanted = (key, of) => !query.get(key) || query.get(key) === of;
   let list = sim.decisions.filter(
-    (d) => wanted('host', d.container.host) && wanted('container', d.container.name) && wanted('rule', d.rule) && wanted('resource', d.resource) && wanted('outcome', d.outcome.status) &&
-      d.time >= Number(query.get('from') ?? 0) && d.time <= Number(query.get('to') ?? Infinity),
+    (d) =>
+      wanted('host', d.container.host) &&
+      wanted('container', d.container.name) &&
+      wanted('rule', d.rule) &&
+      wanted('resource', d.resource) &&
+      wanted('outcome', d.outcome.status) &&
+      d.time >= Number(query.get('from') ?? 0) &&
+      d.time <= Number(query.get('to') ?? Infinity),
   );
   if (query.get('before')) list = list.slice(list.findIndex((d) => d.id === query.get('before')) + 1);
   return list.slice(0, Number(query.get('limit') ?? 100));
@@ -139,21 +273,42 @@ function route(method, path, query, body) {
   if (parts[0] === 'containers') {
     if (!container()) return fail(404, { message: `there is no container '${parts[1]}/${parts[2]}'` });
     if (parts[3] !== 'series') return ok(row(container()));
-    return ok(series(container(), Number(query.get('from')), Number(query.get('to')), Number(query.get('points') ?? 600)));
+    return ok(
+      series(container(), Number(query.get('from')), Number(query.get('to')), Number(query.get('points') ?? 600)),
+    );
   }
   if (path === 'decisions') return ok({ decisions: decisions(query) });
   if (parts[0] === 'decisions') {
     const found = sim.decisions.find((d) => d.id === parts[1]);
-    return found ? ok(parts[2] === 'explain' ? explain(found) : found) : fail(404, { message: `there is no decision '${parts[1]}'` });
+    return found
+      ? ok(parts[2] === 'explain' ? explain(found) : found)
+      : fail(404, { message: `there is no decision '${parts[1]}'` });
   }
   if (path === 'rules/validate') {
     const error = check(sql);
-    return ok(error ? { ok: false, error } : { ok: true, rule: { name: /rule\s+"?(\w+)/i.exec(sql)?.[1] ?? '', mode: /mode\s*=\s*'(\w+)'/i.exec(sql)?.[1] ?? 'shadow' } });
+    return ok(
+      error
+        ? { ok: false, error }
+        : {
+            ok: true,
+            rule: {
+              name: /rule\s+"?(\w+)/i.exec(sql)?.[1] ?? '',
+              mode: /mode\s*=\s*'(\w+)'/i.exec(sql)?.[1] ?? 'shadow',
+            },
+          },
+    );
   }
   if (path === 'rules/preview') return check(sql) ? fail(422, check(sql)) : ok({ decisions: preview() });
   if (path === 'rules' && method === 'POST') {
     const results = applyStatement(sql);
-    return results ? ok({ results }) : fail(409, { message: 'the rule exists already', help: 'write CREATE OR REPLACE RULE to change it', line: 1, column: 1 });
+    return results
+      ? ok({ results })
+      : fail(409, {
+          message: 'the rule exists already',
+          help: 'write CREATE OR REPLACE RULE to change it',
+          line: 1,
+          column: 1,
+        });
   }
   if (path === 'rules') return ok({ rules: [...rules.values()].map(ruleRow) });
   if (parts[0] === 'rules') {
@@ -164,7 +319,8 @@ function route(method, path, query, body) {
     return ok(ruleRow(rule));
   }
   if (path === 'sql') {
-    if (/^\s*(create|alter|drop|show)\s+(or\s+replace\s+)?rule/i.test(sql)) return ok({ results: applyStatement(sql) ?? [] });
+    if (/^\s*(create|alter|drop|show)\s+(or\s+replace\s+)?rule/i.test(sql))
+      return ok({ results: applyStatement(sql) ?? [] });
     const error = check(sql);
     return error ? fail(400, error) : ok(answer(sql, sim, body?.limit ?? 1000));
   }
@@ -174,7 +330,8 @@ function route(method, path, query, body) {
 function stream(request, response) {
   response.writeHead(200, { 'content-type': 'text/event-stream', 'cache-control': 'no-cache' });
   response.write('retry: 2000\n\n');
-  const send = (event, data, id) => response.write(`event: ${event}\n${id ? `id: ${id}\n` : ''}data: ${JSON.stringify(data)}\n\n`);
+  const send = (event, data, id) =>
+    response.write(`event: ${event}\n${id ? `id: ${id}\n` : ''}data: ${JSON.stringify(data)}\n\n`);
   const client = { send };
   clients.add(client);
   send('status', status());
@@ -189,7 +346,11 @@ function file(path, response) {
     if (extname(clean)) return void response.writeHead(404).end('no such file');
     at = join(DIST, 'index.html');
   }
-  response.writeHead(200, { 'content-type': TYPES[extname(at)] ?? 'application/octet-stream', 'content-security-policy': CSP, 'cache-control': 'no-cache' });
+  response.writeHead(200, {
+    'content-type': TYPES[extname(at)] ?? 'application/octet-stream',
+    'content-security-policy': CSP,
+    'cache-control': 'no-cache',
+  });
   createReadStream(at).pipe(response);
 }
 
@@ -205,14 +366,18 @@ const server = createServer(async (request, response) => {
   if (!url.pathname.startsWith(PREFIX)) return void response.writeHead(404).end('outside the prefix');
   const path = `/${url.pathname.slice(PREFIX.length)}`;
   if (!path.startsWith('/api/v1/')) return file(path, response);
-  const reply = ({ code, body }, headers = {}) => response.writeHead(code, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(body));
+  const reply = ({ code, body }, headers = {}) =>
+    response.writeHead(code, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(body));
   const name = path.slice('/api/v1/'.length);
   try {
     const body = await bodyOf(request);
     if (name === 'login') {
-      return body?.token === TOKEN ? reply(ok({}), { 'set-cookie': `tidegate_token=${TOKEN}; HttpOnly; SameSite=Strict; Path=/` }) : reply(fail(401, { message: 'this token is not known' }));
+      return body?.token === TOKEN
+        ? reply(ok({}), { 'set-cookie': `tidegate_token=${TOKEN}; HttpOnly; SameSite=Strict; Path=/` })
+        : reply(fail(401, { message: 'this token is not known' }));
     }
-    if (TOKEN && !(request.headers.cookie ?? '').includes(`tidegate_token=${TOKEN}`)) return reply(fail(401, { message: 'a token is needed' }));
+    if (TOKEN && !(request.headers.cookie ?? '').includes(`tidegate_token=${TOKEN}`))
+      return reply(fail(401, { message: 'a token is needed' }));
     if (name === 'stream') return stream(request, response);
     reply(route(request.method, name, url.searchParams, body));
   } catch (error) {

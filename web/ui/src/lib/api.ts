@@ -1,4 +1,5 @@
 /** Calls of the HTTP API. Addresses are relative to the page, so that a path prefix in front of it does not matter. */
+import { quoted } from './clipboard';
 import { session } from './session.svelte';
 import type {
   ContainerRow,
@@ -28,6 +29,11 @@ export class ApiError extends Error {
 
 export function apiUrl(path: string): string {
   return new URL(`api/v1/${path}`, document.baseURI.replace(/#.*$/, '')).href;
+}
+
+/** The command that sends a text of SQL to this server. */
+export function curlOf(sql: string): string {
+  return `curl -s ${apiUrl('sql')} -H 'content-type: application/json' -d ${quoted(JSON.stringify({ sql }))}`;
 }
 
 async function errorOf(response: Response): Promise<ApiError> {
@@ -73,6 +79,8 @@ async function post<T>(path: string, body: unknown, signal?: AbortSignal): Promi
 }
 
 const seg = encodeURIComponent;
+/** More than any server hands out; its own bound counts. */
+const MOST_EXPORTED = 10_000_000;
 
 export interface DecisionFilter {
   host?: string;
@@ -114,7 +122,8 @@ export const api = {
   schema: () => get<Schema>('schema'),
   sql: (sql: string, limit?: number, signal?: AbortSignal) =>
     post<SqlResult | StatementResults>('sql', { sql, format: 'json', ...(limit ? { limit } : {}) }, signal),
-  sqlBlob: async (sql: string, format: string) => (await call('sql', posted({ sql, format }))).blob(),
+  sqlBlob: async (sql: string, format: string) =>
+    (await call('sql', posted({ sql, format, limit: MOST_EXPORTED }))).blob(),
 };
 
 /** What to show of anything that was thrown. */

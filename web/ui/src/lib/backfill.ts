@@ -8,7 +8,11 @@ type Points = Map<string, Map<number, Partial<Record<Column, number>>>>;
 
 const QUERIES: { table: string; value: string; column: (resource: string) => Column | null }[] = [
   { table: 'usage', value: 'avg(value)', column: (r) => (r === 'cpu' ? 'cpu' : r === 'memory' ? 'mem' : null) },
-  { table: 'limits', value: 'min(value)', column: (r) => (r === 'cpu' ? 'cpu_limit' : r === 'memory' ? 'mem_limit' : null) },
+  {
+    table: 'limits',
+    value: 'min(value)',
+    column: (r) => (r === 'cpu' ? 'cpu_limit' : r === 'memory' ? 'mem_limit' : null),
+  },
   { table: 'pressure', value: 'avg(throttled)', column: (r) => (r === 'cpu' ? 'throttled' : null) },
 ];
 

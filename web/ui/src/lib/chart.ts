@@ -65,12 +65,18 @@ export function optionsOf(
   events: ChartEvents,
   size: { width: number; height: number },
 ): uPlot.Options {
-  const axis = { stroke: colours.text, grid: { stroke: colours.grid, width: 1 }, ticks: { show: false }, font: '11px system-ui, sans-serif' };
+  const axis = {
+    stroke: colours.text,
+    grid: { stroke: colours.grid, width: 1 },
+    ticks: { show: false },
+    font: '11px system-ui, sans-serif',
+  };
   return {
     ...size,
     padding: [6, 12, 0, 0],
     legend: { show: false },
     cursor: {
+      y: false,
       // By time only: a share of the height means another amount on the other chart.
       sync: {
         key: 'tidegate',
@@ -104,7 +110,11 @@ export function optionsOf(
     ],
     series: [
       { value: (_plot, s) => clock(s * 1000) },
-      ...ORDER.map((name): uPlot.Series => ({ label: name, points: { show: false }, ...strokeOf(name, colours.series) })),
+      ...ORDER.map((name): uPlot.Series => ({
+        label: name,
+        points: { show: false },
+        ...strokeOf(name, colours.series),
+      })),
     ],
     hooks: {
       setSelect: [
@@ -130,7 +140,11 @@ export function optionsOf(
 }
 
 /** A hatched lane at the foot of the chart: the denser, the larger the share of throttled periods. */
-function drawThrottled(plot: uPlot, { t, lane }: ChartColumns, { series: { throttled: colour }, surface }: ChartColours): void {
+function drawThrottled(
+  plot: uPlot,
+  { t, lane }: ChartColumns,
+  { series: { throttled: colour }, surface }: ChartColours,
+): void {
   const g = plot.ctx;
   const ratio = devicePixelRatio || 1;
   const height = LANE_PX * ratio;
@@ -158,7 +172,15 @@ function drawThrottled(plot: uPlot, { t, lane }: ChartColumns, { series: { throt
   g.restore();
 }
 
-function hatch(g: CanvasRenderingContext2D, x: number, y: number, width: number, height: number, ratio: number, surface: string): void {
+function hatch(
+  g: CanvasRenderingContext2D,
+  x: number,
+  y: number,
+  width: number,
+  height: number,
+  ratio: number,
+  surface: string,
+): void {
   g.strokeStyle = surface;
   g.lineWidth = 1.2 * ratio;
   g.beginPath();

@@ -10,15 +10,34 @@ export interface Offer {
 }
 
 /** The columns of `recent(window)`, should the server's schema not list them. */
-const RECENT: SchemaTable = {
+export const RECENT: SchemaTable = {
   schema: 'public',
   name: 'recent',
   columns: [
     ...['host', 'container', 'app', 'resource'].map((name) => ({ name, type: 'Utf8' })),
     { name: 'samples', type: 'Int64' },
     ...[
-      'age', 'usage', 'usage_avg', 'usage_max', 'usage_p50', 'usage_p95', 'usage_p99', 'usage_stddev', 'usage_slope', 'allocated',
-      'allocated_age', 'min', 'max', 'upper', 'lower', 'throttled', 'throttled_last', 'pressure', 'oom_kills', 'unreclaimable', 'host_free',
+      'age',
+      'usage',
+      'usage_avg',
+      'usage_max',
+      'usage_p50',
+      'usage_p95',
+      'usage_p99',
+      'usage_stddev',
+      'usage_slope',
+      'allocated',
+      'allocated_age',
+      'min',
+      'max',
+      'upper',
+      'lower',
+      'throttled',
+      'throttled_last',
+      'pressure',
+      'oom_kills',
+      'unreclaimable',
+      'host_free',
     ].map((name) => ({ name, type: 'Float64' })),
   ],
 };
@@ -40,15 +59,33 @@ export const RULE_OPTIONS: Record<string, string> = {
 
 /** Tables named after FROM or JOIN, with their aliases. */
 export function tablesIn(sql: string): { name: string; alias: string }[] {
-  const found = sql.matchAll(/\b(?:from|join)\s+((?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|[\w]+))*)(?:\s*\([^)]*\))?(?:\s+(?:as\s+)?(\w+))?/gi);
-  const words = new Set(['where', 'group', 'order', 'join', 'left', 'right', 'inner', 'cross', 'full', 'on', 'limit', 'having', 'union', 'using']);
+  const found = sql.matchAll(
+    /\b(?:from|join)\s+((?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|[\w]+))*)(?:\s*\([^)]*\))?(?:\s+(?:as\s+)?(\w+))?/gi,
+  );
+  const words = new Set([
+    'where',
+    'group',
+    'order',
+    'join',
+    'left',
+    'right',
+    'inner',
+    'cross',
+    'full',
+    'on',
+    'limit',
+    'having',
+    'union',
+    'using',
+  ]);
   return [...found].map(([, name = '', alias = '']) => ({
     name: name.replaceAll('"', ''),
     alias: words.has(alias.toLowerCase()) ? '' : alias,
   }));
 }
 
-const fullName = (table: SchemaTable) => (table.schema === 'public' || table.schema === '' ? table.name : `${table.schema}.${table.name}`);
+const fullName = (table: SchemaTable) =>
+  table.schema === 'public' || table.schema === '' ? table.name : `${table.schema}.${table.name}`;
 const needsQuotes = (name: string) => !/^[a-z_][a-z0-9_]*$/.test(name);
 const quote = (name: string) => (needsQuotes(name) ? `"${name}"` : name);
 
@@ -72,7 +109,10 @@ function tableOffer(table: SchemaTable): Offer {
   if (table === RECENT || table.name === 'recent') {
     return { label: 'recent', type: 'table', detail: 'function', apply: "recent(INTERVAL '60 seconds')" };
   }
-  const apply = table.schema === 'public' || table.schema === '' ? quote(table.name) : `${quote(table.schema)}.${quote(table.name)}`;
+  const apply =
+    table.schema === 'public' || table.schema === ''
+      ? quote(table.name)
+      : `${quote(table.schema)}.${quote(table.name)}`;
   return { label: name, type: 'table', detail: `${table.columns.length} columns`, apply };
 }
 
@@ -87,7 +127,9 @@ export function offers(schema: Schema, sql: string, at: number): Offer[] {
     const known = table && tableNamed(schema, table.name);
     if (known) return columnsOf(known);
   }
-  const tables = [...schema.tables, ...(schema.tables.some((table) => table.name === 'recent') ? [] : [RECENT])].map(tableOffer);
+  const tables = [...schema.tables, ...(schema.tables.some((table) => table.name === 'recent') ? [] : [RECENT])].map(
+    tableOffer,
+  );
   if (/\b(?:from|join)\s+["\w.]*$/i.test(before)) return tables;
   if (/\bwith\s*\([^)]*$/i.test(before)) {
     return Object.entries(RULE_OPTIONS).map(([label, info]) => ({ label, type: 'option', info, apply: `${label} = ` }));
@@ -97,7 +139,12 @@ export function offers(schema: Schema, sql: string, at: number): Offer[] {
   const unique = columns.filter(({ label }) => !seen.has(label) && seen.add(label));
   return [
     ...unique,
-    ...schema.functions.map((f): Offer => ({ label: f.name, type: 'function', detail: f.signature ?? '', ...(f.doc ? { info: f.doc } : {}) })),
+    ...schema.functions.map((f): Offer => ({
+      label: f.name,
+      type: 'function',
+      detail: f.signature ?? '',
+      ...(f.doc ? { info: f.doc } : {}),
+    })),
     ...tables,
     ...[...KEYWORDS, ...RULE_WORDS].map((label): Offer => ({ label, type: 'keyword' })),
   ];

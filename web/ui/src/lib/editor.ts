@@ -1,5 +1,11 @@
 /** CodeMirror set up for DataFusion's SQL and Tidegate's rule statements, in the colours of the page. */
-import { autocompletion, closeBrackets, closeBracketsKeymap, completionKeymap, type CompletionContext } from '@codemirror/autocomplete';
+import {
+  autocompletion,
+  closeBrackets,
+  closeBracketsKeymap,
+  completionKeymap,
+  type CompletionContext,
+} from '@codemirror/autocomplete';
 import { defaultKeymap, history, historyKeymap, indentWithTab } from '@codemirror/commands';
 import { SQLDialect, sql } from '@codemirror/lang-sql';
 import { HighlightStyle, bracketMatching, indentUnit, syntaxHighlighting } from '@codemirror/language';
@@ -41,20 +47,42 @@ const THEME = EditorView.theme({
   '.cm-cursor': { borderLeftColor: 'var(--text)', borderLeftWidth: '2px' },
   '.cm-gutters': { backgroundColor: 'transparent', color: 'var(--muted)', border: 'none' },
   '.cm-activeLine, .cm-activeLineGutter': { backgroundColor: 'color-mix(in srgb, var(--surface-2) 60%, transparent)' },
-  '&.cm-focused > .cm-scroller > .cm-selectionLayer .cm-selectionBackground, .cm-selectionBackground': { background: 'var(--accent-soft) !important' },
+  '&.cm-focused > .cm-scroller > .cm-selectionLayer .cm-selectionBackground, .cm-selectionBackground': {
+    background: 'var(--accent-soft) !important',
+  },
   '.cm-matchingBracket': { backgroundColor: 'var(--accent-soft) !important', outline: '1px solid var(--accent)' },
   '.cm-placeholder': { color: 'var(--muted)' },
-  '.cm-tooltip': { backgroundColor: 'var(--surface)', color: 'var(--text)', border: '1px solid var(--line-strong)', borderRadius: '6px', overflow: 'hidden' },
+  '.cm-tooltip': {
+    backgroundColor: 'var(--surface)',
+    color: 'var(--text)',
+    border: '1px solid var(--line-strong)',
+    borderRadius: '6px',
+    overflow: 'hidden',
+  },
   '.cm-tooltip.cm-tooltip-autocomplete > ul': { fontFamily: 'var(--mono)', fontSize: '12.5px', maxHeight: '220px' },
-  '.cm-tooltip-autocomplete ul li[aria-selected]': { background: 'var(--accent-soft) !important', color: 'var(--text) !important' },
+  '.cm-tooltip-autocomplete ul li[aria-selected]': {
+    background: 'var(--accent-soft) !important',
+    color: 'var(--text) !important',
+  },
   '.cm-completionDetail': { color: 'var(--muted)', fontStyle: 'normal' },
   '.cm-completionMatchedText': { textDecoration: 'none', fontWeight: '700', color: 'var(--accent-text)' },
   '.cm-completionInfo': { padding: '6px 10px', maxWidth: '320px', fontFamily: 'inherit' },
   // The defaults are pictures in data: URLs, which the page's security policy does not allow.
-  '.cm-lintRange.cm-lintRange-error': { backgroundImage: 'none', textDecoration: 'underline wavy var(--bad)', textUnderlineOffset: '3px' },
+  '.cm-lintRange.cm-lintRange-error': {
+    backgroundImage: 'none',
+    textDecoration: 'underline wavy var(--bad)',
+    textUnderlineOffset: '3px',
+  },
   '.cm-lintPoint-error::after': { borderBottomColor: 'var(--bad)' },
   '.cm-lint-marker': { width: '14px' },
-  '.cm-lint-marker-error': { content: 'none', width: '9px', height: '9px', margin: '5px 2px', borderRadius: '50%', backgroundColor: 'var(--bad)' },
+  '.cm-lint-marker-error': {
+    content: 'none',
+    width: '9px',
+    height: '9px',
+    margin: '5px 2px',
+    borderRadius: '50%',
+    backgroundColor: 'var(--bad)',
+  },
   '.cm-diagnostic-error': { borderLeft: '3px solid var(--bad)' },
   '.cm-diagnostic': { fontFamily: 'system-ui, sans-serif', whiteSpace: 'pre-wrap', maxWidth: '560px' },
   '.cm-gutter-lint': { width: '16px' },
@@ -80,7 +108,13 @@ export interface SqlEditor {
   destroy(): void;
 }
 
-const TYPES: Record<string, string> = { table: 'class', column: 'property', function: 'function', keyword: 'keyword', option: 'constant' };
+const TYPES: Record<string, string> = {
+  table: 'class',
+  column: 'property',
+  function: 'function',
+  keyword: 'keyword',
+  option: 'constant',
+};
 const BOOST: Record<string, number> = { column: 20, option: 20, table: 10, function: 0, keyword: -10 };
 
 function completionOf(schema: Schema): Extension {
@@ -102,11 +136,18 @@ function completionOf(schema: Schema): Extension {
 }
 
 function diagnosticOf(text: string, place: ErrorPlace): Diagnostic {
-  const range = rangeOf(text, place) ?? { from: 0, to: Math.min(text.length, text.indexOf('\n') < 0 ? text.length : text.indexOf('\n')) };
+  const range = rangeOf(text, place) ?? {
+    from: 0,
+    to: Math.min(text.length, text.indexOf('\n') < 0 ? text.length : text.indexOf('\n')),
+  };
   return { ...range, severity: 'error', message: place.help ? `${place.message}\n${place.help}` : place.message };
 }
 
-export function createEditor(parent: HTMLElement, options: { text: string; label: string; hint: string; schema: Schema; readOnly: boolean }, events: EditorEvents): SqlEditor {
+export function createEditor(
+  parent: HTMLElement,
+  options: { text: string; label: string; hint: string; schema: Schema; readOnly: boolean },
+  events: EditorEvents,
+): SqlEditor {
   const completion = new Compartment();
   let quiet = false;
   const runs = (run: (() => void) | undefined) => () => {
@@ -129,6 +170,7 @@ export function createEditor(parent: HTMLElement, options: { text: string; label
         history(),
         drawSelection(),
         highlightActiveLine(),
+        EditorView.lineWrapping,
         bracketMatching(),
         closeBrackets(),
         indentUnit.of('  '),
@@ -138,7 +180,13 @@ export function createEditor(parent: HTMLElement, options: { text: string; label
         THEME,
         placeholder(options.hint),
         EditorState.readOnly.of(options.readOnly),
-        EditorView.contentAttributes.of({ 'aria-label': options.label, spellcheck: 'false', autocapitalize: 'off' }),
+        EditorView.contentAttributes.of({
+          'aria-label': options.label,
+          spellcheck: 'false',
+          // The scrolled region must be reachable by keyboard also for those who do not count contenteditable.
+          tabindex: '0',
+          autocapitalize: 'off',
+        }),
         keymap.of([...closeBracketsKeymap, ...completionKeymap, ...historyKeymap, ...defaultKeymap, indentWithTab]),
         EditorView.updateListener.of((update) => {
           if (update.docChanged && !quiet) events.change(update.state.doc.toString());
@@ -156,7 +204,12 @@ export function createEditor(parent: HTMLElement, options: { text: string; label
       quiet = false;
     },
     setErrors(places) {
-      view.dispatch(setDiagnostics(view.state, places.map((place) => diagnosticOf(text(), place))));
+      view.dispatch(
+        setDiagnostics(
+          view.state,
+          places.map((place) => diagnosticOf(text(), place)),
+        ),
+      );
     },
     setSchema: (schema) => view.dispatch({ effects: completion.reconfigure(completionOf(schema)) }),
     insert(added) {

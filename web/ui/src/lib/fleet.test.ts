@@ -1,9 +1,18 @@
 import { describe, expect, it } from 'vitest';
-import { Fleet, keyOf, type FleetMessage } from './fleet';
+import { Fleet, groupBy, keyOf, type FleetMessage } from './fleet';
 
 function message(t: number, ids: string[] | undefined, cpu: (number | null)[]): FleetMessage {
   const ones = cpu.map(() => 1);
-  return { t, ...(ids ? { ids } : {}), cpu, cpu_limit: ones, mem: ones, mem_limit: ones, throttled: cpu.map(() => 0), oom: cpu.map(() => 0) };
+  return {
+    t,
+    ...(ids ? { ids } : {}),
+    cpu,
+    cpu_limit: ones,
+    mem: ones,
+    mem_limit: ones,
+    throttled: cpu.map(() => 0),
+    oom: cpu.map(() => 0),
+  };
 }
 
 describe('the fleet', () => {
@@ -67,8 +76,40 @@ describe('the fleet', () => {
 
   it('sums what is known', () => {
     const fleet = new Fleet();
-    fleet.apply({ t: 1000, ids: ['h/a', 'h/b'], cpu: [0.5, null], cpu_limit: [1, null], mem: [1, 2], mem_limit: [4, 4], throttled: [0.2, 0], oom: [0, 3] });
-    expect(fleet.totals()).toMatchObject({ containers: 2, cpu: 0.5, cpuLimit: 1, unlimited: 1, mem: 3, memLimit: 8, throttled: 1, oom: 3 });
+    fleet.apply({
+      t: 1000,
+      ids: ['h/a', 'h/b'],
+      cpu: [0.5, null],
+      cpu_limit: [1, null],
+      mem: [1, 2],
+      mem_limit: [4, 4],
+      throttled: [0.2, 0],
+      oom: [0, 3],
+    });
+    expect(fleet.totals()).toMatchObject({
+      containers: 2,
+      cpu: 0.5,
+      cpuLimit: 1,
+      unlimited: 1,
+      mem: 3,
+      memLimit: 8,
+      throttled: 1,
+      oom: 0,
+    });
+  });
+
+  it('counts a kill once, also when the count falls back or begins above zero', () => {
+    const fleet = new Fleet();
+    [5, 5, 6, 0, 0, 2].forEach((oom, at) => fleet.apply({ ...message(1000 * (at + 1), ['h/a'], [1]), oom: [oom] }));
+    expect(fleet.totals().oom).toBe(3);
+  });
+
+  it('is grouped with those that have no group at the end', () => {
+    expect(groupBy(['', 'b', 'a', 'b'], (x) => x)).toEqual([
+      ['a', ['a']],
+      ['b', ['b', 'b']],
+      ['', ['']],
+    ]);
   });
 
   it('splits an id at the first slash, since container names may hold more', () => {

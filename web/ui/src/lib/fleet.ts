@@ -25,7 +25,14 @@ const CAPACITY = 320;
 /** The last points of one container, oldest first. NaN stands for "not known". */
 export class History {
   t: number[] = [];
-  readonly columns: Record<Column, number[]> = { cpu: [], cpu_limit: [], mem: [], mem_limit: [], throttled: [], oom: [] };
+  readonly columns: Record<Column, number[]> = {
+    cpu: [],
+    cpu_limit: [],
+    mem: [],
+    mem_limit: [],
+    throttled: [],
+    oom: [],
+  };
 
   push(t: number, value: (column: Column) => Num | undefined): void {
     this.t.push(t);
@@ -42,6 +49,13 @@ export class History {
   last(column: Column): Num {
     const value = this.columns[column][this.t.length - 1];
     return value === undefined || Number.isNaN(value) ? null : value;
+  }
+
+  /** OOM kills seen here: a rise of the count, whether the server counts since the start or over some seconds. */
+  kills(): number {
+    let sum = 0;
+    this.columns.oom.forEach((value, at) => (sum += Math.max(0, value - (this.columns.oom[at - 1] ?? value)) || 0));
+    return sum;
   }
 
   /** Puts older points before those that are there; points that are not older are dropped. */
@@ -98,7 +112,16 @@ export class Fleet {
 
   /** Sums and counts of the newest second. */
   totals(): Totals {
-    const totals: Totals = { containers: this.ids.length, cpu: 0, cpuLimit: 0, mem: 0, memLimit: 0, throttled: 0, oom: 0, unlimited: 0 };
+    const totals: Totals = {
+      containers: this.ids.length,
+      cpu: 0,
+      cpuLimit: 0,
+      mem: 0,
+      memLimit: 0,
+      throttled: 0,
+      oom: 0,
+      unlimited: 0,
+    };
     for (const id of this.ids) {
       const history = this.history.get(id);
       if (history === undefined) continue;
@@ -106,7 +129,7 @@ export class Fleet {
       totals.cpuLimit += history.last('cpu_limit') ?? 0;
       totals.mem += history.last('mem') ?? 0;
       totals.memLimit += history.last('mem_limit') ?? 0;
-      totals.oom += history.last('oom') ?? 0;
+      totals.oom += history.kills();
       if ((history.last('throttled') ?? 0) >= THROTTLED_FROM) totals.throttled += 1;
       if (history.last('cpu_limit') === null) totals.unlimited += 1;
     }
@@ -126,6 +149,13 @@ export interface Totals {
   throttled: number;
   oom: number;
   unlimited: number;
+}
+
+/** Members by key in the order of the keys; those without one come last. */
+export function groupBy<T>(members: T[], keyOf: (member: T) => string): [string, T[]][] {
+  const groups = new Map<string, T[]>();
+  for (const member of members) groups.set(keyOf(member), [...(groups.get(keyOf(member)) ?? []), member]);
+  return [...groups].sort(([a], [b]) => (a === '' ? 1 : b === '' ? -1 : a.localeCompare(b)));
 }
 
 export const idOf = (host: string, name: string) => `${host}/${name}`;

@@ -1,6 +1,7 @@
 /** The one stream of this tab and what came through it. */
 import { api, apiUrl } from './api';
 import { loadHistory } from './backfill';
+import { isQuiet, merged } from './decision';
 import { Fleet, type FleetMessage } from './fleet';
 import { session } from './session.svelte';
 import type { ContainerRow, Decision, Status } from './types';
@@ -24,8 +25,11 @@ class Live {
   status = $state.raw<Status | null>(null);
   containers = $state.raw<ContainerRow[]>([]);
   containersLoaded = $state(false);
-  /** Newest first. */
-  decisions = $state.raw<Decision[]>([]);
+  /** Those that changed something or would have; newest first. */
+  effective = $state.raw<Decision[]>([]);
+  /** Refused or unchanged: many, so that they must not push the others out. Newest first. */
+  quiet = $state.raw<Decision[]>([]);
+  decisions = $derived(merged(this.effective, this.quiet));
   readonly fleet = new Fleet();
 
   stale = $derived(this.tick > 0 && this.age > STALE_MS);
@@ -52,7 +56,9 @@ class Live {
   async #first(): Promise<void> {
     try {
       this.status = await api.status();
-      this.#merge((await api.decisions({ limit: 60 })).decisions);
+      const outcomes = ['', 'applied', 'shadow'];
+      const answers = await Promise.all(outcomes.map((outcome) => api.decisions({ outcome, limit: 60 })));
+      this.#merge(answers.flatMap((answer) => answer.decisions));
     } catch {
       // the connection's state tells it
     }
@@ -116,10 +122,10 @@ class Live {
   }
 
   #merge(incoming: Decision[]): void {
-    const known = new Set(this.decisions.map((decision) => decision.id));
-    const fresh = incoming.filter((decision) => !known.has(decision.id));
-    if (fresh.length === 0) return;
-    this.decisions = [...fresh, ...this.decisions].sort((a, b) => b.time - a.time).slice(0, KEEP_DECISIONS);
+    const effective = incoming.filter((decision) => !isQuiet(decision));
+    const quiet = incoming.filter(isQuiet);
+    if (effective.length > 0) this.effective = merged(effective, this.effective).slice(0, KEEP_DECISIONS);
+    if (quiet.length > 0) this.quiet = merged(quiet, this.quiet).slice(0, KEEP_DECISIONS);
   }
 }
 

@@ -5,13 +5,30 @@ import { CHART, SERIES, type ThemeName } from './palette';
 
 type Triple = [number, number, number];
 const VISION: Record<string, number[][]> = {
-  normal: [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
-  protan: [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-  deutan: [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-  tritan: [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+  normal: [
+    [1, 0, 0],
+    [0, 1, 0],
+    [0, 0, 1],
+  ],
+  protan: [
+    [0.152286, 1.052583, -0.204868],
+    [0.114503, 0.786281, 0.099216],
+    [-0.003882, -0.048116, 1.051998],
+  ],
+  deutan: [
+    [0.367322, 0.860646, -0.227968],
+    [0.280085, 0.672501, 0.047413],
+    [-0.01182, 0.04294, 0.968881],
+  ],
+  tritan: [
+    [1.255528, -0.076749, -0.178779],
+    [-0.078411, 0.930809, 0.147602],
+    [0.004733, 0.691367, 0.3039],
+  ],
 };
 
-const times = (matrix: number[][], v: Triple): Triple => matrix.map((row) => row.reduce((sum, m, at) => sum + m * (v[at] ?? 0), 0)) as Triple;
+const times = (matrix: number[][], v: Triple): Triple =>
+  matrix.map((row) => row.reduce((sum, m, at) => sum + m * (v[at] ?? 0), 0)) as Triple;
 
 function linear(hex: string): Triple {
   return [1, 3, 5].map((at) => {
@@ -22,8 +39,17 @@ function linear(hex: string): Triple {
 
 function lab(rgb: Triple): Triple {
   const clipped = rgb.map((value) => Math.min(1, Math.max(0, value))) as Triple;
-  const xyz = times([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]], clipped);
-  const [x, y, z] = [xyz[0] / 0.95047, xyz[1], xyz[2] / 1.08883].map((v) => (v > 0.008856 ? Math.cbrt(v) : 7.787 * v + 16 / 116)) as Triple;
+  const xyz = times(
+    [
+      [0.4124, 0.3576, 0.1805],
+      [0.2126, 0.7152, 0.0722],
+      [0.0193, 0.1192, 0.9505],
+    ],
+    clipped,
+  );
+  const [x, y, z] = [xyz[0] / 0.95047, xyz[1], xyz[2] / 1.08883].map((v) =>
+    v > 0.008856 ? Math.cbrt(v) : 7.787 * v + 16 / 116,
+  ) as Triple;
   return [116 * y - 16, 500 * (x - y), 200 * (y - z)];
 }
 
@@ -44,7 +70,11 @@ describe.each<ThemeName>(['light', 'dark'])('%s palette', (theme) => {
     const seen = colours.map(([name, colour]) => ({ name, lab: lab(times(VISION[vision] ?? [], linear(colour))) }));
     for (const a of seen) {
       for (const b of seen) {
-        if (a.name < b.name) expect(Math.hypot(...a.lab.map((value, at) => value - (b.lab[at] ?? 0))), `${a.name} and ${b.name}`).toBeGreaterThan(25);
+        if (a.name < b.name)
+          expect(
+            Math.hypot(...a.lab.map((value, at) => value - (b.lab[at] ?? 0))),
+            `${a.name} and ${b.name}`,
+          ).toBeGreaterThan(25);
       }
     }
   });

@@ -7,8 +7,22 @@ export type Meaning = 'usage' | 'limit' | 'upper' | 'lower' | 'throttled' | 'oom
 export type ThemeName = 'light' | 'dark';
 
 export const SERIES: Record<ThemeName, Record<Meaning, string>> = {
-  light: { usage: '#0042DC', limit: '#16202B', upper: '#C28001', lower: '#0AA46F', throttled: '#60157E', oom: '#8E110F' },
-  dark: { usage: '#3986AC', limit: '#E6EDF3', upper: '#FFC822', lower: '#24ED89', throttled: '#A601F9', oom: '#CA211B' },
+  light: {
+    usage: '#0042DC',
+    limit: '#16202B',
+    upper: '#C28001',
+    lower: '#0AA46F',
+    throttled: '#60157E',
+    oom: '#8E110F',
+  },
+  dark: {
+    usage: '#3986AC',
+    limit: '#E6EDF3',
+    upper: '#FFC822',
+    lower: '#24ED89',
+    throttled: '#A601F9',
+    oom: '#CA211B',
+  },
 };
 
 /** What charts need besides the series; the same values as in app.css. */

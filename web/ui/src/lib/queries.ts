@@ -6,7 +6,10 @@ export const EXAMPLES: { title: string; sql: string }[] = [
     title: 'CPU of each container over 15 minutes',
     sql: "SELECT date_bin(INTERVAL '10 seconds', time) AS t, container, avg(value) AS cores\nFROM usage\nWHERE resource = 'cpu' AND time > now() - INTERVAL '15 minutes'\nGROUP BY 1, 2 ORDER BY 1",
   },
-  { title: 'The last decisions', sql: 'SELECT time, rule, container, resource, limit_before, decided, outcome, reason\nFROM decisions ORDER BY time DESC LIMIT 50' },
+  {
+    title: 'The last decisions',
+    sql: 'SELECT time, rule, container, resource, limit_before, decided, outcome, reason\nFROM decisions ORDER BY time DESC LIMIT 50',
+  },
 ];
 
 const KEY = 'tidegate.sql.history';
@@ -20,7 +23,9 @@ export interface Past {
 export function readHistory(): Past[] {
   try {
     const found: unknown = JSON.parse(localStorage.getItem(KEY) ?? '[]');
-    return Array.isArray(found) ? (found as Past[]).filter((past) => typeof past?.sql === 'string' && typeof past.at === 'number') : [];
+    return Array.isArray(found)
+      ? (found as Past[]).filter((past) => typeof past?.sql === 'string' && typeof past.at === 'number')
+      : [];
   } catch {
     return [];
   }
@@ -29,7 +34,8 @@ export function readHistory(): Past[] {
 /** Newest first, each text once. */
 export function remember(history: Past[], sql: string, at: number): Past[] {
   const text = sql.trim();
-  const next = text === '' ? history : [{ sql: text, at }, ...history.filter((past) => past.sql !== text)].slice(0, KEPT);
+  const next =
+    text === '' ? history : [{ sql: text, at }, ...history.filter((past) => past.sql !== text)].slice(0, KEPT);
   try {
     localStorage.setItem(KEY, JSON.stringify(next));
   } catch {

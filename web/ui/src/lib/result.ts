@@ -11,11 +11,13 @@ export function cell(value: unknown): string {
 /** A cell with six figures, which is more than anybody reads; exports have all of them. */
 export function short(value: unknown): string {
   if (typeof value !== 'number' || Number.isInteger(value)) return cell(value);
-  return String(Number(value.toPrecision(6)));
+  return Math.abs(value) >= 1e5 ? value.toFixed(0) : String(Number(value.toPrecision(6)));
 }
 
-export const isNumeric = (type: string) => /^(u?int|float|double|decimal|bigint|smallint|real)/i.test(type);
-const isTime = (type: string, name: string) => /timestamp|date/i.test(type) || /^(time|t|bin|bucket|minute|hour)$/i.test(name);
+export const isNumeric = (type: string) =>
+  /^(u?int(eger|\d+)?|float\d*|double|decimal.*|bigint|smallint|real)$/i.test(type);
+const isTime = (type: string, name: string) =>
+  /timestamp|date/i.test(type) || /^(time|t|bin|bucket|minute|hour)$/i.test(name);
 
 export interface Lines {
   t: number[];
@@ -31,10 +33,14 @@ const MOST_LINES = 12;
  */
 export function linesOf(result: SqlResult): Lines | null {
   const { columns, rows } = result;
-  const timeAt = columns.findIndex((column, at) => isTime(column.type, column.name) && rows.some((row) => toMs(row[at]) !== null));
+  const timeAt = columns.findIndex(
+    (column, at) => isTime(column.type, column.name) && rows.some((row) => toMs(row[at]) !== null),
+  );
   const numeric = columns.flatMap((column, at) => (at !== timeAt && isNumeric(column.type) ? [at] : []));
   if (timeAt < 0 || numeric.length === 0 || rows.length < 2) return null;
-  const texts = columns.flatMap((column, at) => (at !== timeAt && /utf8|string|varchar|dictionary/i.test(column.type) ? [at] : []));
+  const texts = columns.flatMap((column, at) =>
+    at !== timeAt && /utf8|string|varchar|dictionary|^text$/i.test(column.type) ? [at] : [],
+  );
 
   const byLabel = new Map<string, Map<number, number | null>>();
   const times = new Set<number>();
@@ -54,6 +60,8 @@ export function linesOf(result: SqlResult): Lines | null {
   }
   const t = [...times].sort((a, b) => a - b);
   if (t.length < 2) return null;
-  const lines = [...byLabel].slice(0, MOST_LINES).map(([label, line]) => ({ label, values: t.map((at) => line.get(at) ?? null) }));
+  const lines = [...byLabel]
+    .slice(0, MOST_LINES)
+    .map(([label, line]) => ({ label, values: t.map((at) => line.get(at) ?? null) }));
   return { t, lines, left_out: Math.max(0, byLabel.size - MOST_LINES) };
 }

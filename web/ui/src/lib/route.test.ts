@@ -3,7 +3,16 @@ import { containerHash, hashOf, hashOfRoute, parseHash, sqlHash } from './route'
 
 describe('addresses', () => {
   it('of every page are read and written alike', () => {
-    for (const hash of ['#/', '#/c/node0/web-1?range=1h', '#/rules', '#/rules/a', '#/new-rule', '#/decisions?rule=a', '#/decisions/x-1', '#/sql']) {
+    for (const hash of [
+      '#/',
+      '#/c/node0/web-1?range=1h',
+      '#/rules',
+      '#/rules/a',
+      '#/new-rule',
+      '#/decisions?rule=a',
+      '#/decisions/x-1',
+      '#/sql',
+    ]) {
       expect(hashOfRoute(parseHash(hash))).toBe(hash);
     }
   });
@@ -25,7 +34,7 @@ describe('addresses', () => {
   });
 
   it('carry a whole query', () => {
-    const sql = "SELECT 'a&b=c' FROM \"x\"\nWHERE y > 1 -- 100 %";
+    const sql = 'SELECT \'a&b=c\' FROM "x"\nWHERE y > 1 -- 100 %';
     expect(parseHash(sqlHash(sql, true)).query).toEqual({ q: sql, run: '1' });
   });
 });

@@ -15,11 +15,10 @@ class Router {
 
   /** Changes query values of the present page; `null` removes one. `push` adds a step to the history. */
   query(patch: Record<string, string | null>, push = false): void {
-    const query = { ...this.route.query };
-    for (const [key, value] of Object.entries(patch)) {
-      if (value === null || value === '') delete query[key];
-      else query[key] = value;
-    }
+    const merged: [string, string | null][] = Object.entries({ ...this.route.query, ...patch });
+    const query = Object.fromEntries(
+      merged.filter((pair): pair is [string, string] => pair[1] !== null && pair[1] !== ''),
+    );
     const route = { ...this.route, query };
     if (push) history.pushState(null, '', hashOfRoute(route));
     else history.replaceState(null, '', hashOfRoute(route));

@@ -12,17 +12,33 @@ const columns = (usage: (number | null)[]) => ({
   throttled: usage.map(() => 0),
   oom_kills: usage.map(() => 0),
 });
-const answer = (t: number[], usage: (number | null)[], step_ms = 1000): ContainerSeries => ({ step_ms, t, cpu: columns(usage), memory: columns(usage) });
+const answer = (t: number[], usage: (number | null)[], step_ms = 1000): ContainerSeries => ({
+  step_ms,
+  t,
+  cpu: columns(usage),
+  memory: columns(usage),
+});
 
 function history(points: [number, number, number][]): History {
   const made = new History();
-  for (const [t, cpu, oom] of points) made.push(t, (column) => ({ cpu, cpu_limit: 3, mem: cpu, mem_limit: 3, throttled: 0.1, oom })[column]);
+  for (const [t, cpu, oom] of points)
+    made.push(t, (column) => ({ cpu, cpu_limit: 3, mem: cpu, mem_limit: 3, throttled: 0.1, oom })[column]);
   return made;
 }
 
 describe('the series of a chart', () => {
   it('go on with the seconds of the stream, each once', () => {
-    const joined = columnsOf('cpu', answer([1000, 2000, 3000], [0.1, 0.2, 0.3]), history([[2000, 9, 0], [3500, 9, 0], [4000, 0.4, 0], [9000, 0.5, 0]]), 5000);
+    const joined = columnsOf(
+      'cpu',
+      answer([1000, 2000, 3000], [0.1, 0.2, 0.3]),
+      history([
+        [2000, 9, 0],
+        [3500, 9, 0],
+        [4000, 0.4, 0],
+        [9000, 0.5, 0],
+      ]),
+      5000,
+    );
     expect(joined.t).toEqual([1000, 2000, 3000, 4000]);
     expect(joined.usage).toEqual([0.1, 0.2, 0.3, 0.4]);
     expect(joined.limit).toEqual([2, 2, 2, 3]);
@@ -35,12 +51,29 @@ describe('the series of a chart', () => {
   });
 
   it('take from the stream what the last buckets do not have yet', () => {
-    const joined = columnsOf('cpu', answer([1000, 2000, 3000], [0.1, null, null]), history([[2000, 0.2, 0], [3000, 0.3, 0]]), 5000);
+    const joined = columnsOf(
+      'cpu',
+      answer([1000, 2000, 3000], [0.1, null, null]),
+      history([
+        [2000, 0.2, 0],
+        [3000, 0.3, 0],
+      ]),
+      5000,
+    );
     expect(joined.usage).toEqual([0.1, 0.2, 0.3]);
   });
 
   it('show a kill where the count rises', () => {
-    const joined = columnsOf('memory', answer([1000], [0.1]), history([[2000, 0.2, 4], [3000, 0.3, 5], [4000, 0.3, 5]]), 5000);
+    const joined = columnsOf(
+      'memory',
+      answer([1000], [0.1]),
+      history([
+        [2000, 0.2, 4],
+        [3000, 0.3, 5],
+        [4000, 0.3, 5],
+      ]),
+      5000,
+    );
     expect(joined.lane).toEqual([0, 0, 1, 0]);
   });
 

@@ -24,20 +24,31 @@ export function bridge(t: number[], column: Num[], longest: number): Num[] {
   let before: number | null = null;
   column.forEach((value, index) => {
     if (value === null) return;
-    if (before !== null && (t[index] ?? 0) - (t[before] ?? 0) <= longest) filled.fill(column[before] ?? null, before + 1, index);
+    if (before !== null && (t[index] ?? 0) - (t[before] ?? 0) <= longest)
+      filled.fill(column[before] ?? null, before + 1, index);
     before = index;
   });
   return filled;
 }
 
 /** Joins both; the stream's points count from after the answer's last one up to `to`. */
-export function columnsOf(resource: ResourceName, answer: ContainerSeries, history: History | undefined, to: number): ChartColumns {
+export function columnsOf(
+  resource: ResourceName,
+  answer: ContainerSeries,
+  history: History | undefined,
+  to: number,
+): ChartColumns {
   const from = resource === 'cpu' ? answer.cpu : answer.memory;
   const lane = resource === 'cpu' ? from.throttled : from.oom_kills;
   // Buckets at the end may be empty only because their time has not come yet; the stream knows it better.
   const kept = history === undefined ? answer.t.length : (newest(from.usage) ?? -1) + 1;
   const t = answer.t.slice(0, kept);
-  const all = (column: Num[] | undefined) => bridge(t, t.map((_, index) => at(column, index)), GAP_MS);
+  const all = (column: Num[] | undefined) =>
+    bridge(
+      t,
+      t.map((_, index) => at(column, index)),
+      GAP_MS,
+    );
   const columns: ChartColumns = {
     t,
     usage: all(from.usage),

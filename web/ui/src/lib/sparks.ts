@@ -54,7 +54,8 @@ export class SparkCanvas {
   #place(force: boolean): boolean {
     const origin = this.#host.getBoundingClientRect();
     const [viewTop, viewBottom] = [-origin.top, -origin.top + innerHeight];
-    const covered = this.#top <= Math.max(0, viewTop) && this.#top + this.#height >= Math.min(origin.height, viewBottom);
+    const covered =
+      this.#top <= Math.max(0, viewTop) && this.#top + this.#height >= Math.min(origin.height, viewBottom);
     if (covered && !force) return false;
     this.#top = Math.max(0, viewTop - OVERSCAN);
     this.#height = Math.max(0, Math.min(origin.height, viewBottom + OVERSCAN) - this.#top);
@@ -62,7 +63,11 @@ export class SparkCanvas {
     const [width, height] = [Math.round(origin.width * ratio), Math.round(this.#height * ratio)];
     if (this.#canvas.width !== width) this.#canvas.width = width;
     if (this.#canvas.height !== height) this.#canvas.height = height;
-    Object.assign(this.#canvas.style, { top: `${this.#top}px`, width: `${origin.width}px`, height: `${this.#height}px` });
+    Object.assign(this.#canvas.style, {
+      top: `${this.#top}px`,
+      width: `${origin.width}px`,
+      height: `${this.#height}px`,
+    });
     return true;
   }
 
@@ -83,7 +88,13 @@ export class SparkCanvas {
   }
 }
 
-function drawSlot(g: CanvasRenderingContext2D, slot: Slot, history: History, c: Record<Meaning, string>, now: number): void {
+function drawSlot(
+  g: CanvasRenderingContext2D,
+  slot: Slot,
+  history: History,
+  c: Record<Meaning, string>,
+  now: number,
+): void {
   const usage = history.columns[slot.resource];
   const limit = history.columns[slot.resource === 'cpu' ? 'cpu_limit' : 'mem_limit'];
   const from = now - HISTORY_MS;
@@ -115,7 +126,16 @@ function peak(t: number[], columns: number[][], from: number): number {
 
 type Axis = (value: number) => number;
 
-function usageArea(g: CanvasRenderingContext2D, t: number[], v: number[], x: Axis, y: Axis, floor: number, colour: string, from: number): void {
+function usageArea(
+  g: CanvasRenderingContext2D,
+  t: number[],
+  v: number[],
+  x: Axis,
+  y: Axis,
+  floor: number,
+  colour: string,
+  from: number,
+): void {
   let start: number | null = null;
   let last = 0;
   const line = new Path2D();
@@ -156,7 +176,16 @@ function usageArea(g: CanvasRenderingContext2D, t: number[], v: number[], x: Axi
   g.stroke(line);
 }
 
-function limitSteps(g: CanvasRenderingContext2D, t: number[], v: number[], x: Axis, y: Axis, colour: string, from: number, now: number): void {
+function limitSteps(
+  g: CanvasRenderingContext2D,
+  t: number[],
+  v: number[],
+  x: Axis,
+  y: Axis,
+  colour: string,
+  from: number,
+  now: number,
+): void {
   const line = new Path2D();
   let before = NaN;
   for (let at = 0; at < t.length; at += 1) {
@@ -177,7 +206,14 @@ function limitSteps(g: CanvasRenderingContext2D, t: number[], v: number[], x: Ax
   g.globalAlpha = 1;
 }
 
-function throttleLane(g: CanvasRenderingContext2D, history: History, x: Axis, slot: Slot, colour: string, from: number): void {
+function throttleLane(
+  g: CanvasRenderingContext2D,
+  history: History,
+  x: Axis,
+  slot: Slot,
+  colour: string,
+  from: number,
+): void {
   g.fillStyle = colour;
   for (let at = 0; at < history.length; at += 1) {
     const share = history.columns.throttled[at] ?? NaN;
@@ -190,7 +226,14 @@ function throttleLane(g: CanvasRenderingContext2D, history: History, x: Axis, sl
   g.globalAlpha = 1;
 }
 
-function oomMarks(g: CanvasRenderingContext2D, history: History, x: Axis, slot: Slot, colour: string, from: number): void {
+function oomMarks(
+  g: CanvasRenderingContext2D,
+  history: History,
+  x: Axis,
+  slot: Slot,
+  colour: string,
+  from: number,
+): void {
   g.strokeStyle = colour;
   g.lineWidth = 1.75;
   for (let at = 1; at < history.length; at += 1) {

@@ -9,19 +9,32 @@ import type { Schema, SqlResult } from './types';
 
 const SCHEMA: Schema = {
   tables: [
-    { schema: 'public', name: 'usage', columns: [{ name: 'time', type: 'Timestamp' }, { name: 'value', type: 'Float64' }] },
+    {
+      schema: 'public',
+      name: 'usage',
+      columns: [
+        { name: 'time', type: 'Timestamp' },
+        { name: 'value', type: 'Float64' },
+      ],
+    },
     { schema: 'metric', name: 'proc.cpu.user', columns: [{ name: 'host', type: 'Utf8' }] },
   ],
   functions: [{ name: 'avg', signature: 'avg(x)', doc: '' }],
 };
 const labels = (sql: string, type?: string) => {
   const at = sql.indexOf('|');
-  return offers(SCHEMA, sql.replace('|', ''), at).filter((offer) => type === undefined || offer.type === type).map((offer) => offer.label);
+  return offers(SCHEMA, sql.replace('|', ''), at)
+    .filter((offer) => type === undefined || offer.type === type)
+    .map((offer) => offer.label);
 };
 
 describe('completion', () => {
   it('finds tables with their aliases, quotes and arguments', () => {
-    expect(tablesIn(`SELECT * FROM usage u JOIN metric."proc.cpu.user" AS m ON 1=1 JOIN recent(INTERVAL '1 minute') r WHERE x`)).toEqual([
+    expect(
+      tablesIn(
+        `SELECT * FROM usage u JOIN metric."proc.cpu.user" AS m ON 1=1 JOIN recent(INTERVAL '1 minute') r WHERE x`,
+      ),
+    ).toEqual([
       { name: 'usage', alias: 'u' },
       { name: 'metric.proc.cpu.user', alias: 'm' },
       { name: 'recent', alias: 'r' },
@@ -53,33 +66,74 @@ describe('rule texts', () => {
   });
 
   it('tell their name', () => {
-    expect(['CREATE RULE a_1 WITH', 'create or replace rule "x y" as', 'SELECT 1'].map(ruleNameIn)).toEqual(['a_1', 'x y', null]);
+    expect(['CREATE RULE a_1 WITH', 'create or replace rule "x y" as', 'SELECT 1'].map(ruleNameIn)).toEqual([
+      'a_1',
+      'x y',
+      null,
+    ]);
   });
 });
 
 describe('results', () => {
   const result: SqlResult = {
-    columns: [{ name: 't', type: 'Timestamp(Millisecond, None)' }, { name: 'container', type: 'Utf8' }, { name: 'cores', type: 'Float64' }],
-    rows: [['2026-11-21T20:00:00', 'a', 1], ['2026-11-21T20:00:10', 'a', 2], ['2026-11-21T20:00:10', 'b', 3]],
+    columns: [
+      { name: 't', type: 'Timestamp(Millisecond, None)' },
+      { name: 'container', type: 'Utf8' },
+      { name: 'cores', type: 'Float64' },
+    ],
+    rows: [
+      ['2026-11-21T20:00:00', 'a', 1],
+      ['2026-11-21T20:00:10', 'a', 2],
+      ['2026-11-21T20:00:10', 'b', 3],
+    ],
     truncated: false,
     took_ms: 1,
   };
 
   it('with a time column are one line per text', () => {
-    expect(linesOf(result)?.lines).toEqual([{ label: 'a', values: [1, 2] }, { label: 'b', values: [null, 3] }]);
+    expect(linesOf(result)?.lines).toEqual([
+      { label: 'a', values: [1, 2] },
+      { label: 'b', values: [null, 3] },
+    ]);
   });
 
   it('without one are no plot', () => {
-    expect(linesOf({ ...result, columns: [{ name: 'x', type: 'Utf8' }, ...result.columns.slice(1)], rows: [['p', 'a', 1], ['q', 'a', 2]] })).toBeNull();
+    expect(
+      linesOf({
+        ...result,
+        columns: [{ name: 'x', type: 'Utf8' }, ...result.columns.slice(1)],
+        rows: [
+          ['p', 'a', 1],
+          ['q', 'a', 2],
+        ],
+      }),
+    ).toBeNull();
   });
 
   it('show six figures of a fraction and all of an integer', () => {
-    expect([short(0.123456789), short(123456789), short(null), short('x')]).toEqual(['0.123457', '123456789', 'NULL', 'x']);
+    expect([short(0.123456789), short(1865130000.5), short(123456789), short(null), short('x')]).toEqual([
+      '0.123457',
+      '1865130001',
+      '123456789',
+      'NULL',
+      'x',
+    ]);
   });
 
   it('of the backfill go to their container and column', () => {
     const points = new Map();
-    collect(points, { ...result, rows: [[1000, 'h', 'a', 'cpu', 0.5], [1000, 'h', 'a', 'io', 1], [1000, 'h', 'a', 'cpu', null]] }, (r) => (r === 'cpu' ? 'cpu' : null));
+    collect(
+      points,
+      {
+        ...result,
+        rows: [
+          [1000, 'h', 'a', 'cpu', 0.5],
+          [1000, 'h', 'a', 'io', 1],
+          [1000, 'h', 'a', 'cpu', null],
+        ],
+      },
+      (r) => (r === 'cpu' ? 'cpu' : null),
+    );
     expect([...points]).toEqual([['h/a', new Map([[1000, { cpu: 0.5 }]])]]);
   });
 });
@@ -90,6 +144,8 @@ it('a text is one argument of a shell, whatever is in it', () => {
 
 it('a filter wants all of its words', () => {
   const row = { host: 'n1', name: 'web-1', app: 'shop', throttled: true, oom: false };
-  expect(['', 'web', 'WEB shop', 'app:shop n1', 'throttled', 'host:n1'].every((filter) => matches(row, filter))).toBe(true);
+  expect(['', 'web', 'WEB shop', 'app:shop n1', 'throttled', 'host:n1'].every((filter) => matches(row, filter))).toBe(
+    true,
+  );
   expect(['web db', 'app:web', 'oom', 'host:n2'].some((filter) => matches(row, filter))).toBe(false);
 });

@@ -11,11 +11,23 @@ describe('times', () => {
   });
 
   it('of an axis show what differs between two ticks', () => {
-    expect([axisLabel(NOW, 30_000), axisLabel(NOW, 60_000), axisLabel(NOW, 86_400_000)]).toEqual(['20:41:03', '20:41', '11-21']);
+    expect([axisLabel(NOW, 30_000), axisLabel(NOW, 60_000), axisLabel(NOW, 86_400_000)]).toEqual([
+      '20:41:03',
+      '20:41',
+      '11-21',
+    ]);
   });
 
   it('spans are read and told', () => {
-    expect(['15m', '1.5h', '90s', '2d', 'm', '5', ''].map(parseSpan)).toEqual([900_000, 5_400_000, 90_000, 172_800_000, null, null, null]);
+    expect(['15m', '1.5h', '90s', '2d', 'm', '5', ''].map(parseSpan)).toEqual([
+      900_000,
+      5_400_000,
+      90_000,
+      172_800_000,
+      null,
+      null,
+      null,
+    ]);
     expect([400, 4_000, 720_000, 10_800_000, 172_800_000].map(span)).toEqual(['400 ms', '4 s', '12 min', '3 h', '2 d']);
   });
 

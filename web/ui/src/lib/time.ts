@@ -1,7 +1,8 @@
 /** Times for people: the browser's time zone, 24 h; an ISO time in UTC stands in the tooltip. */
 
 export const RANGES = ['5m', '15m', '1h', '6h', '24h'] as const;
-const UNIT: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: 86_400_000 };
+const DAY = 86_400_000;
+const UNIT: Record<string, number> = { s: 1000, m: 60_000, h: 3_600_000, d: DAY };
 
 const two = (n: number) => String(n).padStart(2, '0');
 
@@ -46,7 +47,7 @@ export function span(ms: number): string {
 
 /** Labels of a time axis whose ticks are `stepMs` apart: seconds, minutes or days, whatever differs. */
 export function axisLabel(ms: number, stepMs: number): string {
-  if (stepMs >= UNIT['d']!) return day(ms).slice(5);
+  if (stepMs >= DAY) return day(ms).slice(5);
   return stepMs < 60_000 ? clock(ms) : clock(ms).slice(0, 5);
 }
 

@@ -145,8 +145,7 @@ export interface ErrorPlace {
   help?: string | null;
 }
 
-export type Validation =
-  { ok: true; rule: Partial<Rule> & { name: string } } | { ok: false; error: ErrorPlace };
+export type Validation = { ok: true; rule: Partial<Rule> & { name: string } } | { ok: false; error: ErrorPlace };
 
 export interface SqlResult {
   columns: { name: string; type: string }[];

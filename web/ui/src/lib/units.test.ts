@@ -9,12 +9,19 @@ describe('units', () => {
   });
 
   it('show bytes with the largest fitting binary prefix', () => {
-    expect([512, 96 * MIB, 1.5 * 1024 * MIB, 128 * MIB].map(bytes)).toEqual(['512 B', '96.0 MiB', '1.5 GiB', '128 MiB']);
+    expect([512, 96 * MIB, 1.5 * 1024 * MIB, 128 * MIB].map(bytes)).toEqual([
+      '512 B',
+      '96.0 MiB',
+      '1.5 GiB',
+      '128 MiB',
+    ]);
     expect(bytes(1024 ** 2 - 1)).toBe('1024 KiB');
   });
 
   it('never show what is not known as zero', () => {
-    expect([cores(null), bytes(undefined), percent(NaN), count(null), tookMs(null), amount('cpu', null)]).toEqual(Array(6).fill('–'));
+    expect([cores(null), bytes(undefined), percent(NaN), count(null), tookMs(null), amount('cpu', null)]).toEqual(
+      Array(6).fill('–'),
+    );
   });
 
   it('name the unit of a change once where both share it', () => {

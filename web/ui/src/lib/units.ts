@@ -28,7 +28,9 @@ export function bytes(value: Num | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return NONE;
   const at = step(value);
   const shown = value / 1024 ** at;
-  return at === 0 ? `${Math.round(shown)} B` : `${Math.abs(shown) >= 100 ? shown.toFixed(0) : shown.toFixed(1)} ${IEC[at]}`;
+  return at === 0
+    ? `${Math.round(shown)} B`
+    : `${Math.abs(shown) >= 100 ? shown.toFixed(0) : shown.toFixed(1)} ${IEC[at]}`;
 }
 
 /** A value of a resource with its unit: `0.92 cores`, `96.0 MiB`. */

@@ -1,5 +1,7 @@
 //! What queries answer, what they may not do, and that they end.
 
+mod recent;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -174,30 +176,83 @@ async fn texts_that_unfold_or_nest_without_end_are_refused() {
 
     let nested = format!("SELECT {}1{}", "(".repeat(10_000), ")".repeat(10_000));
     let error = store.store.query(&nested, &store.options()).await.unwrap_err();
-    assert_eq!(error.kind, QueryErrorKind::Syntax, "{error}");
+    assert_eq!((error.kind, error.message.as_str()), (QueryErrorKind::Syntax, "the query is nested too deeply"));
+    let nested = format!("SELECT {}1{}", "abs(".repeat(1_000), ")".repeat(1_000));
+    let error = store.store.query(&nested, &store.options()).await.unwrap_err();
+    assert_eq!((error.kind, error.message.as_str()), (QueryErrorKind::Syntax, "the query is nested too deeply"));
     for (chain, end) in [("1+", "1"), ("-", "1"), ("NOT ", "true"), ("1=", "1"), ("SELECT 1 UNION ALL ", "SELECT 1")] {
         let verb = if chain.starts_with('S') { "" } else { "SELECT " };
         let long = format!("{verb}{}{end}", chain.repeat(10_000));
         let error = store.store.query(&long, &store.options()).await.unwrap_err();
         assert!(matches!(error.kind, QueryErrorKind::Refused | QueryErrorKind::Syntax), "{error}");
     }
-    let allowed = format!("SELECT {}1", "1+".repeat(2_900));
-    assert_eq!(store.rows(&allowed).await, "[[2901]]");
-    let unions = format!("{}SELECT 1", "SELECT 1 UNION ALL ".repeat(900));
+    let allowed = format!("SELECT {}1", "1+".repeat(900));
+    assert_eq!(store.rows(&allowed).await, "[[901]]");
+    let unions = format!("{}SELECT 1", "SELECT 1 UNION ALL ".repeat(300));
     let _ = store.store.query(&unions, &store.options()).await;
-    let ors = format!("SELECT count(*) FROM usage WHERE {} true", "value = 1 OR ".repeat(1_400));
+    let ors = format!("SELECT count(*) FROM usage WHERE {} true", "value = 1 OR ".repeat(400));
     let _ = store.store.query(&ors, &store.options()).await;
+    let columns: Vec<String> = (0..2_000).map(|at| format!("1 AS c{at}")).collect();
+    for wide in [
+        format!("SELECT {}", columns.join(", ")),
+        format!("SELECT * FROM (SELECT 1 UNION SELECT {})", columns.join(", ")),
+    ] {
+        let error = store.store.query(&wide, &store.options()).await.unwrap_err();
+        assert_eq!(error.kind, QueryErrorKind::Refused, "{error}");
+    }
+    let values: Vec<String> = (0..20_000).map(|at| at.to_string()).collect();
+    let listed = format!("SELECT count(*) FROM usage WHERE value IN ({})", values.join(", "));
+    assert_eq!(store.rows(&listed).await, "[[0]]");
     let long = format!("SELECT '{}'", "x".repeat(300_000));
     let error = store.store.query(&long, &store.options()).await.unwrap_err();
     assert_eq!(error.kind, QueryErrorKind::Refused, "{error}");
-    let mut doubled = "SELECT [1,2] AS x".to_owned();
-    for _ in 0..24 {
-        doubled = format!("SELECT [unnest(x), 1] AS x FROM ({doubled})");
+    let mut doubled = "WITH c0 AS (SELECT [1, 2] AS x)".to_owned();
+    for level in 1..30 {
+        doubled.push_str(&format!(", c{level} AS (SELECT [unnest(x), 1] AS x FROM c{})", level - 1));
     }
+    doubled.push_str(" SELECT count(*) FROM c29");
     let options = QueryOptions { memory_bytes: 16 << 20, timeout: Duration::from_secs(5), ..store.options() };
     let error = store.store.query(&doubled, &options).await.unwrap_err();
     assert!(matches!(error.kind, QueryErrorKind::Memory | QueryErrorKind::Timeout), "{error}");
     store.quiet().await;
+}
+
+#[tokio::test]
+async fn texts_that_grow_by_leaps_are_stopped_before_they_take_the_memory() {
+    let store = open();
+    store.push(&[("m", &[("host", "a")], 1.0, 1.0)]).await;
+    let thousand = "a".repeat(1_000);
+    let nest = |from: &str, call: &str| {
+        let mut text = from.to_owned();
+        for _ in 0..5 {
+            text = format!("{call}({text}, 'a', '{thousand}')");
+        }
+        text
+    };
+    let joined = format!(
+        "array_to_string(string_to_array(array_to_string(string_to_array('{thousand}', NULL), '{thousand}'), \
+         NULL), '{thousand}')"
+    );
+    let mut doubled = "WITH c0 AS (SELECT host AS x FROM metric.m)".to_owned();
+    for level in 1..45 {
+        doubled.push_str(&format!(", c{level} AS (SELECT x || x AS x FROM c{})", level - 1));
+    }
+    doubled.push_str(" SELECT length(x) FROM c44");
+    let constant = doubled.replace("host AS x FROM metric.m", "'x' AS x");
+    for sql in [
+        format!("SELECT length({})", nest("'a'", "replace")),
+        format!("SELECT length({}) FROM metric.m", nest("host", "replace")),
+        format!("SELECT length({})", nest("'a'", "regexp_replace")),
+        format!("SELECT length({joined})"),
+        doubled,
+        constant,
+    ] {
+        let options = QueryOptions { memory_bytes: 64 << 20, ..store.options() };
+        let error = store.store.query(&sql, &options).await.unwrap_err();
+        assert_eq!(error.kind, QueryErrorKind::Memory, "{error}");
+    }
+    let sql = "SELECT replace(host, 'a', 'bb'), regexp_replace(host, '[a-z]', 'x', 'g'), array_to_string([1, 2], '+') FROM metric.m";
+    assert_eq!(store.rows(sql).await, r#"[["bb","x","1+2"]]"#);
 }
 
 #[tokio::test]
@@ -331,7 +386,8 @@ async fn tables_and_functions_are_listed_with_their_columns() {
     store.push(&[("proc.cpu", &[("host", "a")], 1.0, 1.0)]).await;
     let tables = store.store.tables();
     let metric = tables.iter().find(|table| table.schema == "metric").unwrap();
-    let columns: Vec<_> = metric.columns.iter().map(|column| (column.name.as_str(), column.data_type.as_str())).collect();
+    let columns: Vec<_> =
+        metric.columns.iter().map(|column| (column.name.as_str(), column.data_type.as_str())).collect();
     assert_eq!(columns, [("time", "timestamp"), ("host", "text"), ("value", "double")]);
     for table in &tables {
         let result = store.ask(&format!("SELECT * FROM {}.\"{}\" LIMIT 0", table.schema, table.name)).await;
