@@ -36,7 +36,7 @@ pub struct LoadArgs {
     /// Length of a cycle in seconds
     #[arg(long, default_value_t = 60.0)]
     pub cycle: f64,
-    /// Memory at its highest, in MiB; grown over the cycle, then given back
+    /// Memory in MiB: held when steady, otherwise grown over the cycle and then given back
     #[arg(long, default_value_t = 0)]
     pub memory: usize,
     /// Ends by itself after this many seconds
@@ -99,11 +99,12 @@ fn spin(args: &LoadArgs, threads: usize, start: Instant, end: Instant) {
     }
 }
 
-/// Holds memory in touched pages, growing with the phase; each MiB is a block of its own so that giving back is real.
+/// Holds memory in touched pages; each MiB is a block of its own so that giving back is real.
 fn hold_memory(args: &LoadArgs, start: Instant, end: Instant) {
     let mut held: Vec<Vec<u8>> = Vec::new();
     while Instant::now() < end {
-        let wanted = (args.memory as f64 * phase(args, start)) as usize;
+        let grown = if args.shape == Shape::Steady { 1.0 } else { phase(args, start) };
+        let wanted = (args.memory as f64 * grown) as usize;
         held.truncate(wanted);
         while held.len() < wanted {
             // Not zero: pages of zeros need not be backed by memory.

@@ -200,6 +200,8 @@ fn context(
         usage: reading.get("usage"),
         throttled_last: reading.get("throttled_last"),
         unreclaimable: reading.get("unreclaimable"),
+        usage_slope: reading.get("usage_slope"),
+        usage_stddev: reading.get("usage_stddev"),
         // A bound of nothing would stop a container; it is taken for a bound that was not set.
         min: reading.get("min").filter(|min| *min > 0.0),
         max: reading.get("max").filter(|max| *max > 0.0),

@@ -23,7 +23,7 @@ pub const FLEET: [Member; 6] = [
     member("api-1", "shop", Shape::Square, 1.2, 40.0, 32, (0.3, 64)),
     member("batch-1", "jobs", Shape::Ramp, 1.0, 60.0, 48, (0.3, 96)),
     member("spiky-1", "shop", Shape::Burst, 1.5, 30.0, 16, (0.3, 64)),
-    member("cache-1", "data", Shape::Steady, 0.05, 90.0, 180, (0.2, 64)),
+    member("cache-1", "data", Shape::Ramp, 0.05, 90.0, 180, (0.2, 64)),
     member("idle-1", "jobs", Shape::Steady, 0.02, 60.0, 8, (1.0, 256)),
 ];
 

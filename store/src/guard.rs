@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -96,7 +97,12 @@ impl Deadline {
         // Slices of a shared buffer count the whole buffer above, so only the exact size may refuse.
         let mut size = 0;
         for column in batch.columns() {
-            size += column.to_data().get_slice_memory_size()?;
+            size += match column.data_type() {
+                // The views alone would count below.
+                DataType::Utf8View => 16 * column.len() + column.as_string_view().total_buffer_bytes_used(),
+                DataType::BinaryView => 16 * column.len() + column.as_binary_view().total_buffer_bytes_used(),
+                _ => column.to_data().get_slice_memory_size()?,
+            };
         }
         if size > self.memory_bytes { Err(Stop::Memory(self.memory_bytes).into()) } else { Ok(()) }
     }
@@ -344,5 +350,9 @@ mod tests {
         let deadline = Deadline::new(Duration::MAX, 1_000);
         assert!(deadline.check_size(&batch).is_err());
         assert!(deadline.check_size(&batch.slice(10, 10)).is_ok());
+        let text: arrow::array::ArrayRef = Arc::new(arrow::array::StringViewArray::from(vec!["x".repeat(500); 3]));
+        let batch = RecordBatch::try_from_iter([("x", text)]).unwrap();
+        assert!(deadline.check_size(&batch).is_err());
+        assert!(deadline.check_size(&batch.slice(1, 1)).is_ok());
     }
 }

@@ -5,11 +5,16 @@ use tidegate_model::Resource;
 use super::{Context, Verdict};
 
 /// Headroom above what cannot be reclaimed. Below 1.02 a group without swap is stuck in reclaim at its limit (found for
-/// `memory.high` with Kubernetes' memory QoS).
-const HEADROOM: f64 = 1.02;
+/// `memory.high` with Kubernetes' memory QoS); the rest is for what a process takes between two samples.
+const HEADROOM: f64 = 1.10;
+/// How many seconds of growth at the pace of the last minute must fit: what rules that raise need to notice, several times.
+const GROWTH_S: f64 = 30.0;
+/// How many standard deviations of the last minute's usage must fit. A steady growth over a whole minute has a range of
+/// sqrt(12) of them; a growth that began just now shows here before it shows in the slope.
+const SPREAD: f64 = 2.0;
 
-/// Keeps a decrease of memory above what the kernel cannot reclaim; refuses it when that is unknown, and calls it infeasible
-/// when that is not below the limit.
+/// Keeps a decrease of memory above what the kernel cannot reclaim and what the container is about to take; refuses it when
+/// that is unknown, and calls it infeasible when that is not below the limit.
 pub(super) fn check(target: f64, context: &Context) -> Verdict {
     if context.resource != Resource::Memory || !context.may_shrink(target) {
         return Verdict::Pass;
@@ -19,16 +24,17 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
             "how much memory cannot be reclaimed is unknown, so the limit is not lowered".to_owned(),
         );
     };
-    let floor = unreclaimable * HEADROOM;
+    let growth =
+        (GROWTH_S * context.usage_slope.unwrap_or(0.0)).max(SPREAD * context.usage_stddev.unwrap_or(0.0)).max(0.0);
+    let floor = HEADROOM * unreclaimable + growth;
     if target >= floor {
         return Verdict::Pass;
     }
-    let (shown, floor_shown) = (context.show(unreclaimable), context.show(floor));
+    let held = format!("{} cannot be reclaimed", context.show(unreclaimable));
+    let held = if growth > 0.0 { format!("{held} and usage moves by {}", context.show(growth)) } else { held };
     match context.limit {
-        Some(limit) if floor < limit => {
-            Verdict::Change(floor, format!("{shown} cannot be reclaimed, so not below {floor_shown}"))
-        }
-        _ => Verdict::Infeasible(format!("{shown} cannot be reclaimed, which leaves nothing to lower")),
+        Some(limit) if floor < limit => Verdict::Change(floor, format!("{held}, so not below {}", context.show(floor))),
+        _ => Verdict::Infeasible(format!("{held}, which leaves nothing to lower")),
     }
 }
 
@@ -42,9 +48,25 @@ mod tests {
         let memory =
             |unreclaimable| Context { resource: Resource::Memory, limit: Some(1e9), unreclaimable, ..context() };
         assert_eq!(check(6e8, &memory(Some(5e8))), Verdict::Pass);
-        assert!(matches!(check(3e8, &memory(Some(5e8))), Verdict::Change(after, _) if after == 5e8 * 1.02));
+        assert!(matches!(check(3e8, &memory(Some(5e8))), Verdict::Change(after, _) if after == 5e8 * 1.10));
         assert!(matches!(check(3e8, &memory(Some(9.9e8))), Verdict::Infeasible(_)));
         assert!(matches!(check(3e8, &memory(None)), Verdict::Refuse(_)));
         assert_eq!(check(2e9, &memory(None)), Verdict::Pass);
+    }
+
+    #[test]
+    fn what_a_growing_process_is_about_to_take_is_left_to_it() {
+        let growing = |slope, stddev| Context {
+            resource: Resource::Memory,
+            limit: Some(1e9),
+            unreclaimable: Some(1e8),
+            usage_slope: Some(slope),
+            usage_stddev: Some(stddev),
+            ..context()
+        };
+        assert!(matches!(check(1e8, &growing(5e6, 0.0)), Verdict::Change(after, _) if after == 1.1e8 + 1.5e8));
+        assert!(matches!(check(1e8, &growing(0.0, 4e7)), Verdict::Change(after, _) if after == 1.1e8 + 8e7));
+        assert!(matches!(check(1e8, &growing(-5e6, 0.0)), Verdict::Change(after, _) if after == 1.1e8));
+        assert!(matches!(check(9e8, &growing(5e7, 0.0)), Verdict::Infeasible(_)));
     }
 }

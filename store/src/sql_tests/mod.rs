@@ -222,10 +222,10 @@ async fn texts_that_grow_by_leaps_are_stopped_before_they_take_the_memory() {
     let store = open();
     store.push(&[("m", &[("host", "a")], 1.0, 1.0)]).await;
     let thousand = "a".repeat(1_000);
-    let nest = |from: &str, call: &str| {
+    let nest = |from: &str, call: &str, flags: &str| {
         let mut text = from.to_owned();
         for _ in 0..5 {
-            text = format!("{call}({text}, 'a', '{thousand}')");
+            text = format!("{call}({text}, 'a', '{thousand}'{flags})");
         }
         text
     };
@@ -240,9 +240,9 @@ async fn texts_that_grow_by_leaps_are_stopped_before_they_take_the_memory() {
     doubled.push_str(" SELECT length(x) FROM c44");
     let constant = doubled.replace("host AS x FROM metric.m", "'x' AS x");
     for sql in [
-        format!("SELECT length({})", nest("'a'", "replace")),
-        format!("SELECT length({}) FROM metric.m", nest("host", "replace")),
-        format!("SELECT length({})", nest("'a'", "regexp_replace")),
+        format!("SELECT length({})", nest("'a'", "replace", "")),
+        format!("SELECT length({}) FROM metric.m", nest("host", "replace", "")),
+        format!("SELECT length({})", nest("'a'", "regexp_replace", ", 'g'")),
         format!("SELECT length({joined})"),
         doubled,
         constant,
