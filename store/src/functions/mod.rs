@@ -1,6 +1,7 @@
 //! Functions that SQL has beyond DataFusion's.
 
 mod bounded;
+mod gather;
 mod now;
 mod recent;
 mod statistics;
