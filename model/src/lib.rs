@@ -17,7 +17,7 @@ pub use decision::{Decision, Event, GuardAction, GuardReport, Mode, Outcome, Out
 pub use host::Host;
 pub use limit::{Limit, Resource, UnknownResource};
 pub use sample::{SampleBatch, SeriesKey};
-pub use units::{Bytes, Cores, mebibytes_to_bytes, mebibits_to_bytes, percent_of_core_to_cores};
+pub use units::{Bytes, Cores, mebibits_to_bytes, mebibytes_to_bytes, percent_of_core_to_cores};
 
 /// Names of the metrics that the collector writes; the store's domain tables are views over them.
 pub mod metrics {
