@@ -1,5 +1,6 @@
 //! The collecting loop: measure the host at aligned instants, store what was seen, tell the engine what changed.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -61,12 +62,11 @@ impl Collection {
     }
 
     async fn keep(&self, collected: &Collected, now: TimeMs) -> Result<()> {
-        self.store.put_host(collected.host.clone())?;
-        for key in &collected.vanished {
-            self.store.remove_container(key)?;
+        self.keep_facts(collected).await?;
+        let report = self.store.append(&collected.samples, now).await?;
+        if let Some(first) = report.rejected.first() {
+            tracing::error!(rejected = report.rejected.len(), reason = first.reason, "the store refused measurements");
         }
-        self.store.put_containers(&collected.present)?;
-        self.store.append(&collected.samples, now).await?;
         let appeared = collected.appeared.iter().map(|container| event(now, &container.key, "appeared"));
         let vanished = collected.vanished.iter().map(|key| event(now, key, "vanished"));
         let events: Vec<Event> = vanished.chain(appeared).collect();
@@ -77,6 +77,26 @@ impl Collection {
             self.engine.note_drift(drift);
         }
         Ok(())
+    }
+}
+
+impl Collection {
+    /// Containers and host as they are now. What an earlier run left of this host and is not there any more goes, too.
+    async fn keep_facts(&self, collected: &Collected) -> Result<()> {
+        let (store, host, present) = (self.store.clone(), collected.host.clone(), collected.present.clone());
+        // The facts are a file that is replaced and synced, which may take a slow disk a while.
+        tokio::task::spawn_blocking(move || {
+            let here: HashSet<&ContainerKey> = present.iter().map(|container| &container.key).collect();
+            let known = store.containers();
+            for gone in known.iter().filter(|known| known.key.host == host.name && !here.contains(&known.key)) {
+                store.remove_container(&gone.key)?;
+            }
+            store.put_host(host)?;
+            store.put_containers(&present)
+        })
+        .await
+        .context("keeping the facts broke down")?
+        .context("containers and host")
     }
 }
 

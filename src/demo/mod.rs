@@ -6,8 +6,10 @@
 mod fleet;
 pub mod warden;
 
+use std::fs::DirBuilder;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -50,6 +52,8 @@ pub fn run(args: DemoArgs) -> Result<ExitCode> {
         println!("dashboard  http://{}/", listener.local_addr()?);
         let name = format!("tidegate-demo-{}", std::process::id());
         let dir = std::env::temp_dir().join(&name);
+        // Made anew and for us alone: in a directory that somebody else made, root could be led to another's files.
+        DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let config = demo_config(&name, &dir, listener.local_addr()?);
         let obstacle = if args.simulate { Some("asked for by --simulate".to_owned()) } else { Sandbox::obstacle() };
         let (world, _own) = match obstacle {

@@ -41,10 +41,11 @@ pub fn run(args: WardenArgs) -> Result<ExitCode> {
         let _ = load.kill();
         let _ = load.wait();
     }
-    sandbox.remove()?;
+    let removed = sandbox.remove();
     if let Some(dir) = args.remove {
         remove_own_dir(&dir)?;
     }
+    removed?;
     begun.map(|()| ExitCode::SUCCESS)
 }
 

@@ -32,7 +32,7 @@ fn every_acknowledged_sample_survives_kill_9() {
                     }
                 });
             }
-            while written.load(Ordering::SeqCst) < 500 {
+            while written.load(Ordering::SeqCst) < 2000 {
                 std::thread::sleep(Duration::from_millis(5));
             }
             server.kill_9()
