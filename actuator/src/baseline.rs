@@ -1,4 +1,5 @@
-//! The limits that stood before Tidegate changed anything, kept on disk so that a restart does not forget them.
+//! The limits that stood before Tidegate changed anything, and squeezes under way, kept on disk so that a restart does not
+//! forget them.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -31,10 +32,30 @@ struct BaselineFile {
     containers: BTreeMap<String, Entry>,
 }
 
+impl BaselineFile {
+    /// What is known of this incarnation, which may be nothing.
+    fn entry(&self, name: &str, incarnation: u64) -> Entry {
+        let known = self.containers.get(name).filter(|entry| entry.incarnation == incarnation).cloned();
+        known.unwrap_or(Entry { incarnation, limits: BTreeMap::new(), squeeze: None })
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Entry {
     incarnation: u64,
     limits: BTreeMap<Resource, Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    squeeze: Option<Squeeze>,
+}
+
+/// A memory.high that is lowered for the moment. A process that is killed meanwhile leaves it behind, and the container
+/// would be throttled for good.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Squeeze {
+    /// What stood there before.
+    pub(crate) former: Limit,
+    /// What is written for the moment, in bytes.
+    pub(crate) goal: u64,
 }
 
 impl Baselines {
@@ -70,8 +91,7 @@ impl Baselines {
 
     /// What was recorded for this incarnation.
     pub(crate) fn recorded(&self, name: &str, incarnation: u64) -> BTreeMap<Resource, Limit> {
-        let file = self.file.lock();
-        file.containers.get(name).filter(|e| e.incarnation == incarnation).map(|e| e.limits.clone()).unwrap_or_default()
+        self.file.lock().entry(name, incarnation).limits
     }
 
     /// Records a limit before its first change and returns once it is on disk. What is recorded already stays.
@@ -84,14 +104,37 @@ impl Baselines {
     ) -> Result<(), ActuatorError> {
         // The lock is held while writing so that two containers' first changes cannot overwrite each other's file.
         let mut file = self.file.lock();
-        let entry = file.containers.get(name).filter(|entry| entry.incarnation == incarnation).cloned();
-        let mut entry = entry.unwrap_or(Entry { incarnation, limits: BTreeMap::new() });
+        let mut entry = file.entry(name, incarnation);
         if entry.limits.contains_key(&resource) {
             return Ok(());
         }
         entry.limits.insert(resource, limit);
+        self.put(&mut file, name, entry)
+    }
+
+    /// The squeeze of this incarnation that has begun and not ended.
+    pub(crate) fn squeeze(&self, name: &str, incarnation: u64) -> Option<Squeeze> {
+        self.file.lock().entry(name, incarnation).squeeze
+    }
+
+    /// Records that a squeeze begins, or with `None` that it has ended, and returns once that is on disk.
+    pub(crate) fn record_squeeze(
+        &self,
+        name: &str,
+        incarnation: u64,
+        squeeze: Option<Squeeze>,
+    ) -> Result<(), ActuatorError> {
+        let mut file = self.file.lock();
+        let entry = file.entry(name, incarnation);
+        if entry.squeeze == squeeze {
+            return Ok(());
+        }
+        self.put(&mut file, name, Entry { squeeze, ..entry })
+    }
+
+    fn put(&self, file: &mut BaselineFile, name: &str, entry: Entry) -> Result<(), ActuatorError> {
         let former = file.containers.insert(name.to_owned(), entry);
-        let saved = self.save(&file);
+        let saved = self.save(file);
         if saved.is_err() {
             // Memory must not claim more than the disk holds, or the next attempt would skip the write.
             match former {

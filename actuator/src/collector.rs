@@ -50,7 +50,8 @@ impl Source for Collector {
         self.capacity = gaps.take(Capacity::read()).unwrap_or(self.capacity);
 
         let mut problems = Vec::new();
-        let found = walk(&self.host.hierarchy, &self.host.config.roots, self.host.config.discover, &mut problems);
+        let mut found = walk(&self.host.hierarchy, &self.host.config.roots, self.host.config.discover, &mut problems);
+        found.retain(|found| !self.host.own_cgroups.are_within(&found.identity.path));
         let vanished = self.drop_vanished(&found);
         let appeared = self.add_appeared(found, now, &mut gaps);
 
@@ -105,7 +106,7 @@ impl Collector {
             if self.watched.contains_key(&found.identity.path) {
                 continue;
             }
-            match self.add(&found, now) {
+            match self.add(&found, now, gaps) {
                 Ok(Some(container)) => appeared.push(container),
                 Ok(None) => {}
                 Err(error) => gaps.note(format!("{}: {error}", found.identity.path.display())),
@@ -115,7 +116,7 @@ impl Collector {
     }
 
     /// Starts to watch a container; `None` when it is none, or not yet.
-    fn add(&mut self, found: &Found, now: TimeMs) -> Result<Option<Container>, ActuatorError> {
+    fn add(&mut self, found: &Found, now: TimeMs, gaps: &mut Gaps) -> Result<Option<Container>, ActuatorError> {
         let host = &self.host;
         let identity = &found.identity;
         let cgroup = host.hierarchy.open(&identity.path)?;
@@ -146,6 +147,7 @@ impl Collector {
                 labels.extend(described.labels);
                 let (app, user) = host.config.app_of(&name);
                 let baseline = host.baselines.recorded(&name, found.inode);
+                gaps.take(host.release_left_squeeze(&name, found.inode, &cgroup));
                 let container = Container {
                     key: ContainerKey { host: host.config.host.clone(), name: name.clone() },
                     path: identity.path.clone(),

@@ -11,11 +11,26 @@ use std::path::{Path, PathBuf};
 use tidegate_model::Runtime;
 
 use crate::cgroup::{Hierarchy, below};
+use crate::error::ActuatorError;
 
 /// Deeper than any runtime nests its cgroups; keeps a runaway tree from being walked each second.
 const MAX_DEPTH: usize = 12;
 /// Services that keep their containers' cgroups below their own. They are no containers, and limiting one would limit all.
-const ENGINES: [&str; 7] = ["containerd", "crio", "docker", "incus", "k3s", "kubelet", "lxd"];
+/// Tidegate is among them because [`OwnCgroups`] cannot know it from inside a cgroup namespace.
+const ENGINES: [&str; 12] = [
+    "containerd",
+    "crio",
+    "docker",
+    "incus",
+    "k3s",
+    "k3s-agent",
+    "kubelet",
+    "lxd",
+    "rke2-agent",
+    "rke2-server",
+    "snap.docker.dockerd",
+    "tidegate",
+];
 /// How many digits of an identifier make a short name, as in the runtimes' own listings.
 const SHORT_ID: usize = 12;
 
@@ -223,6 +238,30 @@ fn bare(path: PathBuf) -> Identity {
     Identity { runtime: Runtime::Bare, id, name, path, labels: BTreeMap::new() }
 }
 
+/// The cgroups that this very process is in. A limit on one of them would squeeze the control plane, which then could not
+/// raise it again.
+#[derive(Debug)]
+pub(crate) struct OwnCgroups(Vec<PathBuf>);
+
+impl OwnCgroups {
+    pub(crate) fn read() -> Result<Self, ActuatorError> {
+        let path = "/proc/self/cgroup";
+        fs::read_to_string(path)
+            .map(|text| Self::parse(&text))
+            .map_err(|error| ActuatorError::file("read", path, error))
+    }
+
+    /// Lines are `ID:CONTROLLERS:PATH`, on v1 one a hierarchy, on v2 `0::PATH`. A path may hold colons.
+    fn parse(text: &str) -> Self {
+        Self(text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(PathBuf::from).collect())
+    }
+
+    /// Whether this process is in the cgroup at `path` or below it. The root holds everybody and is nobody's container.
+    pub(crate) fn are_within(&self, path: &Path) -> bool {
+        path != Path::new("/") && self.0.iter().any(|own| own.starts_with(path))
+    }
+}
+
 /// Whether a container of a pod is the `pause` process that only holds the pod's namespaces. `None` while it has no process
 /// by which it could be told.
 pub(crate) fn is_pause(cgroup_dir: &Path) -> Option<bool> {
@@ -268,6 +307,8 @@ mod tests {
             ("/kubepods/pod0c1e2d3f-1111-2222-3333-444455556666", None),
             ("/system.slice/containerd.service/kubepods-pod1.slice:cri-containerd:ID", Some((Runtime::Cri, short))),
             ("/system.slice/containerd.service", None),
+            ("/system.slice/tidegate.service", None),
+            ("/system.slice/snap.docker.dockerd.service", None),
             ("/kubelet/kubepods-pod1.slice:cri-containerd:ID", Some((Runtime::Cri, short))),
             ("/lxc.payload.web", Some((Runtime::Lxc, "web"))),
             ("/lxc.payload/web", Some((Runtime::Lxc, "web"))),
@@ -306,6 +347,27 @@ mod tests {
         let found = identify(Path::new(&path)).unwrap();
         assert_eq!(found.labels["pod"], "0c1e2d3f-1111-2222-3333-444455556666");
         assert_eq!(found.id, ID);
+    }
+
+    #[test]
+    fn the_own_cgroup_and_those_above_it_are_known() {
+        let v1 = "4:memory:/docker/ID/init\n3:cpu,cpuacct:/lxc/a:b\n1:name=systemd:/\n0::/\n";
+        let v2 = "0::/system.slice/tidegate.service\n";
+        let cases = [
+            (v1, "/docker/ID", true),
+            (v1, "/docker/ID/init", true),
+            (v1, "/lxc/a:b", true),
+            (v1, "/lxc/a", false),
+            (v1, "/docker/ID/init/below", false),
+            (v1, "/", false),
+            (v2, "/system.slice/tidegate.service", true),
+            (v2, "/system.slice", true),
+            (v2, "/system.slice/tidegate.service.d", false),
+            ("", "/docker/ID", false),
+        ];
+        for (text, path, expected) in cases {
+            assert_eq!(OwnCgroups::parse(text).are_within(Path::new(path)), expected, "{path}");
+        }
     }
 
     #[test]

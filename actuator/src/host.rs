@@ -8,13 +8,14 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 use tidegate_model::{CgroupVersion, Clock, Container, Limit, Outcome, OutcomeStatus, Resource};
 
-use crate::apply::{Job, Verdict, run};
+use crate::apply::{Job, Verdict, memory_v2, run};
 use crate::baseline::Baselines;
 use crate::capacity::Capacity;
 use crate::cgroup::dir::DescriptorBudget;
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::collector::Collector;
 use crate::config::ActuatorConfig;
+use crate::discovery::OwnCgroups;
 use crate::drift::Owned;
 use crate::error::ActuatorError;
 use crate::{Actuator, Change, Source};
@@ -28,6 +29,8 @@ pub struct LocalHost {
     pub(crate) hierarchy: Hierarchy,
     pub(crate) budget: Arc<DescriptorBudget>,
     pub(crate) baselines: Baselines,
+    /// Never watched, never changed.
+    pub(crate) own_cgroups: OwnCgroups,
     /// As read at the start; the collector reads it again.
     pub(crate) capacity: Capacity,
     /// By name. Locked only to look up, insert and remove; what takes long locks one [`Tracked`] alone.
@@ -76,6 +79,7 @@ impl LocalHost {
             hierarchy,
             budget: Arc::new(DescriptorBudget::from_process_limit()),
             baselines,
+            own_cgroups: OwnCgroups::read()?,
             capacity: Capacity::read()?,
             containers: RwLock::default(),
         }))
@@ -84,6 +88,21 @@ impl LocalHost {
     /// Which hierarchy holds the cpu and memory controllers.
     pub fn version(&self) -> CgroupVersion {
         self.hierarchy.version
+    }
+
+    /// Takes away the squeeze that a former process was killed in.
+    pub(crate) fn release_left_squeeze(
+        &self,
+        name: &str,
+        incarnation: u64,
+        cgroup: &Cgroup,
+    ) -> Result<(), ActuatorError> {
+        let Some(squeeze) = self.baselines.squeeze(name, incarnation) else { return Ok(()) };
+        let Some(dir) = cgroup.dir(Resource::Memory) else { return Ok(()) };
+        if let Ok(write) = memory_v2::release(dir, squeeze)? {
+            tracing::info!(container = name, file = write.target, value = write.value, "left squeeze taken away");
+        }
+        self.baselines.record_squeeze(name, incarnation, None)
     }
 
     /// A collector of this host. One is enough; each reports appearances and disappearances on its own.
@@ -114,15 +133,21 @@ impl LocalHost {
             recorded.set(true);
             Ok(())
         };
+        let record_squeeze = |squeeze| {
+            let incarnation = tracked.container.read().incarnation;
+            self.baselines.record_squeeze(&change.container.name, incarnation, squeeze)
+        };
         let job = Job {
             hierarchy: &self.hierarchy,
             cgroup: &cgroup,
             resource,
             target: change.target,
+            limit_before: change.limit_before,
             now: clock.now(),
             drift_hold: self.config.drift_hold(),
             squeeze_timeout: self.config.squeeze_timeout(),
             record_baseline: &record_baseline,
+            record_squeeze: &record_squeeze,
         };
         let verdict = run(&job, &mut owned, writes);
         owned.baseline_recorded = recorded.get();

@@ -50,7 +50,9 @@ pub struct Change {
     /// The new limit in the resource's base unit (cores, bytes). `f64::INFINITY` takes the container's own limit away, as
     /// restoring an unlimited baseline does.
     pub target: f64,
-    /// The limit that the decision was based on, if one was known.
+    /// The limit in force that the decision was based on, if one was known: an increase over it that would lower the own
+    /// limit, because an ancestor's is in force, writes nothing. `None` when the target is meant as the own limit whatever
+    /// is in force, as restoring a baseline does.
     pub limit_before: Option<f64>,
     /// The decision's identifier, for the log.
     pub decision: String,

@@ -159,15 +159,28 @@ impl Fake {
     }
 
     fn apply_to(&self, name: &str, resource: Resource, target: f64) -> Outcome {
-        let container = ContainerKey { host: "h".into(), name: name.into() };
-        let change = Change { container, resource, target, limit_before: None, decision: "d1".into() };
-        self.host.apply(&change, &self.clock)
+        self.host.apply(&change(name, resource, target, None), &self.clock)
+    }
+
+    /// A change of a limit that was `before` in force.
+    fn apply_from(&self, before: f64, resource: Resource, target: f64) -> Outcome {
+        self.host.apply(&change("web", resource, target, Some(before)), &self.clock)
     }
 
     fn collect(&mut self, seconds: i64) -> Collected {
         self.clock.set(TimeMs(seconds * 1_000));
         self.source.collect(TimeMs(seconds * 1_000))
     }
+}
+
+fn change(name: &str, resource: Resource, target: f64, limit_before: Option<f64>) -> Change {
+    let container = ContainerKey { host: "h".into(), name: name.into() };
+    Change { container, resource, target, limit_before, decision: "d1".into() }
+}
+
+/// Whole pages, as text.
+fn tidy(bytes: f64) -> String {
+    (bytes as u64 / 4096 * 4096).to_string()
 }
 
 fn value(collected: &Collected, metric: &str, resource: Resource) -> Option<f64> {
@@ -290,6 +303,54 @@ fn the_period_is_kept_and_the_burst_goes_first_and_comes_back() {
     let up = fake.apply(Resource::Cpu, 1.0);
     assert_eq!(writes(&up), [("cpu.cfs_quota_us", "50000"), ("cpu.cfs_burst_us", "30000")]);
     assert_eq!(tree.read("/own/web", "cpu.cfs_period_us"), "50000");
+
+    tree.write("/own/web", "cpu.cfs_burst_us", "0");
+    let after = fake.apply(Resource::Cpu, 0.9);
+    assert_eq!(writes(&after), [("cpu.cfs_quota_us", "45000")], "a burst taken away by its owner stays away");
+}
+
+#[test]
+fn an_increase_below_the_own_limit_writes_nothing() {
+    for kind in KINDS {
+        for own in [Some(2.0), None] {
+            let tree = Tree::new(kind);
+            tree.set_cpu("/own", 50_000);
+            tree.set_memory("/own", 128.0 * MIB);
+            if let Some(own) = own {
+                tree.set_cpu("/own/web", (own * 100_000.0) as u64);
+                tree.set_memory("/own/web", own * 256.0 * MIB);
+            }
+            let fake = tree.host();
+            for (resource, before, target) in [(Resource::Cpu, 0.5, 0.8), (Resource::Memory, 128.0 * MIB, 192.0 * MIB)]
+            {
+                let outcome = fake.apply_from(before, resource, target);
+                assert_eq!(
+                    (outcome.status, outcome.limit_after, outcome.writes.len()),
+                    (OutcomeStatus::Unchanged, Some(before), 0),
+                    "{}",
+                    outcome.message
+                );
+                assert!(outcome.message.ends_with("at /own"), "{}", outcome.message);
+            }
+            let lower = fake.apply_from(0.5, Resource::Cpu, 0.4);
+            assert_eq!((lower.status, lower.limit_after), (OutcomeStatus::Applied, Some(0.4)));
+            let higher = fake.apply_from(0.4, Resource::Cpu, 0.5);
+            assert_eq!((higher.status, higher.limit_after), (OutcomeStatus::Applied, Some(0.5)));
+        }
+    }
+}
+
+#[test]
+fn a_limit_that_stands_is_applied_though_those_above_cannot_be_read() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        tree.set_memory("/own/web", 128.0 * MIB);
+        let fake = tree.host();
+        tree.write("/own", tree.memory_file(), "nonsense\n");
+        let outcome = fake.apply(Resource::Memory, 192.0 * MIB);
+        assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(192.0 * MIB)));
+        assert!(outcome.message.contains("nonsense"), "{}", outcome.message);
+    }
 }
 
 #[test]
@@ -315,10 +376,13 @@ fn memory_is_lowered_to_whole_pages_with_a_squeeze_on_v2() {
         assert_eq!(outcome.limit_after, Some(80.0 * MIB), "{}", outcome.message);
         let text = (80u64 << 20).to_string();
         match kind {
-            Kind::V2 => assert_eq!(
-                writes(&outcome),
-                [("memory.high", text.as_str()), ("memory.max", text.as_str()), ("memory.high", "max")]
-            ),
+            Kind::V2 => {
+                let high = tidy(0.98 * 80.0 * MIB);
+                assert_eq!(
+                    writes(&outcome),
+                    [("memory.high", high.as_str()), ("memory.max", text.as_str()), ("memory.high", "max")]
+                );
+            }
             _ => assert_eq!(writes(&outcome), [("memory.limit_in_bytes", text.as_str())]),
         }
         let up = fake.apply(Resource::Memory, 120.0 * MIB);
@@ -355,13 +419,7 @@ fn a_group_that_shrinks_in_time_gets_the_limit_and_others_do_not_wait() {
     let tree = Tree::new(Kind::V2);
     tree.cgroup("/own/other");
     let mut fake = Fake::new(ActuatorConfig { squeeze_timeout_ms: 60_000, ..tree.config() });
-    let change = Change {
-        container: ContainerKey { host: "h".into(), name: "web".into() },
-        resource: Resource::Memory,
-        target: 60.0 * MIB,
-        limit_before: None,
-        decision: "d".into(),
-    };
+    let change = change("web", Resource::Memory, 60.0 * MIB, None);
     let host = Arc::clone(&fake.host);
     let squeeze = thread::spawn(move || host.apply(&change, &VirtualClock::new(TimeMs(1_000))));
     while tree.read("/own/web", "memory.high") == "max\n" {
@@ -376,6 +434,82 @@ fn a_group_that_shrinks_in_time_gets_the_limit_and_others_do_not_wait() {
     let outcome = squeeze.join().unwrap();
     assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(60.0 * MIB)));
     assert!(fake.collect(3).drifts.is_empty());
+}
+
+/// Lowers the memory limit to 60 MiB, and does `meanwhile` once the squeeze is on.
+fn squeeze(tree: &Tree, config: ActuatorConfig, meanwhile: impl FnOnce()) -> Outcome {
+    let fake = Fake::new(ActuatorConfig { squeeze_timeout_ms: 60_000, ..config });
+    let host = Arc::clone(&fake.host);
+    let change = change("web", Resource::Memory, 60.0 * MIB, None);
+    let squeeze = thread::spawn(move || host.apply(&change, &VirtualClock::new(TimeMs(1_000))));
+    // Emptied and filled are two steps on a fake tree.
+    while tree.read("/own/web", "memory.high") != tidy(0.98 * 60.0 * MIB) {
+        thread::sleep(Duration::from_millis(1));
+    }
+    meanwhile();
+    squeeze.join().unwrap()
+}
+
+/// Replaced in one step, or a reader could find it empty.
+fn replace(tree: &Tree, file: &str, text: &str) {
+    tree.write("/own/web", "new", text);
+    fs::rename(tree.path("/own/web", "new"), tree.path("/own/web", file)).unwrap();
+}
+
+#[test]
+fn memory_that_becomes_unreclaimable_during_the_squeeze_ends_it() {
+    let tree = Tree::new(Kind::V2);
+    let outcome = squeeze(&tree, tree.config(), || {
+        replace(&tree, "memory.stat", &format!("anon {}\n", (59.5 * MIB) as u64));
+        replace(&tree, "memory.current", &(58u64 << 20).to_string());
+    });
+    assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Infeasible, None), "{}", outcome.message);
+    assert!(outcome.message.contains("59.5 MiB"), "{}", outcome.message);
+    assert_eq!(tree.read("/own/web", "memory.high"), "max");
+}
+
+#[test]
+fn a_squeeze_that_a_killed_process_left_is_taken_away() {
+    for (left, expected) in [(None, "max"), (Some("50000000"), "50000000")] {
+        let tree = Tree::new(Kind::V2);
+        let state = tempfile::tempdir().unwrap();
+        let config = ActuatorConfig { state_dir: Some(state.path().to_owned()), ..tree.config() };
+        let file = state.path().join("baselines.json");
+        let mut recorded = Vec::new();
+        squeeze(&tree, config.clone(), || {
+            recorded = fs::read(&file).unwrap();
+            replace(&tree, "memory.current", &(50u64 << 20).to_string());
+        });
+        assert_ne!(fs::read(&file).unwrap(), recorded, "a squeeze that has ended is forgotten");
+
+        fs::write(&file, &recorded).unwrap();
+        tree.write("/own/web", "memory.high", left.unwrap_or(&tidy(0.98 * 60.0 * MIB)));
+        let restarted = Fake::new(config);
+        assert_eq!(restarted.first.problems, Vec::<String>::new());
+        assert_eq!(tree.read("/own/web", "memory.high"), expected);
+        assert_ne!(fs::read(&file).unwrap(), recorded);
+    }
+}
+
+#[test]
+fn usage_right_below_the_new_limit_is_too_much() {
+    let tree = Tree::new(Kind::V2);
+    tree.write("/own/web", "memory.current", &((59.5 * MIB) as u64).to_string());
+    let outcome = tree.host().apply(Resource::Memory, 60.0 * MIB);
+    assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Infeasible, None), "{}", outcome.message);
+    assert_eq!(tree.read("/own/web", "memory.max"), "max\n");
+}
+
+#[test]
+fn memory_high_that_somebody_else_sets_during_the_squeeze_stays() {
+    let tree = Tree::new(Kind::V2);
+    let outcome = squeeze(&tree, tree.config(), || {
+        replace(&tree, "memory.high", "50000000");
+        replace(&tree, "memory.current", &(50u64 << 20).to_string());
+    });
+    assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(60.0 * MIB)));
+    assert!(outcome.message.contains("memory.high"), "{}", outcome.message);
+    assert_eq!(tree.read("/own/web", "memory.high"), "50000000");
 }
 
 #[test]

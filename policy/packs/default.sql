@@ -36,11 +36,14 @@ WHERE saturated OR headroom > 1.02 * allocated;
 
 -- A container that needs less than it has gives back up to a fifth each ten seconds, never below its peak plus 10 %.
 CREATE OR REPLACE RULE cpu_down
-WITH (every = '1s', class = 'optimise', cooldown_down = '10s', step_down = 0.2, dead_band = 0.05)
+WITH (every = '10s', class = 'optimise', cooldown_down = '10s', step_down = 0.2, dead_band = 0.05)
 AS
--- Formula: when 1.10 peak of 60 s < 0.95 limit and nothing was throttled for 60 s: max(1.10 peak of 60 s, 0.80 limit)
+-- Formula: when 1.10 peak of 60 s < 0.95 limit, nothing was throttled for 60 s and the limit is above its lower bound:
+--     max(1.10 peak of 60 s, 0.80 limit)
 -- Parameters: the same headroom of 1.10 as cpu_up, so the two agree on where a limit belongs; hysteresis 0.95; 20 % a step.
 -- A throttled minute is not calm, however low its average: the next burst would be throttled again.
+-- It runs as seldom as it may decide, and not for a limit within 5 % of its lower bound (0.05 cores where none is set, the
+-- engine's floor): each proposal is recorded, and an idle container would be refused the same thing for ever.
 SELECT host, container, resource,
        greatest(1.10 * usage_max, 0.80 * allocated) AS target,
        concat('its peak of the last minute was ', CAST(round(100 * usage_max / allocated) AS BIGINT), ' % of its limit')
@@ -48,7 +51,8 @@ SELECT host, container, resource,
 FROM recent(INTERVAL '60 seconds')
 WHERE resource = 'cpu' AND allocated > 0
   AND 1.10 * usage_max < 0.95 * allocated
-  AND coalesce(throttled, 0) = 0;
+  AND coalesce(throttled, 0) = 0
+  AND allocated > 1.05 * coalesce(nullif(min, 0), 0.05);
 
 -- Memory grows ahead of the process: a limit that is reached kills.
 CREATE OR REPLACE RULE memory_up
@@ -88,10 +92,11 @@ WHERE resource = 'memory' AND allocated > 0 AND oom_kills > 0;
 
 -- Memory comes down by at most 5 % a minute, and never near what the kernel could not take back.
 CREATE OR REPLACE RULE memory_down
-WITH (every = '10s', class = 'optimise', cooldown_down = '60s', step_down = 0.05, dead_band = 0.03)
+WITH (every = '60s', class = 'optimise', cooldown_down = '60s', step_down = 0.05, dead_band = 0.03)
 AS
--- Formula: want = max(1.25 peak of 5 min, 1.10 unreclaimable); when want < 0.95 limit, with at least a minute of data and
--- no OOM kill in the window: max(want, 0.95 limit)
+-- Formula: want = max(1.25 peak of 5 min, 1.10 unreclaimable); when want < 0.95 limit, with at least a minute of data, no
+-- OOM kill in the window and a limit more than 5 % above its lower bound (8 MiB where none is set, the engine's floor):
+--     max(want, 0.95 limit)
 -- Parameters: 1.25 is above the point at which memory_up acts (usage > 0.90 limit), so the two never chase each other.
 -- A limit below what is not reclaimable (anonymous, shared and kernel memory) would kill at once on cgroup v2.
 WITH calm AS (
@@ -100,6 +105,7 @@ WITH calm AS (
     FROM recent(INTERVAL '300 seconds')
     WHERE resource = 'memory' AND allocated > 0 AND unreclaimable IS NOT NULL
       AND samples >= 60 AND coalesce(oom_kills, 0) = 0
+      AND allocated > 1.05 * coalesce(nullif(min, 0), 8388608)
 )
 SELECT host, container, resource,
        greatest(want, 0.95 * allocated) AS target,

@@ -12,7 +12,7 @@ use tidegate_actuator::Change;
 use tidegate_model::{Decision, GuardAction, GuardReport, Mode, Outcome, OutcomeStatus, TimeMs};
 
 use crate::config::PolicyConfig;
-use crate::guard::{self, Context, Tuning};
+use crate::guard::{self, Context, Direction, Tuning};
 use crate::history::History;
 use crate::options::Class;
 use crate::proposal::{LimitKey, Proposal};
@@ -55,13 +55,21 @@ pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &His
     }
     for mut candidates in contests.into_values() {
         candidates.sort_by(precedence);
-        let mut candidates = candidates.into_iter();
-        let Some(mut winner) = candidates.next() else { continue };
-        judged.settled.extend(candidates.map(|loser| loser.outranked_by(&winner)));
-        match guard::run(guard::BEHIND_CHOICE, winner.target, &winner.context, &mut winner.notes) {
-            Err(status) => judged.settled.push(winner.refused(status)),
-            Ok(target) if winner.proposal.rule.mode == Mode::On => judged.approved.push(winner.approved(target)),
-            Ok(target) => judged.settled.push(winner.shadow(target)),
+        let mut candidates = candidates.into_iter().peekable();
+        while let Some(mut first) = candidates.next() {
+            let verdict = guard::run(guard::BEHIND_CHOICE, first.target, &first.context, &mut first.notes);
+            if let Err(status) = verdict
+                && candidates.peek().is_some_and(|next| first.gives_way_to(next))
+            {
+                judged.settled.push(first.refused(status));
+                continue;
+            }
+            judged.settled.extend(candidates.by_ref().map(|loser| loser.outranked_by(&first)));
+            match verdict {
+                Err(status) => judged.settled.push(first.refused(status)),
+                Ok(target) if first.proposal.rule.mode == Mode::On => judged.approved.push(first.approved(target)),
+                Ok(target) => judged.settled.push(first.shadow(target)),
+            }
         }
     }
     judged
@@ -105,6 +113,17 @@ impl Candidate {
             inputs.insert("row".to_owned(), Value::Object(proposal.columns.clone()));
         }
         Self { target: proposal.target, inputs: Value::Object(inputs), proposal, context, notes: Vec::new() }
+    }
+
+    /// Whether `next` gets its chance after this one was refused: when both want more, a rule that has to wait must not
+    /// stop another that need not (after an OOM kill, the rule for kills would keep the limit where it kills). A cap that
+    /// has to wait still holds the others down, and a careful rule that wants less still shields from a bolder one.
+    fn gives_way_to(&self, next: &Candidate) -> bool {
+        let class = self.proposal.rule.class;
+        class != Class::Cap
+            && class == next.proposal.rule.class
+            && self.context.direction(self.target) == Direction::Up
+            && next.context.direction(next.target) == Direction::Up
     }
 
     fn refused(self, status: OutcomeStatus) -> Decision {
@@ -216,7 +235,7 @@ fn context(
             max_age: options.max_age,
             stale_shrink: Duration::from_secs(config.stale_shrink_s),
             warm_up: Duration::from_secs(config.warm_up_s),
-            min_interval: Duration::from_millis(config.min_change_interval_ms),
+            min_interval: config.min_change_interval(),
             cooldown_up: options.cooldown_up,
             cooldown_down: options.cooldown_down,
             step_up: options.step_up,
@@ -339,6 +358,56 @@ mod tests {
         history.finish(&decision, Duration::from_secs(60));
         let judged = judge(vec![proposal(&rule("a", &[]), 3.0)], &snapshot(), &history, &PolicyConfig::default());
         assert_eq!(judged.approved[0].change.limit_before, Some(2.0));
+    }
+
+    /// A history in which the limit was set to 1 core five seconds ago.
+    fn changed_five_seconds_ago(before: f64) -> History {
+        let mut history = History::default();
+        let mut decision = judged(vec![proposal(&rule("former", &[]), 2.0)]).approved.remove(0).decision;
+        decision.time = TimeMs(NOW.0 - 5_000);
+        decision.limit_before = Some(before);
+        decision.outcome.status = OutcomeStatus::Applied;
+        decision.outcome.limit_after = Some(1.0);
+        decision.outcome.at = decision.time;
+        history.finish(&decision, Duration::from_secs(60));
+        history
+    }
+
+    /// The rules that did not get their way, each with the guard that said so.
+    fn refusals(judged: &Judged) -> Vec<(&str, &str)> {
+        judged
+            .settled
+            .iter()
+            .map(|decision| (decision.rule.as_str(), decision.guards.last().unwrap().guard.as_str()))
+            .collect()
+    }
+
+    #[test]
+    fn a_rule_that_has_to_wait_does_not_stop_one_that_wants_the_same() {
+        let oom = rule("memory_oom", &[("priority", "10"), ("cooldown_up", "60s")]);
+        let up = rule("memory_up", &[("cooldown_up", "1s")]);
+        let down = rule("memory_down", &[("class", "optimise")]);
+        let history = changed_five_seconds_ago(0.8);
+        let judge = |proposals| judge(proposals, &snapshot(), &history, &PolicyConfig::default());
+
+        let all = judge(vec![proposal(&down, 0.9), proposal(&up, 1.5), proposal(&oom, 2.0)]);
+        assert_eq!(all.approved[0].decision.rule, "memory_up");
+        assert_eq!(refusals(&all), [("memory_oom", "cooldown"), ("memory_down", "priority")]);
+        assert!(all.settled[1].outcome.message.contains("rule memory_up"), "{}", all.settled[1].outcome.message);
+
+        let other_direction = judge(vec![proposal(&rule("lower", &[]), 0.5), proposal(&oom, 2.0)]);
+        assert!(other_direction.approved.is_empty());
+        assert_eq!(refusals(&other_direction), [("lower", "priority"), ("memory_oom", "cooldown")]);
+    }
+
+    #[test]
+    fn a_cap_that_has_to_wait_still_holds_the_others_down() {
+        let (low, high) =
+            (rule("low", &[("class", "cap")]), rule("high", &[("class", "cap"), ("cooldown_down", "1s")]));
+        let proposals = vec![proposal(&rule("up", &[]), 2.0), proposal(&high, 0.8), proposal(&low, 0.7)];
+        let judged = judge(proposals, &snapshot(), &changed_five_seconds_ago(1.2), &PolicyConfig::default());
+        assert!(judged.approved.is_empty());
+        assert_eq!(refusals(&judged), [("high", "priority"), ("up", "priority"), ("low", "cooldown")]);
     }
 
     proptest! {

@@ -5,6 +5,13 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{Mode, Resource};
 
+use crate::error::{PolicyError, PolicyErrorKind};
+
+/// Longest cooldown, hold and age: as long as the engine remembers.
+const LONGEST_S: u64 = 7 * 24 * 3600;
+/// Longest wait of the loop itself.
+const LONGEST_WAIT_MS: u64 = 3_600_000;
+
 /// The `[policy]` section of the configuration. Times are in the unit that the name ends with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -85,6 +92,54 @@ impl Default for PolicyConfig {
 }
 
 impl PolicyConfig {
+    /// Checks that every value is one that the guards can hold to.
+    ///
+    /// # Errors
+    /// The first key that is out of range, with the range.
+    pub fn check(&self) -> Result<(), PolicyError> {
+        let wrong = |key: &str, value: &dyn std::fmt::Display, range: String| {
+            let message = format!("policy.{key} = {value} is out of range: expected {range}");
+            Err(PolicyError::new(PolicyErrorKind::Option, message))
+        };
+        for (key, value) in [("step_down_cpu", self.step_down_cpu), ("step_down_memory", self.step_down_memory)] {
+            if !(value > 0.0 && value <= 1.0) {
+                return wrong(key, &value, "a fraction of the limit above 0 and up to 1".to_owned());
+            }
+        }
+        if !(0.0..1.0).contains(&self.dead_band) {
+            return wrong("dead_band", &self.dead_band, "a fraction of the limit from 0 to below 1".to_owned());
+        }
+        if !(self.floor_cpu_cores > 0.0 && self.floor_cpu_cores.is_finite()) {
+            return wrong("floor_cpu_cores", &self.floor_cpu_cores, "a number of cores above 0".to_owned());
+        }
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        let ranges = [
+            ("tick_delay_ms", self.tick_delay_ms, 0, LONGEST_WAIT_MS),
+            ("gather_ms", self.gather_ms, 0, LONGEST_WAIT_MS),
+            ("rule_timeout_ms", self.rule_timeout_ms, 1, LONGEST_WAIT_MS),
+            ("rule_memory_bytes", count(self.rule_memory_bytes), 1, u64::MAX),
+            ("rule_max_rows", count(self.rule_max_rows), 1, u64::MAX),
+            ("min_change_interval_ms", self.min_change_interval_ms, 0, LONGEST_S * 1_000),
+            ("cooldown_up_s", self.cooldown_up_s, 0, LONGEST_S),
+            ("cooldown_down_s", self.cooldown_down_s, 0, LONGEST_S),
+            ("max_age_s", self.max_age_s, 0, LONGEST_S),
+            ("stale_shrink_s", self.stale_shrink_s, 0, LONGEST_S),
+            ("warm_up_s", self.warm_up_s, 0, LONGEST_S),
+            ("drift_hold_s", self.drift_hold_s, 0, LONGEST_S),
+            ("floor_memory_bytes", self.floor_memory_bytes, 1, u64::MAX),
+            ("max_text_bytes", count(self.max_text_bytes), 1, u64::MAX),
+        ];
+        for (key, value, least, most) in ranges {
+            if value < least {
+                return wrong(key, &value, format!("at least {least}"));
+            }
+            if value > most {
+                return wrong(key, &value, format!("{least} to {most}"));
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn tick_delay(&self) -> Duration {
         Duration::from_millis(self.tick_delay_ms)
     }
@@ -95,6 +150,10 @@ impl PolicyConfig {
 
     pub(crate) fn rule_timeout(&self) -> Duration {
         Duration::from_millis(self.rule_timeout_ms)
+    }
+
+    pub(crate) fn min_change_interval(&self) -> Duration {
+        Duration::from_millis(self.min_change_interval_ms)
     }
 
     pub(crate) fn drift_hold(&self) -> Duration {
@@ -114,5 +173,26 @@ impl PolicyConfig {
             Resource::Cpu => self.step_down_cpu,
             Resource::Memory => self.step_down_memory,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_out_of_range_is_named_with_its_range() {
+        let config = PolicyConfig::default;
+        assert_eq!(config().check(), Ok(()));
+        let message = |config: PolicyConfig| config.check().unwrap_err().message;
+        assert_eq!(
+            message(PolicyConfig { step_down_memory: 5.0, ..config() }),
+            "policy.step_down_memory = 5 is out of range: expected a fraction of the limit above 0 and up to 1"
+        );
+        assert!(message(PolicyConfig { dead_band: -0.1, ..config() }).contains("policy.dead_band = -0.1"));
+        assert!(message(PolicyConfig { dead_band: f64::NAN, ..config() }).contains("from 0 to below 1"));
+        assert!(message(PolicyConfig { floor_cpu_cores: 0.0, ..config() }).contains("above 0"));
+        assert!(message(PolicyConfig { rule_timeout_ms: 0, ..config() }).contains("at least 1"));
+        assert!(message(PolicyConfig { cooldown_up_s: 604_801, ..config() }).contains("0 to 604800"));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tidegate_actuator::{Actuator, Drift};
@@ -29,8 +30,10 @@ pub struct Engine {
     /// Held while statements are checked and stored, so that two editors cannot lose each other's change.
     pub(crate) editing: tokio::sync::Mutex<()>,
     pub(crate) history: Mutex<History>,
-    /// Whether `history` holds what `decisions` tells about the time before the start.
-    pub(crate) restored: tokio::sync::Mutex<bool>,
+    /// How far back `history` holds what `decisions` tells about the time before the start.
+    pub(crate) restored: Mutex<Option<Duration>>,
+    /// Held while that is read.
+    pub(crate) restoring: tokio::sync::Mutex<()>,
     /// Foreign changes that are not recorded yet.
     pub(crate) outbox: Mutex<Vec<(Decision, Event)>>,
     pub(crate) announced: broadcast::Sender<Arc<Decision>>,
@@ -38,7 +41,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine with the rules that the store has kept. A kept rule that this version cannot read is an error: leaving it
+    /// An engine with the rules that the store has kept. Fails on a `config` out of range. A kept rule that this version cannot read is an error: leaving it
     /// out would silently change what protects the containers.
     pub fn new(
         store: Arc<Store>,
@@ -46,6 +49,7 @@ impl Engine {
         config: PolicyConfig,
         clock: Arc<dyn Clock>,
     ) -> Result<Arc<Self>, PolicyError> {
+        config.check()?;
         let mut rules = Vec::new();
         for row in store.rules() {
             let definition = RuleDefinition::from_row(&row, &config).map_err(|why| {
@@ -63,7 +67,8 @@ impl Engine {
             rules: RwLock::new(Arc::new(rules)),
             editing: tokio::sync::Mutex::new(()),
             history: Mutex::new(History::default()),
-            restored: tokio::sync::Mutex::new(false),
+            restored: Mutex::new(None),
+            restoring: tokio::sync::Mutex::new(()),
             outbox: Mutex::new(Vec::new()),
             announced,
             ticked: AtomicBool::new(false),

@@ -64,6 +64,17 @@ impl Track {
         (up, down)
     }
 
+    /// Forgets the marks behind `latest`. A write under way stays, since it ends by itself.
+    fn forget_after(&mut self, latest: TimeMs) {
+        for applied in [&mut self.up, &mut self.down] {
+            applied.take_if(|applied| applied.at > latest || applied.read_at > latest);
+        }
+        for mark in [&mut self.failed, &mut self.first_data, &mut self.shadow_up, &mut self.shadow_down] {
+            mark.take_if(|at| *at > latest);
+        }
+        self.foreign.take_if(|foreign| foreign.at > latest);
+    }
+
     fn newest(&self) -> Option<TimeMs> {
         let foreign = self.foreign.as_ref().map(|foreign| foreign.until);
         let (up, down) = self.last_up_down(Mode::Shadow);
@@ -80,6 +91,9 @@ pub(crate) struct History {
 impl History {
     /// How long a limit without data is remembered: the longest cooldown that a rule may have.
     const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+    /// How far ahead of a snapshot a mark may lie: ticks overlap, so a late one sees what newer ones did. Further ahead, the
+    /// clock was set back, and the mark would refuse every change until the clock had caught up.
+    const AHEAD: Duration = Duration::from_secs(60);
 
     pub fn track(&self, key: &LimitKey) -> Track {
         self.tracks.get(key).cloned().unwrap_or_default()
@@ -89,8 +103,13 @@ impl History {
         self.tracks.entry(key.clone()).or_default()
     }
 
-    /// Notes which limits have data at the snapshot's instant, and forgets those that are long gone.
+    /// Notes which limits have data at the snapshot's instant, and forgets those that are long gone and, after the clock was
+    /// set back, what lies ahead of it.
     pub fn observe(&mut self, snapshot: &Snapshot) {
+        let ahead = snapshot.now.plus(Self::AHEAD);
+        for track in self.tracks.values_mut() {
+            track.forget_after(ahead);
+        }
         for key in snapshot.readings.keys() {
             self.track_mut(key).first_data.get_or_insert(snapshot.now);
         }
@@ -142,10 +161,12 @@ impl History {
         }
     }
 
-    /// Notes a foreign change; false when it is the one that is known already.
+    /// Notes a foreign change; false when it is the one that is known and left alone already. The same value found after
+    /// that is another foreign change.
     pub fn drifted(&mut self, drift: &Drift, hold: Duration) -> bool {
         let track = self.track_mut(&(drift.container.clone(), drift.resource));
-        if track.foreign.as_ref().is_some_and(|foreign| foreign.found == drift.found) {
+        let known = |foreign: &Foreign| foreign.found == drift.found && drift.at < foreign.until;
+        if track.foreign.as_ref().is_some_and(known) {
             return false;
         }
         track.foreign = Some(Foreign { at: drift.at, until: drift.at.plus(hold), found: drift.found });

@@ -7,47 +7,78 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
 use tidegate_model::{ContainerKey, Resource, TimeMs};
+use tidegate_store::{QueryOptions, QueryPool};
 
 use crate::engine::Engine;
 use crate::explain::OUTSIDE;
 use crate::history::{Applied, Foreign, Track};
 use crate::proposal::{LimitKey, numbers, text_at, texts};
+use crate::tick::GRACE;
+
+/// How far back `decisions` is read at least, so that most changes of a cooldown need no other read.
+const SHORTEST_REACH: Duration = Duration::from_secs(600);
+
+/// Whether the history can be judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Restored {
+    /// It holds all that a rule can ask for.
+    Done,
+    /// Somebody else is reading it.
+    UnderWay,
+}
 
 impl Engine {
-    /// Reads once from `decisions` what happened before the start. Repeated until it succeeds.
-    pub(crate) async fn restore_history(&self, now: TimeMs) -> Result<(), String> {
-        let mut restored = self.restored.lock().await;
-        if *restored {
-            return Ok(());
+    /// Reads from `decisions` what happened before the start, and again after a rule got a cooldown that reaches further
+    /// back. After a failure the next caller tries again. Never waits for another caller's read: ticks that queued up
+    /// behind a slow one would act on instants long past.
+    pub(crate) async fn restore_history(&self, now: TimeMs) -> Result<Restored, String> {
+        let reach = self.reach();
+        // `None` is less than any reach.
+        if *self.restored.lock() >= Some(reach) {
+            return Ok(Restored::Done);
         }
+        let Ok(_restoring) = self.restoring.try_lock() else { return Ok(Restored::UnderWay) };
         let hold = self.config.drift_hold();
-        let options = self.store.default_query_options(now);
-        let rows = async |sql: &str| {
-            let answer = self.store.query(sql, &options).await;
+        // No longer than a rule may take: a tick whose restore has failed can still act on its instant.
+        let timeout = self.config.rule_timeout();
+        let options = QueryOptions { timeout, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
+        let rows = async |sql: String| {
+            let answer = self.store.query(&sql, &options).await;
             answer
                 .map(|answer| answer.batches)
                 .map_err(|error| format!("decisions could not be read: {}", error.message))
         };
-        let changes = rows(&changes_query()).await?;
-        let foreign = rows(&foreign_query(hold)).await?;
+        let both = async { tokio::try_join!(rows(changes_query(reach)), rows(foreign_query(hold))) };
+        let answers = tokio::time::timeout(timeout + GRACE, both).await;
+        let (changes, foreign) = answers.map_err(|_| format!("decisions could not be read within {timeout:?}"))??;
         let mut history = self.history.lock();
         for (key, track) in restored_changes(&changes).chain(restored_foreign(&foreign, hold)) {
             history.restore(&key, track);
         }
-        *restored = true;
-        Ok(())
+        *self.restored.lock() = Some(reach);
+        Ok(Restored::Done)
+    }
+
+    /// How long ago a change may be that a rule still counts a cooldown from.
+    fn reach(&self) -> Duration {
+        let rules = self.active();
+        let cooldowns = rules.iter().map(|rule| &rule.definition.resolved);
+        let longest = cooldowns.map(|options| options.cooldown_up.max(options.cooldown_down)).max().unwrap_or_default();
+        longest.max(self.config.min_change_interval()).max(self.config.drift_hold()).max(SHORTEST_REACH)
     }
 }
 
 /// The last change of each limit in each direction, and the last attempt that came to nothing.
-fn changes_query() -> String {
+fn changes_query(reach: Duration) -> String {
+    // Rounded up: a change as old as the reach is past every cooldown, one a little younger is not.
+    let seconds = reach.as_secs() + 1;
     let increase = "coalesce(limit_after, decided) > limit_before";
     format!(
         "SELECT host, container, resource,
            max(time) FILTER (WHERE outcome = 'applied' AND {increase}) AS up,
            max(time) FILTER (WHERE outcome = 'applied' AND NOT coalesce({increase}, false)) AS down,
            max(time) FILTER (WHERE outcome IN ('infeasible', 'failed', 'rolled_back')) AS failed
-         FROM decisions WHERE mode = 'on' AND rule <> '{OUTSIDE}' AND time > now() - INTERVAL '7 days'
+         FROM decisions WHERE mode = 'on' AND rule <> '{OUTSIDE}' AND time > now() - INTERVAL '{seconds} seconds'
          GROUP BY host, container, resource"
     )
 }

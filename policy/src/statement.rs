@@ -31,6 +31,14 @@ pub struct StatementOutcome {
 /// The rules while the statements of one text are applied to them.
 type Working = Vec<Arc<RuleDefinition>>;
 
+/// What the statements of one text come to.
+struct Applied {
+    rules: Working,
+    outcomes: Vec<StatementOutcome>,
+    /// What the last `CREATE RULE` defines.
+    created: Option<Arc<RuleDefinition>>,
+}
+
 impl Engine {
     /// Carries out one or more rule statements, separated by `;`: all of them or, after a mistake in any, none. `who` is
     /// kept with the rules that change. Positions in errors are relative to the whole text.
@@ -40,30 +48,8 @@ impl Engine {
         self.check_length(sql)?;
         let statements = parse::parse(sql)?;
         let _editing = self.editing.lock().await;
-        let before: Working = self.active().iter().map(|rule| Arc::clone(&rule.definition)).collect();
-        let mut rules = before.clone();
-        let mut outcomes = Vec::new();
-        for statement in &statements {
-            outcomes.push(match statement {
-                Statement::Create { replace, name, options, query } => {
-                    self.create(&mut rules, *replace, name, options, query, now).await?
-                }
-                Statement::Alter { name, set } => self.alter(&mut rules, name, set)?,
-                Statement::Drop { name, if_exists } => drop_rule(&mut rules, name, *if_exists)?,
-                Statement::Show => StatementOutcome {
-                    statement: "show rules".to_owned(),
-                    name: String::new(),
-                    message: format!("{} rules", rules.len()),
-                    changed: false,
-                    rules: Some(stored_rows(&rules, &self.store.rules(), &touched(&before, &rules), who, now)),
-                },
-            });
-        }
-        if rules.len() > self.config.max_rules {
-            let message =
-                format!("there would be {} rules, more than the {} allowed", rules.len(), self.config.max_rules);
-            return Err(PolicyError::new(PolicyErrorKind::Limit, message).help("drop rules or raise policy.max_rules"));
-        }
+        let before = self.working();
+        let Applied { rules, outcomes, .. } = self.apply(&statements, &before, who, now).await?;
         if rules != before {
             let rows = stored_rows(&rules, &self.store.rules(), &touched(&before, &rules), who, now);
             self.store.put_rules(rows)?;
@@ -72,8 +58,59 @@ impl Engine {
         Ok(outcomes)
     }
 
-    /// Checks the text of one `CREATE RULE` as far as [`Engine::execute`] would, and stores nothing.
+    /// Checks a text as [`Engine::execute`] would, and stores nothing. Returns what its last `CREATE RULE` defines; a text
+    /// without one is an error.
     pub async fn validate(&self, sql: &str, now: TimeMs) -> Result<RuleDefinition, PolicyError> {
+        self.check_length(sql)?;
+        let applied = self.apply(&parse::parse(sql)?, &self.working(), "", now).await?;
+        let without = || PolicyError::new(PolicyErrorKind::Syntax, "expected at least one CREATE RULE statement");
+        applied.created.map(Arc::unwrap_or_clone).ok_or_else(without)
+    }
+
+    /// The rules in force, to try statements on.
+    fn working(&self) -> Working {
+        self.active().iter().map(|rule| Arc::clone(&rule.definition)).collect()
+    }
+
+    /// What the rules would be after `statements`.
+    async fn apply(
+        &self,
+        statements: &[Statement],
+        before: &Working,
+        who: &str,
+        now: TimeMs,
+    ) -> Result<Applied, PolicyError> {
+        let mut rules = before.clone();
+        let mut outcomes = Vec::new();
+        let mut created = None;
+        for statement in statements {
+            outcomes.push(match statement {
+                Statement::Create { replace, name, options, query } => {
+                    let outcome = self.create(&mut rules, *replace, name, options, query, now).await?;
+                    created = Some(Arc::clone(&rules[find(&rules, name)?]));
+                    outcome
+                }
+                Statement::Alter { name, set } => self.alter(&mut rules, name, set)?,
+                Statement::Drop { name, if_exists } => drop_rule(&mut rules, name, *if_exists)?,
+                Statement::Show => StatementOutcome {
+                    statement: "show rules".to_owned(),
+                    name: String::new(),
+                    message: format!("{} rules", rules.len()),
+                    changed: false,
+                    rules: Some(stored_rows(&rules, &self.store.rules(), &touched(before, &rules), who, now)),
+                },
+            });
+        }
+        if rules.len() > self.config.max_rules {
+            let message =
+                format!("there would be {} rules, more than the {} allowed", rules.len(), self.config.max_rules);
+            return Err(PolicyError::new(PolicyErrorKind::Limit, message).help("drop rules or raise policy.max_rules"));
+        }
+        Ok(Applied { rules, outcomes, created })
+    }
+
+    /// The rule of a text that is one `CREATE RULE`, whether or not there is a rule of that name.
+    async fn single(&self, sql: &str, now: TimeMs) -> Result<RuleDefinition, PolicyError> {
         self.check_length(sql)?;
         let (name, options, query) = match parse::parse(sql)?.as_slice() {
             [Statement::Create { name, options, query, .. }] => (name.clone(), options.clone(), query.clone()),
@@ -90,7 +127,7 @@ impl Engine {
     /// What the rule would do if it were evaluated at `now`: the decisions that the guards leave of its proposals. Writes
     /// and stores nothing. Decisions that would be written have the outcome `shadow`.
     pub async fn preview(&self, sql: &str, now: TimeMs) -> Result<Vec<Decision>, PolicyError> {
-        let definition = self.validate(sql, now).await?;
+        let definition = self.single(sql, now).await?;
         self.preview_rule(Arc::new(definition), now).await
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
 use tidegate_model::{Decision, Event, Mode, TimeMs};
-use tidegate_store::{OnLimit, QueryOptions, RuleStatus, Store};
+use tidegate_store::{OnLimit, QueryOptions, QueryPool, RuleStatus, Store};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::options::Emit;
 use crate::proposal::{self, Parsed, Proposal};
+use crate::restore::Restored;
 use crate::rule::{ActiveRule, RuleDefinition};
 use crate::snapshot::{SNAPSHOT_QUERY, Snapshot};
 use crate::statement::as_shadow;
@@ -24,9 +25,11 @@ use crate::statement::as_shadow;
 /// The shortest period of a rule, and the grid on which all of them lie.
 const GRID: Duration = Duration::from_secs(1);
 /// How long a tick waits, beyond a rule's timeout, for a query that does not let itself be cancelled.
-const GRACE: Duration = Duration::from_millis(500);
+pub(crate) const GRACE: Duration = Duration::from_millis(500);
 /// How long the end of the program waits for ticks under way.
 const DRAIN: Duration = Duration::from_secs(5);
+/// How late, beyond what its rules may take, a tick may come to its rules.
+const LATE: Duration = Duration::from_secs(1);
 
 /// How one rule's run went.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,11 +81,33 @@ impl Engine {
     /// Evaluates all rules that are due at `now`, writes what the guards let through and records every decision; returns
     /// when all of it is done. A rule is due at the multiples of its period since the epoch, so at an instant that is no
     /// whole second nothing is due.
+    ///
+    /// While another tick still reads what former runs did, nothing is evaluated, and the report says so.
     pub async fn tick(self: &Arc<Self>, now: TimeMs) -> TickReport {
+        self.tick_unless_late(now, Duration::MAX).await
+    }
+
+    /// A tick that does nothing when it comes to its rules more than `latest` after its instant: ages are counted from the
+    /// instant, so the guards would take old data for fresh.
+    async fn tick_unless_late(self: &Arc<Self>, now: TimeMs, latest: Duration) -> TickReport {
         let mut report = TickReport { now, ..TickReport::default() };
-        if let Err(error) = self.restore_history(now).await {
-            tracing::warn!(error, "cooldowns of former runs are unknown until the next tick");
-            report.problems.push(error);
+        match self.restore_history(now).await {
+            Ok(Restored::Done) => {}
+            Ok(Restored::UnderWay) => {
+                tracing::warn!(%now, "a tick is skipped: cooldowns of former runs are still being read");
+                report.problems.push("skipped, since the decisions of former runs are still being read".to_owned());
+                return report;
+            }
+            Err(error) => {
+                tracing::warn!(error, "cooldowns of former runs are unknown until the next tick");
+                report.problems.push(error);
+            }
+        }
+        let late = self.clock.now().since(now);
+        if late > latest {
+            tracing::warn!(%now, ?late, "a tick is skipped: its instant is too long ago");
+            report.problems.push(format!("skipped, since its instant was {late:?} ago, more than {latest:?}"));
+            return report;
         }
         report.decisions = self.flush_outbox().await;
         let mut answers = self.start_due(now, &mut report);
@@ -118,9 +143,11 @@ impl Engine {
     }
 
     /// Ticks at every whole second until `shutdown`, each one `tick_delay_ms` after its instant so that the instant's
-    /// samples are in. Instants may overlap; those that were missed are skipped. Needs a clock that moves by itself.
+    /// samples are in. Instants may overlap; those that were missed or that begin too late are skipped. Needs a clock that
+    /// moves by itself.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut under_way = JoinSet::new();
+        let latest = self.config.tick_delay() + self.config.rule_timeout() + self.config.gather() + LATE;
         let mut last = self.clock.now().minus(self.config.tick_delay()).aligned(GRID);
         loop {
             let next = last.plus(GRID).plus(self.config.tick_delay());
@@ -137,7 +164,7 @@ impl Engine {
             last = instant;
             while under_way.try_join_next().is_some() {}
             let engine = Arc::clone(&self);
-            under_way.spawn(async move { engine.tick(instant).await });
+            under_way.spawn(async move { engine.tick_unless_late(instant, latest).await });
         }
         let drained = tokio::time::timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await;
         if drained.is_err() {
@@ -158,9 +185,15 @@ impl Engine {
                 "a rule with emit = 'event' proposes no limits, so there is nothing to preview".to_owned(),
             ));
         }
-        self.restore_history(now).await.map_err(in_query)?;
+        if self.restore_history(now).await.map_err(in_query)? == Restored::UnderWay {
+            return Err(in_query(
+                "the decisions of former runs are still being read; try again in a moment".to_owned(),
+            ));
+        }
         let rule = as_shadow(&definition);
-        let options = rule_query_options(&self.store, &self.config, now);
+        // What a person tries out must not keep the threads that rules need.
+        let limits = rule_query_options(&self.store, &self.config, now);
+        let options = QueryOptions { pool: QueryPool::Interactive, ..limits };
         let answer = self.store.query(&rule.query, &options).await;
         let batches = answer.map_err(|error| in_query(error.message))?.batches;
         let snapshot = self.snapshot(now).await.map_err(in_query)?;
@@ -247,7 +280,8 @@ impl Engine {
 
     async fn snapshot(&self, now: TimeMs) -> Result<Snapshot, String> {
         // Half a picture is worse than none: without all containers, none is touched.
-        let options = QueryOptions { on_limit: OnLimit::Fail, ..self.store.default_query_options(now) };
+        let options =
+            QueryOptions { on_limit: OnLimit::Fail, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
         let limit = self.config.rule_timeout() + GRACE;
         let answer = tokio::time::timeout(limit, self.store.query(SNAPSHOT_QUERY, &options)).await;
         let answer = answer.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
@@ -291,6 +325,7 @@ fn rule_query_options(store: &Store, config: &PolicyConfig, now: TimeMs) -> Quer
         memory_bytes: config.rule_memory_bytes,
         // A cut-off answer would judge some containers and silently forget others.
         on_limit: OnLimit::Fail,
+        pool: QueryPool::Rules,
         ..store.default_query_options(now)
     }
 }
@@ -314,4 +349,55 @@ async fn evaluate(store: Arc<Store>, rule: Arc<RuleDefinition>, options: QueryOp
         Ok(Ok(Ok(answer))) => Ok(answer.batches),
     };
     Answer { rule, took: started.elapsed(), result }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidegate_actuator::ActuatorConfig;
+    use tidegate_actuator::simulated::SimulatedHost;
+    use tidegate_model::{Clock, VirtualClock};
+    use tidegate_store::StoreConfig;
+
+    const NOW: TimeMs = TimeMs(1_700_000_000_000);
+    const RULE: &str = "CREATE RULE a AS
+        SELECT host, container, resource, 1.0 AS target, 'one' AS reason FROM recent(INTERVAL '10 seconds')";
+
+    async fn engine(dir: &tempfile::TempDir, clock: &Arc<VirtualClock>) -> Arc<Engine> {
+        let store = StoreConfig { dir: dir.path().join("data"), ..StoreConfig::default() };
+        let store = Store::open(store, NOW).unwrap();
+        let host = SimulatedHost::new(ActuatorConfig::default(), 7);
+        let clock = Arc::clone(clock) as Arc<dyn Clock>;
+        let engine = Engine::new(store, host, PolicyConfig::default(), clock).unwrap();
+        engine.execute(RULE, "test", NOW).await.unwrap();
+        engine
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_tick_that_comes_too_late_does_nothing() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(VirtualClock::new(NOW)));
+        let engine = engine(&dir, &clock).await;
+        let latest = Duration::from_secs(6);
+        assert_eq!(engine.tick_unless_late(NOW, latest).await.runs.len(), 1);
+        clock.advance(latest + Duration::from_millis(1));
+        let late = engine.tick_unless_late(NOW, latest).await;
+        assert!(late.runs.is_empty() && late.problems[0].contains("6.001s ago"), "{late:?}");
+        assert_eq!(engine.tick(NOW).await.runs.len(), 1, "whoever names an instant himself means it");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ticks_do_not_queue_behind_a_restore() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(VirtualClock::new(NOW)));
+        let engine = engine(&dir, &clock).await;
+        let restoring = engine.restoring.lock().await;
+        let skipped = engine.tick(NOW).await;
+        assert!(skipped.runs.is_empty() && skipped.problems[0].contains("still being read"), "{skipped:?}");
+        assert!(!engine.ready());
+        drop(restoring);
+        assert_eq!(engine.tick(NOW).await.runs.len(), 1);
+        assert_eq!(*engine.restored.lock(), Some(Duration::from_secs(600)));
+        engine.execute("ALTER RULE a SET (cooldown_down = '2h')", "test", NOW).await.unwrap();
+        engine.tick(NOW).await;
+        assert_eq!(*engine.restored.lock(), Some(Duration::from_secs(7_200)), "a longer cooldown reaches further");
+    }
 }

@@ -56,20 +56,17 @@ pub fn run(args: DemoArgs) -> Result<ExitCode> {
         DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let config = demo_config(&name, &dir, listener.local_addr()?);
         let obstacle = if args.simulate { Some("asked for by --simulate".to_owned()) } else { Sandbox::obstacle() };
-        let (world, _own) = match obstacle {
+        let (world, _warden) = match obstacle {
             Some(why) => {
                 println!("SIMULATED  {why}; nothing on this machine is changed");
-                let world = World::simulated(&config, args.seed, &why);
-                (world, Own::Directory(dir))
+                (World::simulated(&config, args.seed, &why), Warden::start(None, &dir)?)
             }
             None => {
-                let fleet = start_fleet(&name, &dir)?;
-                println!(
-                    "containers {} below {}, made for this demo and removed with it",
-                    fleet::FLEET.len(),
-                    config.actuator.roots[0].display()
-                );
-                (World::of_this_host(&config)?, Own::Fleet(fleet))
+                Sandbox::sweep("tidegate-demo-")?;
+                let warden = Warden::start(Some(&name), &dir)?;
+                let root = config.actuator.roots[0].display();
+                println!("containers {} below {root}, made for this demo and removed with it", fleet::FLEET.len());
+                (World::of_this_host(&config)?, warden)
             }
         };
         println!(
@@ -90,57 +87,45 @@ pub fn run(args: DemoArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What goes with the demo: dropped last, in whatever way it ends.
-enum Own {
-    /// The warden and, by it, everything else.
-    Fleet(Fleet),
-    /// The data of a simulated run.
-    Directory(PathBuf),
-}
+/// The demo's warden, told to clean up when this is dropped; it does so by itself when this process is killed.
+struct Warden(Child);
 
-impl Drop for Own {
+impl Drop for Warden {
     fn drop(&mut self) {
-        match self {
-            // Closing its standard input is what the warden waits for.
-            Own::Fleet(fleet) => {
-                drop(fleet.warden.stdin.take());
-                let _ = fleet.warden.wait();
-            }
-            Own::Directory(dir) => {
-                let _ = std::fs::remove_dir_all(dir);
-            }
+        // Closing its standard input is what the warden waits for.
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+impl Warden {
+    /// Starts a warden that removes `dir` at the end, and makes the fleet below the cgroup `root` if there is one.
+    fn start(root: Option<&str>, dir: &Path) -> Result<Self> {
+        let own = std::env::current_exe().context("cannot find this program")?;
+        let mut warden = Command::new(own)
+            .arg("warden")
+            .arg("--remove")
+            .arg(dir)
+            .args(["--cores", &cores().to_string()])
+            .args(root.into_iter().flat_map(|root| ["--root", root]))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // A group of its own: Ctrl-C at the terminal is for the parent, the warden follows it.
+            .process_group(0)
+            .spawn()
+            .context("cannot start the demo's warden")?;
+        let stdout = warden.stdout.take().context("the warden has no standard output")?;
+        let mut line = String::new();
+        BufReader::new(stdout).read_line(&mut line).context("the warden did not answer")?;
+        if line.trim() != "ready" {
+            let status = warden.wait()?;
+            bail!(
+                "the demo's containers could not be made ({status}); `tidegate doctor` says what this machine offers, \
+                 --simulate does without"
+            );
         }
+        Ok(Self(warden))
     }
-}
-
-/// A running warden.
-struct Fleet {
-    warden: Child,
-}
-
-fn start_fleet(name: &str, dir: &Path) -> Result<Fleet> {
-    Sandbox::sweep("tidegate-demo-")?;
-    let own = std::env::current_exe().context("cannot find this program")?;
-    let mut warden = Command::new(own)
-        .args(["warden", "--root", name, "--cores", &cores().to_string()])
-        .arg("--remove")
-        .arg(dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        // A group of its own: Ctrl-C at the terminal is for the parent, the warden follows it.
-        .process_group(0)
-        .spawn()
-        .context("cannot start the demo's warden")?;
-    let stdout = warden.stdout.take().context("the warden has no standard output")?;
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line).context("the warden did not answer")?;
-    if line.trim() != "ready" {
-        let status = warden.wait()?;
-        bail!(
-            "the demo's containers could not be made ({status}); `tidegate doctor` says what this machine offers, --simulate does without"
-        );
-    }
-    Ok(Fleet { warden })
 }
 
 fn demo_config(name: &str, dir: &Path, listen: SocketAddr) -> Config {

@@ -17,21 +17,22 @@ use super::fleet::{self, FLEET, Member};
 
 #[derive(Args)]
 pub struct WardenArgs {
-    /// The cgroup below each hierarchy's root that holds the containers
+    /// The cgroup below each hierarchy's root that will hold the containers; none are made without it
     #[arg(long)]
-    root: String,
+    root: Option<String>,
     /// A directory to remove at the end
     #[arg(long)]
-    remove: Option<PathBuf>,
-    #[arg(long)]
+    remove: PathBuf,
+    /// What the machine has, which the loads are scaled to
+    #[arg(long, default_value_t = 1.0)]
     cores: f64,
 }
 
 /// Says `ready` on standard output once the loads run; ends at the end of standard input.
 pub fn run(args: WardenArgs) -> Result<ExitCode> {
-    let sandbox = Sandbox::create(&args.root)?;
     let mut loads = Vec::new();
-    let begun = begin(&sandbox, args.cores, &mut loads);
+    let sandbox = args.root.as_deref().map(Sandbox::create).transpose()?;
+    let begun = sandbox.as_ref().map_or(Ok(()), |sandbox| begin(sandbox, args.cores, &mut loads));
     if begun.is_ok() {
         println!("ready");
         // The parent closes the pipe by ending; there is nothing to read before.
@@ -41,10 +42,8 @@ pub fn run(args: WardenArgs) -> Result<ExitCode> {
         let _ = load.kill();
         let _ = load.wait();
     }
-    let removed = sandbox.remove();
-    if let Some(dir) = args.remove {
-        remove_own_dir(&dir)?;
-    }
+    let removed = sandbox.map_or(Ok(()), Sandbox::remove);
+    remove_own_dir(&args.remove)?;
     removed?;
     begun.map(|()| ExitCode::SUCCESS)
 }

@@ -45,7 +45,7 @@ pub(crate) struct SegmentMeta {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Catalog {
     pub format: u32,
-    /// Number of the next flush.
+    /// Number of the next flush. In memory also beyond what is on disk, since no number is used twice.
     pub next_segment: u64,
     /// Write-ahead log files before this one are in segments.
     pub wal_floor: u64,

@@ -46,6 +46,8 @@ pub struct StoreConfig {
     pub query_timeout_ms: u64,
     /// Rows that one query may return.
     pub query_max_rows: usize,
+    /// Queries that may run at once; further ones wait, which counts against their time. Rules are not among them.
+    pub max_concurrent_queries: usize,
     /// Margin below a limit that makes `upper` (limit - margin) and `lower` (limit - 2 margin), as a fraction of the limit.
     pub boundary: f64,
     /// Which pushed metrics are a container's usage.
@@ -67,6 +69,7 @@ impl Default for StoreConfig {
             query_memory_bytes: 512 << 20,
             query_timeout_ms: 10_000,
             query_max_rows: 100_000,
+            max_concurrent_queries: 8,
             boundary: 0.10,
             usage_maps: UsageMap::bdwatchdog(),
         }

@@ -1,7 +1,8 @@
 //! Current facts: containers, hosts and rules as they are now, kept across restarts.
 //!
-//! Changes are written before they are visible. What changes every second (when something was last seen, how a rule's
-//! last run went) is kept in memory and only written along with something else or at a flush.
+//! Changes are written before they are visible. When something was last seen changes every second, so it is kept in memory
+//! and only written along with something else or at a flush. How a rule's last run went is noted by the tick, which must
+//! not wait for the disk, and is forgotten with the process.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -118,8 +119,22 @@ impl FactBook {
         let mut facts = self.current.read().clone();
         change(&mut facts);
         self.write(dir, &facts)?;
-        *self.current.write() = facts;
+        let mut current = self.current.write();
+        // Rules may have run while this was being written.
+        keep_status(&mut facts.rules, &current.rules);
+        *current = facts;
         Ok(())
+    }
+
+    /// Notes how a rule's run went, without waiting for a change that is being written.
+    fn note_status(&self, name: &str, status: RuleStatus) {
+        let mut current = self.current.write();
+        if let Some(rule) = current.rules.iter_mut().find(|rule| rule.name == name) {
+            rule.last_run = Some(status.run);
+            rule.last_latency_ms = Some(status.latency_ms);
+            rule.last_rows = status.rows;
+            rule.last_error = status.error;
+        }
     }
 
     /// Applies a change that need not be on disk at once.
@@ -139,6 +154,19 @@ impl FactBook {
         replace_json(dir, FACTS, &file)?;
         self.unwritten.store(false, Ordering::Release);
         Ok(())
+    }
+}
+
+/// Takes over from `former` how the last run of each rule went, if its version is still the same.
+fn keep_status(rules: &mut [RuleRow], former: &[RuleRow]) {
+    for rule in rules {
+        let same = former.iter().find(|old| old.name == rule.name && old.version == rule.version);
+        if let Some(old) = same.filter(|old| old.last_run >= rule.last_run) {
+            rule.last_run = old.last_run;
+            rule.last_latency_ms = old.last_latency_ms;
+            rule.last_rows = old.last_rows;
+            rule.last_error.clone_from(&old.last_error);
+        }
     }
 }
 
@@ -197,18 +225,7 @@ impl Store {
 
     /// Replaces all rules. A rule whose version did not change keeps the status of its last run.
     pub fn put_rules(&self, rows: Vec<RuleRow>) -> Result<(), StoreError> {
-        self.facts.change(self.dir.path(), |facts| {
-            let former = std::mem::replace(&mut facts.rules, rows);
-            for rule in facts.rules.iter_mut().filter(|rule| rule.last_run.is_none()) {
-                let same = former.iter().find(|old| old.name == rule.name && old.version == rule.version);
-                if let Some(old) = same {
-                    rule.last_run = old.last_run;
-                    rule.last_latency_ms = old.last_latency_ms;
-                    rule.last_rows = old.last_rows;
-                    rule.last_error.clone_from(&old.last_error);
-                }
-            }
-        })
+        self.facts.change(self.dir.path(), |facts| facts.rules = rows)
     }
 
     /// All rules, in the order in which they were put.
@@ -218,13 +235,37 @@ impl Store {
 
     /// Notes how a rule's run went, in memory only. An unknown rule is ignored: it was dropped while it ran.
     pub fn put_rule_status(&self, name: &str, status: RuleStatus) {
-        self.facts.change_in_memory(|facts| {
-            if let Some(rule) = facts.rules.iter_mut().find(|rule| rule.name == name) {
-                rule.last_run = Some(status.run);
-                rule.last_latency_ms = Some(status.latency_ms);
-                rule.last_rows = status.rows;
-                rule.last_error = status.error;
-            }
-        });
+        self.facts.note_status(name, status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rules_run_is_noted_while_a_change_is_being_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let book = FactBook::load(dir.path()).unwrap();
+        let row = RuleRow {
+            name: "r".to_owned(),
+            sql: String::new(),
+            query: String::new(),
+            version: 1,
+            mode: Mode::Shadow,
+            class: String::new(),
+            every_ms: 1_000,
+            options: BTreeMap::new(),
+            created_by: String::new(),
+            updated_at: TimeMs(0),
+            last_run: None,
+            last_latency_ms: None,
+            last_rows: None,
+            last_error: None,
+        };
+        book.change(dir.path(), |facts| facts.rules.push(row)).unwrap();
+        let status = RuleStatus { run: TimeMs(5), latency_ms: 1.0, rows: Some(2), error: None };
+        book.change(dir.path(), |_| book.note_status("r", status)).unwrap();
+        assert_eq!(book.current.read().rules[0].last_run, Some(TimeMs(5)));
     }
 }

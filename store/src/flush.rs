@@ -71,7 +71,10 @@ impl Store {
         if let Some(last) = generations.last() {
             let wal_floor = last.wal + 1;
             self.series_log.lock().sync()?;
-            let written = self.write_segments(catalog.next_segment, &generations)?;
+            // Used up whatever happens: the catalog on disk may name its segments though replacing it has failed.
+            let number = catalog.next_segment;
+            catalog.next_segment += 1;
+            let written = self.write_segments(number, &generations)?;
             for meta in &written {
                 match meta.kind {
                     SegmentKind::Samples => report.samples += meta.rows,
@@ -124,7 +127,6 @@ impl Store {
         now: TimeMs,
     ) -> Result<(), StoreError> {
         let mut next = catalog.clone();
-        next.next_segment += 1;
         next.wal_floor = wal_floor;
         next.next_series = self.index.read().next_id();
         next.last_flush = Some(now);

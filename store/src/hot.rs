@@ -108,11 +108,21 @@ pub(crate) struct Generation {
     samples: usize,
     /// When the last row arrived, in ms UTC.
     last_arrival: i64,
+    /// The earliest and the latest time of any row; `None` without one.
+    times: Option<(i64, i64)>,
 }
 
 impl Generation {
     pub(crate) fn new(wal: u64) -> Self {
-        Self { wal, metrics: Vec::new(), decisions: Vec::new(), events: Vec::new(), samples: 0, last_arrival: i64::MIN }
+        Self {
+            wal,
+            metrics: Vec::new(),
+            decisions: Vec::new(),
+            events: Vec::new(),
+            samples: 0,
+            last_arrival: i64::MIN,
+            times: None,
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -123,6 +133,16 @@ impl Generation {
         self.samples
     }
 
+    /// The earliest and the latest time of any row.
+    pub(crate) fn times(&self) -> Option<(i64, i64)> {
+        self.times
+    }
+
+    fn see_time(&mut self, time: i64) {
+        let (earliest, latest) = self.times.unwrap_or((time, time));
+        self.times = Some((earliest.min(time), latest.max(time)));
+    }
+
     pub(crate) fn last_arrival(&self) -> i64 {
         self.last_arrival
     }
@@ -131,6 +151,7 @@ impl Generation {
     pub(crate) fn push(&mut self, arrived: i64, rows: impl Iterator<Item = (u32, Row)>) {
         self.last_arrival = self.last_arrival.max(arrived);
         for (metric, row) in rows {
+            self.see_time(row.time);
             let at = metric as usize;
             if at >= self.metrics.len() {
                 self.metrics.resize_with(at + 1, || None);
@@ -152,12 +173,18 @@ impl Generation {
 
     pub(crate) fn push_decisions(&mut self, arrived: i64, rows: impl IntoIterator<Item = Decision>) {
         self.last_arrival = self.last_arrival.max(arrived);
-        self.decisions.extend(rows.into_iter().map(Arc::new));
+        for row in rows {
+            self.see_time(row.time.0);
+            self.decisions.push(Arc::new(row));
+        }
     }
 
     pub(crate) fn push_events(&mut self, arrived: i64, rows: impl IntoIterator<Item = Event>) {
         self.last_arrival = self.last_arrival.max(arrived);
-        self.events.extend(rows.into_iter().map(Arc::new));
+        for row in rows {
+            self.see_time(row.time.0);
+            self.events.push(Arc::new(row));
+        }
     }
 
     /// Seals everything; nothing is appended to this generation any more.

@@ -13,6 +13,7 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use datafusion::physical_plan::execute_stream;
 use futures::StreamExt;
 use tidegate_model::TimeMs;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use crate::functions::{self, FunctionInfo};
@@ -35,6 +36,17 @@ pub enum OnLimit {
     Fail,
 }
 
+/// Whose threads a query runs on. Some work inside DataFusion cannot be interrupted, so one that is stuck in it keeps a
+/// thread beyond its time; what people ask must never keep those that rules need.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueryPool {
+    /// For what people and programs ask; how many run at once is bounded.
+    #[default]
+    Interactive,
+    /// For rules.
+    Rules,
+}
+
 /// The limits of one query, and the instant that it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryOptions {
@@ -48,6 +60,8 @@ pub struct QueryOptions {
     pub memory_bytes: usize,
     /// What happens beyond `max_rows`.
     pub on_limit: OnLimit,
+    /// Whose threads it runs on.
+    pub pool: QueryPool,
 }
 
 /// The answer to a query. Texts are plain `Utf8`, whatever the tables hold them as.
@@ -80,6 +94,7 @@ impl Store {
             max_rows: config.query_max_rows,
             memory_bytes: config.query_memory_bytes,
             on_limit: OnLimit::Truncate,
+            pool: QueryPool::Interactive,
         }
     }
 
@@ -93,7 +108,8 @@ impl Store {
         let deadline = Deadline::new(options.timeout, options.memory_bytes);
         let (store, text, limits) = (self.shared(), sql.to_owned(), options.clone());
         let running = Arc::clone(&deadline);
-        self.on_query_threads(deadline, options.timeout, async move { run(store, &text, &limits, running).await }).await
+        let running = async move { run(store, &text, &limits, running).await };
+        self.on_query_threads(options.pool, deadline, options.timeout, running).await
     }
 
     /// Plans one statement as [`Store::query`] would, without running it, and tells the columns that it has.
@@ -105,7 +121,7 @@ impl Store {
         let deadline = Deadline::new(options.timeout, options.memory_bytes);
         let (store, text) = (self.shared(), sql.to_owned());
         let planning = async move { Ok(plain_schema(&Session::new(store, now).plan(&text).await?.schema())) };
-        self.on_query_threads(deadline, options.timeout, planning).await
+        self.on_query_threads(options.pool, deadline, options.timeout, planning).await
     }
 
     /// Every table that a query can name now.
@@ -120,18 +136,46 @@ impl Store {
 
     async fn on_query_threads<T: Send + 'static>(
         &self,
+        pool: QueryPool,
         deadline: Arc<Deadline>,
         timeout: Duration,
         work: impl Future<Output = Result<T, QueryError>> + Send + 'static,
     ) -> Result<T, QueryError> {
         let failed = |why: String| QueryError::new(QueryErrorKind::Execution, why);
-        let task = self.threads.spawn(work).map_err(|error| failed(format!("cannot start query threads: {error}")))?;
+        let began = Instant::now();
+        let (threads, slot) = match pool {
+            QueryPool::Interactive => (&self.interactive, Some(self.query_slot(timeout).await?)),
+            QueryPool::Rules => (&self.rules, None),
+        };
+        let work = async move {
+            // Kept until the work has really ended, which may be after nobody waits for it any more.
+            let _slot = slot;
+            work.await
+        };
+        let left = timeout.saturating_sub(began.elapsed());
+        let task = threads.spawn(work).map_err(|error| failed(format!("cannot start query threads: {error}")))?;
         let _abandoned = Abandon { deadline, task: task.abort_handle() };
-        match tokio::time::timeout(timeout.saturating_add(GRACE), task).await {
+        match tokio::time::timeout(left.saturating_add(GRACE), task).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) if error.is_panic() => Err(failed("the query failed inside the database".to_owned())),
             Ok(Err(_)) => Err(QueryError::stopped(&Stop::Cancelled)),
             Err(_) => Err(QueryError::stopped(&Stop::Timeout(timeout))),
+        }
+    }
+
+    /// Waits until one more interactive query may run.
+    async fn query_slot(&self, timeout: Duration) -> Result<OwnedSemaphorePermit, QueryError> {
+        let slot = Arc::clone(&self.query_slots).acquire_owned();
+        match tokio::time::timeout(timeout, slot).await {
+            Ok(Ok(slot)) => Ok(slot),
+            // Nobody closes it.
+            Ok(Err(_)) => Err(QueryError::stopped(&Stop::Cancelled)),
+            Err(_) => {
+                let most = self.config().max_concurrent_queries;
+                let message = format!("the query waited {} ms for others to end", timeout.as_millis());
+                Err(QueryError::new(QueryErrorKind::Timeout, message)
+                    .helped(format!("{most} queries run at once (store.max_concurrent_queries); ask again later")))
+            }
         }
     }
 }

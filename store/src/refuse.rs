@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use crate::query_error::QueryError;
 
 /// Longest text of a query, in bytes. Parsing and planning have no place to look at a deadline.
-pub(crate) const MAX_SQL_BYTES: usize = 256 * 1024;
+pub const MAX_SQL_BYTES: usize = 256 * 1024;
 /// Operators and tables that a query may unfold to. Every use of a common table expression repeats it, so a short text
 /// that doubles twenty times would otherwise plan for hours.
 const MAX_OPERATORS: usize = 2_000;
@@ -28,8 +28,12 @@ const MAX_COLUMNS: usize = 1_000;
 /// themselves, and each level writes out the names of all levels below it.
 const MAX_CHAIN_COST: usize = 500_000;
 
-/// Functions that make values of any size out of small ones, which no limit sees in time.
-pub(crate) const UNBOUNDED: [&str; 9] = [
+/// Arguments that one call may have. A function's result may be the sum of them, and calls nest.
+const MAX_ARGUMENTS: usize = 100;
+
+/// Functions that make values of any size out of small ones, which no limit sees in time, or take the time of one long
+/// text multiplied by another.
+pub(crate) const UNBOUNDED: [&str; 10] = [
     "repeat",
     "lpad",
     "rpad",
@@ -39,7 +43,9 @@ pub(crate) const UNBOUNDED: [&str; 9] = [
     "list_repeat",
     "array_resize",
     "list_resize",
+    LEVENSHTEIN,
 ];
+const LEVENSHTEIN: &str = "levenshtein";
 
 /// Aggregates whose cost for each row of a moving frame is that of the frame.
 const COSTLY_OVER_FRAMES: [&str; 9] = [
@@ -161,6 +167,10 @@ pub(crate) fn unfolding(statement: &Statement) -> std::result::Result<(), QueryE
         let refused = QueryError::refused(format!("a SELECT lists more than {MAX_COLUMNS} columns"));
         return Err(refused.helped("make rows of them: UNION ALL, VALUES or unnest()"));
     }
+    if uses.arguments > MAX_ARGUMENTS {
+        let refused = QueryError::refused(format!("a function is called with more than {MAX_ARGUMENTS} arguments"));
+        return Err(refused.helped("write long lists of values with IN or VALUES"));
+    }
     let mut weights = HashMap::new();
     let total = uses.all.iter().fold(0, |sum: usize, name| sum.saturating_add(uses.weight(name, &mut weights)));
     if total > MAX_OPERATORS { Err(too_unfolded()) } else { Ok(()) }
@@ -179,6 +189,8 @@ struct Uses {
     by_cte: HashMap<String, Vec<String>>,
     /// Of the widest SELECT.
     columns: usize,
+    /// Of the call that has the most.
+    arguments: usize,
 }
 
 impl Visitor for Uses {
@@ -192,6 +204,13 @@ impl Visitor for Uses {
                 tables.push(table.to_string().to_lowercase());
                 ControlFlow::Continue(())
             });
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expr: &ast::Expr) -> ControlFlow<()> {
+        if let ast::Expr::Function(ast::Function { args: ast::FunctionArguments::List(list), .. }) = expr {
+            self.arguments = self.arguments.max(list.args.len());
         }
         ControlFlow::Continue(())
     }
@@ -288,7 +307,9 @@ pub(crate) fn unbounded_function(error: &DataFusionError) -> Option<QueryError> 
     let (_, rest) = text.split_once("Invalid function '")?;
     let (name, _) = rest.split_once('\'')?;
     let message = format!("function '{name}' is not possible here");
-    UNBOUNDED.contains(&name).then(|| {
-        QueryError::refused(message).helped("it makes values of any size; generate_series() as a table is possible")
-    })
+    let help = match name {
+        LEVENSHTEIN => "its cost is the lengths of both texts multiplied; compare with LIKE or a regular expression",
+        _ => "it makes values of any size; generate_series() as a table is possible",
+    };
+    UNBOUNDED.contains(&name).then(|| QueryError::refused(message).helped(help))
 }

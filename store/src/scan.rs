@@ -8,7 +8,7 @@ use tidegate_model::{Decision, Event, SeriesKey};
 
 use crate::catalog::SegmentKind;
 use crate::error::StoreError;
-use crate::hot::{Row, sort_last_write_wins};
+use crate::hot::{Generation, Row, sort_last_write_wins};
 use crate::store::Store;
 
 /// Rows of one [`ScanChunk`] at most.
@@ -48,9 +48,17 @@ impl Store {
         self.index.read().key(sid)
     }
 
-    /// All series of one metric, sorted by id.
-    pub(crate) fn series_of(&self, metric: &str) -> Vec<(u32, Arc<SeriesKey>)> {
-        self.index.read().series_of(metric)
+    /// The series of one metric that may have samples at or after `from`, sorted by id.
+    pub(crate) fn series_of(&self, metric: &str, from: i64) -> Vec<(u32, Arc<SeriesKey>)> {
+        self.index.read().series_of(metric, from)
+    }
+
+    /// The earliest and the latest time of all rows, of whatever kind.
+    pub(crate) fn stored_times(&self) -> Option<(i64, i64)> {
+        let data = self.data.read();
+        let hot = data.generations().filter_map(Generation::times);
+        let segments = data.segments.0.iter().map(|segment| (segment.meta.min_time.0, segment.meta.max_time.0));
+        hot.chain(segments).reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))
     }
 
     /// Changes whenever a metric or one of its tag keys comes or goes. Whoever keeps a plan or a list of tables compares it

@@ -330,7 +330,8 @@ pub(crate) fn write_file(
         let _ = fs::remove_file(&path); // the catalog does not name it, so what stays is removed at the next start
         StoreError::Segment { action: "written", path: path.clone(), message: error.to_string() }
     };
-    let file = File::create(&path).map_err(|error| unwritable(&error))?;
+    // Never truncates: a file of that name could be one that the catalog on disk names.
+    let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
     let synced = file.try_clone().map_err(|error| unwritable(&error))?;
     let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|error| unwritable(&error))?;
     let times = fill(&mut writer).map_err(|error| unwritable(&error))?;

@@ -125,10 +125,12 @@ impl SeriesIndex {
         number
     }
 
-    /// Gives series whose age is not known (they were read from disk) the time `now`.
-    pub(crate) fn date_unknown(&self, now: i64) {
+    /// Gives series whose age is not known (they were read from disk) the time `now`, and every series at least the newest
+    /// time in segments: which of them have samples there is not known either.
+    pub(crate) fn date_unknown(&self, now: i64, in_segments: i64) {
         for entry in self.entries.values() {
             let _ = entry.last.compare_exchange(i64::MIN, now, Ordering::Relaxed, Ordering::Relaxed);
+            entry.last.fetch_max(in_segments, Ordering::Relaxed);
         }
     }
 
@@ -171,9 +173,13 @@ impl SeriesIndex {
         self.metrics[*self.metric_ids.get(name)? as usize].describe()
     }
 
-    pub(crate) fn series_of(&self, metric: &str) -> Vec<(u32, Arc<SeriesKey>)> {
+    /// The series of a metric that may have samples at or after `from`, sorted by id.
+    pub(crate) fn series_of(&self, metric: &str, from: i64) -> Vec<(u32, Arc<SeriesKey>)> {
         let Some(&number) = self.metric_ids.get(metric) else { return Vec::new() };
-        self.metrics[number as usize].series.iter().filter_map(|&id| Some((id, self.key(id)?))).collect()
+        let series = self.metrics[number as usize].series.iter();
+        let entries = series.filter_map(|&id| Some((id, self.entries.get(&id)?)));
+        let live = entries.filter(|(_, entry)| entry.last.load(Ordering::Relaxed) >= from);
+        live.map(|(id, entry)| (id, entry.key.clone())).collect()
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -209,7 +215,20 @@ mod tests {
         assert_ne!(index.generation(), first);
         let metric = index.metric("cpu").unwrap();
         assert_eq!(metric.tag_keys, ["core", "host"]);
-        assert_eq!(index.series_of("cpu").len(), 3);
+        assert_eq!(index.series_of("cpu", i64::MIN).len(), 3);
+    }
+
+    #[test]
+    fn series_that_ended_before_a_range_are_left_out() {
+        let mut index = SeriesIndex::default();
+        for (id, host) in [(0, "a"), (1, "b"), (2, "c")] {
+            index.insert(id, key("cpu", &[("host", host)]));
+        }
+        index.touch(0, 10);
+        index.touch(1, 20);
+        index.date_unknown(30, 15);
+        let live = |from| index.series_of("cpu", from).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!((live(15), live(16), live(21)), (vec![0, 1, 2], vec![1, 2], vec![2]));
     }
 
     #[test]

@@ -34,15 +34,19 @@ const BATCH_ROWS: usize = 4096;
 /// Stack of a query thread: planning recurses with the nesting of the query. Only what is used of it takes memory.
 const STACK_BYTES: usize = 64 << 20;
 
-/// The threads that queries run on: the store's own, so that a query that holds a thread for a while holds up other
-/// queries at most, and neither the pushing of samples nor whoever waits for it.
-#[derive(Default)]
+/// The threads that queries of one [`QueryPool`](crate::QueryPool) run on: the store's own, so that a query that holds a
+/// thread for a while holds up others of its pool at most, and neither the pushing of samples nor whoever waits for it.
 pub(crate) struct QueryThreads {
+    name: &'static str,
     /// Started with the first query.
     runtime: Mutex<Option<Runtime>>,
 }
 
 impl QueryThreads {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, runtime: Mutex::new(None) }
+    }
+
     /// Runs `work` on one of the threads.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
@@ -55,7 +59,7 @@ impl QueryThreads {
         let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
         let started = Builder::new_multi_thread()
             .worker_threads(threads)
-            .thread_name("tidegate-query")
+            .thread_name(self.name)
             .thread_stack_size(STACK_BYTES)
             .build()?;
         Ok(runtime.insert(started).spawn(work))
@@ -83,9 +87,9 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
     for name in UNBOUNDED {
         let _ = state.deregister_udf(name);
     }
-    for (name, inserted) in functions::MULTIPLYING {
+    for (name, growth) in functions::MULTIPLYING {
         if let Ok(function) = state.udf(name) {
-            let _ = state.register_udf(Arc::new(functions::bounded(function, inserted)));
+            let _ = state.register_udf(Arc::new(functions::bounded(function, growth)));
         }
     }
     let _ = state.register_udf(Arc::new(functions::tag()));

@@ -11,6 +11,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use tidegate_model::TimeMs;
+use tokio::sync::Semaphore;
 
 use crate::catalog::{Catalog, SegmentKind, SegmentMeta};
 use crate::config::StoreConfig;
@@ -22,6 +23,7 @@ use crate::record::Record;
 use crate::segment::{Segment, SegmentList};
 use crate::series::SeriesIndex;
 use crate::series_log::SeriesLog;
+use crate::session::QueryThreads;
 use crate::wal::{self, GroupCommit, Wal};
 
 /// The embedded time-series database. Only ever inside an [`Arc`]; dropping the last one releases the data directory.
@@ -37,7 +39,11 @@ pub struct Store {
     pub(crate) facts: FactBook,
     pub(crate) counters: Counters,
     /// Dropped before what queries read.
-    pub(crate) threads: crate::session::QueryThreads,
+    pub(crate) interactive: QueryThreads,
+    /// As `interactive`.
+    pub(crate) rules: QueryThreads,
+    /// One permit for each interactive query that may run. Shared, since a query may outlive whoever asked for it.
+    pub(crate) query_slots: Arc<Semaphore>,
     me: Weak<Store>,
     /// Last, so that the lock is released after everything else.
     pub(crate) dir: DataDir,
@@ -95,6 +101,7 @@ impl Store {
             catalog.save(dir.path())?; // so that the directory can be told from a foreign one
         }
         let segments = open_segments(&dir.segments(), &catalog)?;
+        let in_segments = segments.0.iter().map(|segment| segment.meta.max_time.0).max().unwrap_or(i64::MIN);
         let mut index = SeriesIndex::default();
         index.reserve_below(catalog.next_series);
         let series_log = open_series(dir.path(), &mut index, &segments)?;
@@ -104,13 +111,14 @@ impl Store {
             replay.file(number, &path)?;
             next_wal = number + 1;
         }
-        replay.index.date_unknown(now.0);
+        replay.index.date_unknown(now.0, in_segments);
         let wal = Wal::begin(&dir.wal(), next_wal, replay.files)?;
         let facts = FactBook::load(dir.path())?;
         let counters = Counters::default();
         counters.last_flush.store(catalog.last_flush.map_or(0, |time| time.0), Ordering::Relaxed);
         let data = Data { closed: replay.generations, active: Generation::new(next_wal), segments: Arc::new(segments) };
         Ok(Arc::new_cyclic(|me| Store {
+            query_slots: Arc::new(Semaphore::new(config.max_concurrent_queries.clamp(1, Semaphore::MAX_PERMITS))),
             config,
             index: RwLock::new(replay.index),
             data: RwLock::new(data),
@@ -120,7 +128,8 @@ impl Store {
             series_log: Mutex::new(replay.series_log),
             facts,
             counters,
-            threads: crate::session::QueryThreads::default(),
+            interactive: QueryThreads::new("tidegate-query"),
+            rules: QueryThreads::new("tidegate-rules"),
             me: me.clone(),
             dir,
         }))

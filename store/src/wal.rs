@@ -100,7 +100,11 @@ impl Wal {
 fn create(dir: &Path, path: &Path) -> Result<File, StoreError> {
     let file = OpenOptions::new().create_new(true).append(true).open(path).map_err(StoreError::io("create", path))?;
     // A synced file without a synced directory entry may be gone after a power cut.
-    sync_dir(dir)?;
+    if let Err(error) = sync_dir(dir) {
+        // Left behind, it would be in the way of every later attempt.
+        remove(path);
+        return Err(error);
+    }
     Ok(file)
 }
 
@@ -127,8 +131,15 @@ fn file_path(dir: &Path, number: u64) -> PathBuf {
 /// the groups, since everyone who queued while a sync ran finds its position covered by the next one.
 #[derive(Default)]
 pub(crate) struct GroupCommit {
-    /// An async lock, since it is held while the sync runs on a blocking thread.
-    leader: tokio::sync::Mutex<()>,
+    /// An async lock, since it is held while the sync runs on a blocking thread. Owned by that thread: it goes on, and its
+    /// outcome counts, also when whoever asked for it was cancelled.
+    leader: Arc<tokio::sync::Mutex<()>>,
+    outcome: Arc<Outcome>,
+}
+
+/// What the syncs so far have come to.
+#[derive(Default)]
+struct Outcome {
     synced: AtomicU64,
     /// After a failed sync the kernel may report lost pages as clean, so a later success would prove nothing.
     stopped: AtomicBool,
@@ -137,23 +148,33 @@ pub(crate) struct GroupCommit {
 impl GroupCommit {
     /// Whether a sync has failed; then nothing may be acknowledged any more.
     pub(crate) fn stopped(&self) -> bool {
-        self.stopped.load(Ordering::Acquire)
+        self.outcome.stopped.load(Ordering::Acquire)
     }
 
     /// Returns once everything up to `position` is on disk.
     pub(crate) async fn wait_for(&self, wal: &Arc<Mutex<Wal>>, position: u64) -> Result<(), StoreError> {
-        if self.synced.load(Ordering::Acquire) >= position {
+        if self.outcome.synced.load(Ordering::Acquire) >= position {
             return Ok(());
         }
-        let _leader = self.leader.lock().await;
-        if self.synced.load(Ordering::Acquire) >= position {
+        let leader = Arc::clone(&self.leader).lock_owned().await;
+        if self.outcome.synced.load(Ordering::Acquire) >= position {
             return Ok(());
         }
-        let shared = wal.clone();
-        let outcome = tokio::task::spawn_blocking(move || sync_now(&shared)).await;
-        self.note(outcome.unwrap_or_else(|error| {
+        // The kernel reports a lost page once. Whoever queued behind the sync that was told must not ask again.
+        if self.stopped() {
+            let dir = wal.lock().dir.parent().map(Path::to_owned).unwrap_or_default();
+            return Err(StoreError::LogStopped { dir });
+        }
+        let (shared, outcome) = (Arc::clone(wal), Arc::clone(&self.outcome));
+        let sync = tokio::task::spawn_blocking(move || {
+            // Given up only after the note: the next leader has to see it.
+            let _leader = leader;
+            outcome.note(sync_now(&shared))
+        });
+        sync.await.unwrap_or_else(|error| {
+            self.outcome.stopped.store(true, Ordering::Release);
             Err(StoreError::Interrupted { what: "syncing the write-ahead log", why: error.to_string() })
-        }))
+        })
     }
 
     /// Syncs everything that was written so far.
@@ -161,7 +182,9 @@ impl GroupCommit {
         let position = wal.lock().position;
         self.wait_for(wal, position).await
     }
+}
 
+impl Outcome {
     fn note(&self, outcome: Result<u64, StoreError>) -> Result<(), StoreError> {
         match outcome {
             Ok(position) => {
@@ -215,4 +238,47 @@ pub(crate) fn replay(path: &Path, each: impl FnMut(Record)) -> Result<u64, Store
         tracing::warn!(file = %path.display(), offset = damage.offset, bytes = damage.bytes, "{what} skipped");
     }
     Ok(bytes.len() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log whose next sync fails: the kernel has no `fdatasync` for the null device.
+    fn unsyncable(dir: &Path) -> Arc<Mutex<Wal>> {
+        let mut wal = Wal::begin(dir, 1, Vec::new()).unwrap();
+        wal.append(b"x").unwrap();
+        wal.file = Arc::new(File::open("/dev/null").unwrap());
+        Arc::new(Mutex::new(wal))
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_sync_a_later_success_acknowledges_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wal, commit) = (unsyncable(dir.path()), GroupCommit::default());
+        assert!(commit.wait_for(&wal, 1).await.is_err());
+        wal.lock().file = Arc::new(File::open(file_path(dir.path(), 1)).unwrap());
+        let error = commit.wait_for(&wal, 1).await.unwrap_err();
+        assert!(matches!(error, StoreError::LogStopped { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_failed_sync_is_noted_though_nobody_waits_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wal, commit) = (unsyncable(dir.path()), GroupCommit::default());
+        {
+            let mut waiting = Box::pin(commit.wait_for(&wal, 1));
+            assert!(futures::poll!(&mut waiting).is_pending());
+        }
+        drop(commit.leader.lock().await);
+        assert!(commit.stopped());
+    }
+
+    #[test]
+    fn a_log_file_whose_name_cannot_be_made_durable_does_not_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = file_path(dir.path(), 1);
+        assert!(create(&dir.path().join("missing"), &path).is_err());
+        create(dir.path(), &path).unwrap();
+    }
 }

@@ -58,7 +58,7 @@ fn nothing_is_left_of_a_demo_that_is_killed() {
 #[test]
 fn a_simulated_demo_says_so_and_changes_limits_too() {
     let dir = tempfile::tempdir().unwrap();
-    let (_demo, base) = spawn(&["demo", "--simulate", "--listen", "127.0.0.1:0"], dir.path());
+    let (mut demo, base) = spawn(&["demo", "--simulate", "--listen", "127.0.0.1:0"], dir.path());
     let get = |path: &str| -> Option<serde_json::Value> {
         ureq::get(format!("{base}{path}")).call().ok()?.into_body().read_json().ok()
     };
@@ -70,4 +70,7 @@ fn a_simulated_demo_says_so_and_changes_limits_too() {
             .filter(|rows| !rows.is_empty())
             .map(|_| ())
     });
+    let pid = demo.0.id();
+    demo.kill();
+    wait_for("its data to be gone", Duration::from_secs(30), || leftovers(pid).is_empty().then_some(()));
 }

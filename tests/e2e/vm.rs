@@ -5,6 +5,17 @@ use std::process::Command;
 
 use super::support::{binary, installed, repository, skip};
 
+/// The test binary of that name that was built last, beside this one.
+fn newest(dir: &Path, prefix: &str) -> PathBuf {
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(prefix) && path.extension().is_none()
+    };
+    let built = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).ok();
+    let files = std::fs::read_dir(dir).unwrap().flatten().map(|entry| entry.path()).filter(named);
+    files.max_by_key(built).unwrap_or_else(|| panic!("no {prefix}* beside this test; build with --workspace"))
+}
+
 #[test]
 fn the_loop_closes_on_cgroup_v2_too() {
     const TEST: &str = "vm::the_loop_closes_on_cgroup_v2_too";
@@ -23,14 +34,22 @@ fn the_loop_closes_on_cgroup_v2_too() {
         assert!(Command::new("strip").arg("-o").arg(&to).arg(from).status().unwrap().success());
         to
     };
-    let tests = stripped(&std::env::current_exe().unwrap(), "e2e");
+    let this = std::env::current_exe().unwrap();
+    let tests = stripped(&this, "e2e");
     let program = stripped(&binary(), "tidegate");
+    let kernel = stripped(&newest(this.parent().unwrap(), "kernel-"), "kernel");
+    // The actuator's own tests first: what they find is easier to understand.
+    let script = dir.path().join("all.sh");
+    let commands = "bin/kernel --test-threads 1 && bin/e2e scaling:: --test-threads 1 --nocapture";
+    std::fs::write(&script, format!("#!/bin/sh\n{commands}\n")).unwrap();
     let output = Command::new("bash")
         .arg(repository().join("tests/vm/run.sh"))
-        .args(["-t", "1500", "-m", "3072", "-f"])
-        .arg(format!("{}:/root/bin/tidegate", program.display()))
-        .arg(&tests)
-        .args(["scaling::", "--test-threads", "1", "--nocapture"])
+        .args(["-t", "1500", "-m", "3072", "-d", "128"])
+        .args(
+            [&program, &tests, &kernel]
+                .map(|file| format!("-f{}:/root/bin/{}", file.display(), file.file_name().unwrap().to_string_lossy())),
+        )
+        .arg(&script)
         .env("VM_ENV", "TIDEGATE_TEST_BIN")
         .env("TIDEGATE_TEST_BIN", "/root/bin/tidegate")
         .output()

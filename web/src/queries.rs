@@ -162,9 +162,14 @@ fn add(sql: &mut String, condition: std::fmt::Arguments<'_>) {
     let _ = write!(sql, " AND {condition}");
 }
 
-/// One decision.
+/// One decision. Its id begins with its time in 13 digits, which spares looking through all others.
 pub(crate) fn decision(id: &str) -> String {
-    format!("{DECISION} WHERE id = {}", literal(id))
+    let mut sql = format!("{DECISION} WHERE id = {}", literal(id));
+    let time = id.split_once('-').map(|(time, _)| time).filter(|time| time.len() == 13);
+    if let Some(time) = time.and_then(|time| time.parse().ok()) {
+        add(&mut sql, format_args!("time = {}", instant(TimeMs(time))));
+    }
+    sql
 }
 
 /// What was decided since `last` became known, oldest first. By the time of the outcome, since a decision on memory
@@ -229,6 +234,12 @@ pub(crate) fn drop_rule(rule: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_decision_is_looked_for_at_the_time_in_its_id() {
+        assert!(decision("1795291200000-00ff").contains(&instant(TimeMs(1_795_291_200_000))));
+        assert!(!decision("abc").contains("AND time"));
+    }
 
     #[test]
     fn what_comes_from_a_request_cannot_end_its_literal() {

@@ -49,6 +49,7 @@ pub(super) fn change(
         Err(error) => {
             if let Some(burst) = too_high {
                 writes.push(dir.write(job.cgroup.burst_file(), &burst.to_string())?);
+                owned.burst_found = owned.burst_found.filter(|found| *found != burst);
             }
             return match tighter_children(job, dir, new.limit()) {
                 Some(why) if error.errno() == Some(nix::libc::EINVAL) => {
@@ -58,10 +59,20 @@ pub(super) fn change(
             };
         }
     }
-    if let Some(wanted) = owned.burst_found.or(burst) {
-        restore_burst(job, dir, quota, wanted, writes)?;
+    let restored = match owned.burst_found.or(burst) {
+        Some(wanted) => restore_burst(job, dir, quota, wanted, writes),
+        None => Ok(true),
+    };
+    if let Ok(true) = restored {
+        // From here on the burst is the operator's again: what they set it to next must not be taken for ours.
+        owned.burst_found = None;
     }
-    read_back(job, new.limit(), found, owned)
+    let mut verdict = read_back(job, new.limit(), found, owned)?;
+    if let Err(error) = restored {
+        // The quota stands all the same.
+        verdict.message = format!("{}; the burst could not be given back: {error}", verdict.message);
+    }
+    Ok(verdict)
 }
 
 /// v1 refuses a child whose share is larger than its parent's; v2 takes it, and the ancestor's limit stays in force.
@@ -74,7 +85,7 @@ fn above_an_ancestor(job: &Job<'_>, new: Limit) -> Result<Option<String>, Actuat
     }))
 }
 
-/// Gives back burst that an earlier, lower quota had no room for. Also repairs what kernels before 6.10 do: a write to
+/// Gives back burst that an earlier, lower quota had no room for, and says whether all of it is back. Also repairs what kernels before 6.10 do: a write to
 /// cpu.max divides the burst by 1000 there.
 fn restore_burst(
     job: &Job<'_>,
@@ -82,12 +93,12 @@ fn restore_burst(
     quota: Option<u64>,
     wanted: u64,
     writes: &mut Vec<Write>,
-) -> Result<(), ActuatorError> {
+) -> Result<bool, ActuatorError> {
     let possible = quota.map_or(wanted, |quota| wanted.min(quota));
     if read_burst(job, dir)? != Some(possible) {
         writes.push(dir.write(job.cgroup.burst_file(), &possible.to_string())?);
     }
-    Ok(())
+    Ok(possible == wanted)
 }
 
 /// `None` on kernels without CFS burst (before 5.14).

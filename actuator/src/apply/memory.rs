@@ -44,7 +44,7 @@ pub(super) fn change(
             CgroupVersion::V1 => v1::unreclaimable(dir)?,
             CgroupVersion::V2 => v2::unreclaimable(dir)?,
         };
-        if (new as f64) < held as f64 * FLOOR {
+        if too_close(held, new) {
             return Ok(Verdict::new(OutcomeStatus::Infeasible, found, does_not_fit(held, new)));
         }
     }
@@ -53,7 +53,7 @@ pub(super) fn change(
     let written = match (job.cgroup.version, lower) {
         (CgroupVersion::V1, Some(new)) => memory_v1::lower(dir, found, new, writes)?,
         (CgroupVersion::V1, None) => memory_v1::raise(dir, found, new, writes)?,
-        (CgroupVersion::V2, Some(new)) => memory_v2::lower(dir, found, new, job.squeeze_timeout, writes)?,
+        (CgroupVersion::V2, Some(new)) => memory_v2::lower(job, dir, found, new, writes)?,
         (CgroupVersion::V2, None) => memory_v2::raise(dir, new, writes)?,
     };
     let note = match written {
@@ -66,6 +66,11 @@ pub(super) fn change(
         verdict.message = format!("{}; {note}", verdict.message);
     }
     Ok(verdict)
+}
+
+/// Whether `new` is below the floor for a group that holds `held`.
+pub(super) fn too_close(held: u64, new: u64) -> bool {
+    held as f64 * FLOOR > new as f64
 }
 
 pub(super) fn does_not_fit(held: u64, new: u64) -> String {

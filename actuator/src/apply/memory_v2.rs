@@ -6,44 +6,75 @@ use std::time::{Duration, Instant};
 
 use tidegate_model::{Bytes, Limit, OutcomeStatus, Resource, Write};
 
-use crate::apply::Verdict;
-use crate::apply::memory::{Written, does_not_fit};
+use crate::apply::memory::{Written, does_not_fit, too_close};
+use crate::apply::{Job, Verdict};
+use crate::baseline::Squeeze;
 use crate::cgroup::dir::Dir;
 use crate::cgroup::v2;
 use crate::drift::describe;
 use crate::error::ActuatorError;
+use crate::quota::page_size;
 
 /// How often the group is looked at while it shrinks.
 const POLL: Duration = Duration::from_millis(10);
+/// The share of the new limit that the group must have shrunk to before memory.max follows: what it allocates between the
+/// last look and the write has to fit as well, or the kernel kills.
+const FIT: f64 = 0.98;
 
 /// Squeezes, looks, lowers, and takes the squeeze away again, whatever happened in between.
 pub(super) fn lower(
+    job: &Job<'_>,
     dir: &Dir,
     found: Limit,
     new: u64,
-    timeout: Duration,
     writes: &mut Vec<Write>,
 ) -> Result<Written, ActuatorError> {
     let former_high = v2::memory_limit(dir, v2::HIGH)?;
-    let squeeze = former_high.value().is_none_or(|high| high > new as f64);
-    if squeeze {
-        writes.push(dir.write(v2::HIGH, &v2::limit_text(Some(new)))?);
+    // Reclaim stops at memory.high, so it has to be where the group shall get to, not at the new limit.
+    let goal = (new as f64 * FIT) as u64 / page_size() * page_size();
+    if former_high.value().is_some_and(|high| high <= goal as f64) {
+        return lower_squeezed(dir, found, new, goal, job.squeeze_timeout, writes);
     }
-    let result = lower_squeezed(dir, found, new, timeout, writes);
-    if squeeze {
-        writes.push(dir.write(v2::HIGH, &text(former_high))?);
+    let squeeze = Squeeze { former: former_high, goal };
+    (job.record_squeeze)(Some(squeeze))?;
+    writes.push(dir.write(v2::HIGH, &v2::limit_text(Some(goal)))?);
+    let result = lower_squeezed(dir, found, new, goal, job.squeeze_timeout, writes);
+    let mut note = None;
+    match release(dir, squeeze)? {
+        Ok(write) => writes.push(write),
+        Err(stands) => {
+            let stands = describe(stands, Resource::Memory);
+            note = Some(format!("somebody else set memory.high to {stands} meanwhile, and it stays so"));
+        }
     }
-    result
+    // A record that outlives its squeeze does no harm as long as memory.high differs from the goal.
+    if let Err(error) = (job.record_squeeze)(None) {
+        note = Some(error.to_string());
+    }
+    Ok(match (result?, note) {
+        (Written::Yes, Some(note)) => Written::Partly(note),
+        (written, _) => written,
+    })
+}
+
+/// Puts memory.high back, unless somebody else has set it since; then that is the inner error.
+pub(crate) fn release(dir: &Dir, squeeze: Squeeze) -> Result<Result<Write, Limit>, ActuatorError> {
+    let stands = v2::memory_limit(dir, v2::HIGH)?;
+    if stands.value().is_none_or(|high| (high as u64).abs_diff(squeeze.goal) > page_size()) {
+        return Ok(Err(stands));
+    }
+    dir.write(v2::HIGH, &text(squeeze.former)).map(Ok)
 }
 
 fn lower_squeezed(
     dir: &Dir,
     found: Limit,
     new: u64,
+    goal: u64,
     timeout: Duration,
     writes: &mut Vec<Write>,
 ) -> Result<Written, ActuatorError> {
-    if let Some(why) = wait_for_usage(dir, new, timeout)? {
+    if let Some(why) = wait_for_usage(dir, new, goal, timeout)? {
         return Ok(Written::No(Verdict::new(OutcomeStatus::Infeasible, found, why)));
     }
     // The wait may have been long, and nothing but our own lock kept others from the file.
@@ -65,22 +96,23 @@ fn lower_squeezed(
     Ok(Written::Yes)
 }
 
-/// Waits until the group fits, or says why it will not.
-fn wait_for_usage(dir: &Dir, new: u64, timeout: Duration) -> Result<Option<String>, ActuatorError> {
+/// Waits until the group has shrunk to `goal`, or says why it will not.
+fn wait_for_usage(dir: &Dir, new: u64, goal: u64, timeout: Duration) -> Result<Option<String>, ActuatorError> {
     let start = Instant::now();
     loop {
         let usage = v2::usage(dir)?;
-        if usage <= new {
-            return Ok(None);
-        }
-        // Memory that cannot go makes waiting pointless, and every process that allocates meanwhile is throttled.
+        // Looked at again each time: it may have grown while the group shrank. Memory that cannot go makes waiting
+        // pointless, too, and every process that allocates meanwhile is throttled.
         let held = v2::unreclaimable(dir)?;
-        if held > new {
+        if too_close(held, new) {
             return Ok(Some(does_not_fit(held, new)));
         }
+        if usage <= goal {
+            return Ok(None);
+        }
         if start.elapsed() >= timeout {
-            let (usage, new, seconds) = (Bytes(usage), Bytes(new), timeout.as_secs_f64());
-            return Ok(Some(format!("usage was still {usage} after {seconds} s of squeezing to {new}")));
+            let (usage, goal, seconds) = (Bytes(usage), Bytes(goal), timeout.as_secs_f64());
+            return Ok(Some(format!("usage was still {usage} after {seconds} s of squeezing to {goal}")));
         }
         thread::sleep(POLL.min(timeout));
     }

@@ -3,15 +3,16 @@
 mod cpu;
 mod memory;
 mod memory_v1;
-mod memory_v2;
+pub(crate) mod memory_v2;
 mod refusal;
 
 use std::time::Duration;
 
 use tidegate_model::{Limit, OutcomeStatus, Resource, TimeMs, Write};
 
+use crate::baseline::Squeeze;
 use crate::cgroup::dir::Dir;
-use crate::cgroup::{Cgroup, Hierarchy};
+use crate::cgroup::{AncestorLimit, Cgroup, Hierarchy};
 use crate::drift::{Owned, Standing, describe};
 use crate::error::ActuatorError;
 
@@ -22,18 +23,23 @@ pub(crate) struct Job<'a> {
     pub(crate) resource: Resource,
     /// In the resource's base unit; infinite is unlimited.
     pub(crate) target: f64,
+    /// The limit in force that the decision was based on: the own one, one above, or what the machine has.
+    pub(crate) limit_before: Option<f64>,
     pub(crate) now: TimeMs,
     pub(crate) drift_hold: Duration,
     pub(crate) squeeze_timeout: Duration,
     /// Puts the limit that stands now on disk before it is changed for the first time.
     pub(crate) record_baseline: &'a dyn Fn(Limit) -> Result<(), ActuatorError>,
+    /// Puts on disk that a squeeze begins, or with `None` that it has ended.
+    pub(crate) record_squeeze: &'a dyn Fn(Option<Squeeze>) -> Result<(), ActuatorError>,
 }
 
 /// What came of a job.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Verdict {
     pub(crate) status: OutcomeStatus,
-    /// The own limit as it was read last; `None` when it could not be read.
+    /// The own limit as it was read last, or the one in force where an ancestor's is the reason to leave the own one alone;
+    /// `None` when it could not be read.
     pub(crate) limit: Option<Limit>,
     pub(crate) message: String,
 }
@@ -83,10 +89,37 @@ fn attempt(
         );
         return Ok(Verdict::new(OutcomeStatus::Drifted, found, message));
     }
+    if let Some(verdict) = above_already(job, found)? {
+        return Ok(verdict);
+    }
     match job.resource {
         Resource::Cpu => cpu::change(job, dir, found, owned, writes),
         Resource::Memory => memory::change(job, dir, found, owned, writes),
     }
+}
+
+/// Decisions speak of the limit in force, which may be an ancestor's. Where the own limit is above that, an increase must
+/// not become a decrease of the own limit, which no guard on decreases has seen.
+fn above_already(job: &Job<'_>, found: Limit) -> Result<Option<Verdict>, ActuatorError> {
+    let is_increase = job.limit_before.is_some_and(|before| job.target > before);
+    // Taking the limit away speaks of the own limit alone.
+    if !is_increase || job.target.is_infinite() || found.value().is_some_and(|own| own < job.target) {
+        return Ok(None);
+    }
+    let mut message = format!("its own limit, {}, is not below that", describe(found, job.resource));
+    let tighter = tighter_ancestor(job, found)?;
+    if let Some(AncestorLimit { path, value }) = &tighter {
+        let value = job.resource.display(*value);
+        message = format!("{message}; the limit in force, {value}, is set above it at {}", path.display());
+    }
+    let in_force = tighter.map_or(found, |ancestor| Limit::At(ancestor.value));
+    Ok(Some(Verdict::new(OutcomeStatus::Unchanged, in_force, message)))
+}
+
+/// The ancestor whose limit is in force instead of the own one, if any is.
+fn tighter_ancestor(job: &Job<'_>, own: Limit) -> Result<Option<AncestorLimit>, ActuatorError> {
+    let tightest = job.hierarchy.tightest_ancestor(&job.cgroup.path, job.resource)?;
+    Ok(tightest.filter(|ancestor| own.value().is_none_or(|own| ancestor.value < own)))
 }
 
 /// The last step of every change: reads the limit back, remembers it, and says whether it is what was written.
@@ -99,10 +132,14 @@ fn read_back(job: &Job<'_>, written: Limit, before: Limit, owned: &mut Owned) ->
         return Ok(Verdict::new(OutcomeStatus::Failed, stands, message));
     }
     let mut message = format!("{before} to {after}");
-    let tighter = job.hierarchy.tightest_ancestor(&job.cgroup.path, job.resource)?;
-    if let Some(ancestor) = tighter.filter(|ancestor| stands.value().is_none_or(|own| ancestor.value < own)) {
-        let (value, path) = (job.resource.display(ancestor.value), ancestor.path.display());
-        message = format!("{message}; in force are {value}, the limit of {path} above it");
+    match tighter_ancestor(job, stands) {
+        Ok(None) => {}
+        Ok(Some(ancestor)) => {
+            let (value, path) = (job.resource.display(ancestor.value), ancestor.path.display());
+            message = format!("{message}; in force are {value}, the limit of {path} above it");
+        }
+        // The limit is written and was read back: what is not known about others does not undo that.
+        Err(error) => message = format!("{message}; whether a limit above it is tighter is not known: {error}"),
     }
     Ok(Verdict::new(OutcomeStatus::Applied, stands, message))
 }

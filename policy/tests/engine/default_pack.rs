@@ -36,6 +36,39 @@ async fn an_idle_container_gives_back_and_is_never_throttled_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_goes_idle_comes_back_by_a_fifth_each_ten_seconds() {
+    let world = World::new().await;
+    world.apply_pack("on").await;
+    world.set_limit("web", Resource::Cpu, 2.0);
+    let mut lowered = Vec::new();
+    let mut former = 2.0;
+    for second in 0..130 {
+        let report = world.second(&[("web", cpu(if second < 30 { 1.9 } else { 0.1 }))]).await;
+        let limit = world.limit("web", Resource::Cpu);
+        if limit < former {
+            assert!((limit - 0.8 * former).abs() < 1e-9, "from {former} to {limit}");
+            lowered.push(second - 30);
+        }
+        assert!(report.decisions.iter().all(|decision| decision.outcome.status == OutcomeStatus::Applied));
+        former = limit;
+    }
+    assert!(lowered[0] <= 70, "{lowered:?}");
+    assert!(lowered.len() >= 3 && lowered.windows(2).all(|pair| pair[1] - pair[0] == 10), "{lowered:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_at_its_floor_is_quiet() {
+    let world = World::new().await;
+    world.apply_pack("on").await;
+    world.set_limit("idle", Resource::Cpu, 0.05);
+    world.set_limit("idle", Resource::Memory, 8.0 * MIB);
+    for _ in 0..130 {
+        let report = world.second(&[("idle", cpu(0.001)), ("idle", memory(MIB))]).await;
+        assert!(report.decisions.is_empty(), "{:?}", report.decisions);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_steady_container_is_left_alone() {
     let world = World::new().await;
     world.apply_pack("on").await;

@@ -9,7 +9,7 @@ use tidegate_model::{Clock, OutcomeStatus, Resource, SystemClock};
 use tidegate_policy::{Engine, PolicyConfig, TickReport};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{World, cpu, key};
+use crate::world::{START, World, cpu, key};
 
 const GREEDY: &str = "CREATE RULE greedy WITH (mode = 'on') AS
     SELECT host, container, resource, allocated + 1 AS target, 'more' AS reason FROM recent(INTERVAL '10 seconds')";
@@ -188,6 +188,29 @@ async fn a_foreign_change_is_recorded_once_and_left_alone() {
     assert_eq!(report.decisions[0].outcome.status, OutcomeStatus::Applied);
     assert_eq!(world.count("SELECT id FROM decisions WHERE rule = '(outside)' AND outcome = 'drifted'").await, 1);
     assert_eq!(world.count("SELECT name FROM events WHERE name = 'drift'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_change_that_comes_again_after_its_hold_is_another_one() {
+    let world = World::new().await;
+    let drift = |at| Drift { container: key("web"), resource: Resource::Cpu, expected: 2.0, found: Some(1.0), at };
+    for (after, known) in [(0, 1), (59, 1), (60, 2)] {
+        world.engine.note_drift(&drift(START.plus(Duration::from_secs(after))));
+        world.clock.set(START.plus(Duration::from_secs(after)));
+        world.engine.tick(world.clock.now()).await;
+        assert_eq!(world.count("SELECT id FROM decisions WHERE outcome = 'drifted'").await, known);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_was_set_back_stops_nothing() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.run_sql(&GREEDY.replace("mode = 'on'", "mode = 'on', cooldown_up = '30s'")).await;
+    assert_eq!(world.second(&[("web", cpu(0.5))]).await.decisions[0].outcome.status, OutcomeStatus::Applied);
+    world.clock.set(world.clock.now().minus(Duration::from_secs(3_600)));
+    assert_eq!(world.second(&[("web", cpu(0.5))]).await.decisions[0].outcome.status, OutcomeStatus::Applied);
+    assert_eq!(refusals(&world.second(&[("web", cpu(0.5))]).await), ["cooldown"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

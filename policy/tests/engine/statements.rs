@@ -103,6 +103,19 @@ async fn validating_and_previewing_store_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_text_of_several_statements_is_validated_as_it_would_be_executed() {
+    let world = World::new().await;
+    let validate = async |sql: &str| world.engine.validate(sql, START).await;
+    assert_eq!(validate(tidegate_policy::DEFAULT_PACK).await.unwrap().name, "memory_down");
+    let text = format!("CREATE RULE a AS {RULE};\nALTER RULE a SET (mode = 'on');");
+    assert_eq!(validate(&text).await.unwrap().name, "a");
+    let mistake = validate(&format!("CREATE RULE a AS {RULE};\nALTER RULE b SET (mode = 'on')")).await.unwrap_err();
+    assert_eq!((mistake.kind, mistake.line), (PolicyErrorKind::NotFound, Some(3)), "{mistake:?}");
+    assert_eq!(validate("SHOW RULES").await.unwrap_err().kind, PolicyErrorKind::Syntax);
+    assert!(world.engine.rules().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_rule_writes_events_which_another_rule_can_count() {
     let world = World::new().await;
     world.set_limit("web", Resource::Cpu, 1.0);

@@ -177,13 +177,14 @@ impl Gathering<'_> {
         number: impl Fn(&mut Table, &Subject) -> Option<usize>,
         mut push: impl FnMut(&mut Gathered, &Option<String>, i64, f64),
     ) -> Result<()> {
-        for part in source.parts(self.store) {
+        let stored = self.store.stored_times();
+        for part in source.parts(self.store, range.0) {
             let subjects = subjects(&part.labels);
             let numbers: Vec<Option<usize>> = subjects.iter().map(|(who, _)| number(table, who)).collect();
             if numbers.iter().all(Option::is_none) {
                 continue;
             }
-            let mut slices = Slices::new(range.0, range.1);
+            let mut slices = Slices::new(range.0, range.1, stored);
             while let Some((from, to)) = slices.next() {
                 if let Some(deadline) = &self.deadline {
                     deadline.check()?;

@@ -9,7 +9,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 use tidegate_model::{SampleBatch, SeriesKey, TimeMs};
 
-use crate::{OnLimit, QueryErrorKind, QueryOptions, QueryResult, Store, StoreConfig, export};
+use crate::{OnLimit, QueryErrorKind, QueryOptions, QueryPool, QueryResult, Store, StoreConfig, export};
 
 /// 2026-11-21T20:00:00Z.
 pub(crate) const NOW: TimeMs = TimeMs(1_795_291_200_000);
@@ -200,6 +200,9 @@ async fn texts_that_unfold_or_nest_without_end_are_refused() {
         let error = store.store.query(&wide, &store.options()).await.unwrap_err();
         assert_eq!(error.kind, QueryErrorKind::Refused, "{error}");
     }
+    let called = format!("SELECT coalesce({})", ["1"; 101].join(", "));
+    let error = store.store.query(&called, &store.options()).await.unwrap_err();
+    assert_eq!(error.kind, QueryErrorKind::Refused, "{error}");
     let values: Vec<String> = (0..20_000).map(|at| at.to_string()).collect();
     let listed = format!("SELECT count(*) FROM usage WHERE value IN ({})", values.join(", "));
     assert_eq!(store.rows(&listed).await, "[[0]]");
@@ -238,6 +241,14 @@ async fn texts_that_grow_by_leaps_are_stopped_before_they_take_the_memory() {
         doubled.push_str(&format!(", c{level} AS (SELECT x || x AS x FROM c{})", level - 1));
     }
     doubled.push_str(" SELECT length(x) FROM c44");
+    let joins = |call: &str, from: &str| {
+        let mut text = format!("WITH c0 AS ({from})");
+        for level in 1..6 {
+            let arguments = ["x"; 99].join(", ");
+            text.push_str(&format!(", c{level} AS (SELECT {call}({arguments}) AS x FROM c{})", level - 1));
+        }
+        text + " SELECT length(x) FROM c5"
+    };
     let constant = doubled.replace("host AS x FROM metric.m", "'x' AS x");
     for sql in [
         format!("SELECT length({})", nest("'a'", "replace", "")),
@@ -246,13 +257,17 @@ async fn texts_that_grow_by_leaps_are_stopped_before_they_take_the_memory() {
         format!("SELECT length({joined})"),
         doubled,
         constant,
+        joins("concat", "SELECT host AS x FROM metric.m"),
+        joins("concat_ws", "SELECT host AS x FROM metric.m"),
+        joins("concat", "SELECT 'x' AS x"),
     ] {
         let options = QueryOptions { memory_bytes: 64 << 20, ..store.options() };
         let error = store.store.query(&sql, &options).await.unwrap_err();
         assert_eq!(error.kind, QueryErrorKind::Memory, "{error}");
     }
-    let sql = "SELECT replace(host, 'a', 'bb'), regexp_replace(host, '[a-z]', 'x', 'g'), array_to_string([1, 2], '+') FROM metric.m";
-    assert_eq!(store.rows(sql).await, r#"[["bb","x","1+2"]]"#);
+    let sql = "SELECT replace(host, 'a', 'bb'), regexp_replace(host, '[a-z]', 'x', 'g'), array_to_string([1, 2], '+'), \
+               concat(host, 1, NULL, 'x'), concat_ws('-', host, 'x', NULL) FROM metric.m";
+    assert_eq!(store.rows(sql).await, r#"[["bb","x","1+2","a1x","a-x"]]"#);
 }
 
 #[tokio::test]
@@ -282,6 +297,7 @@ async fn whatever_changes_something_is_refused() {
         "SELECT array_agg(value) OVER (ORDER BY time) FROM metric.m",
         "SELECT repeat('x', 1000000000)",
         "SELECT range(1, 1000000000)",
+        "SELECT levenshtein('a', 'b')",
         "SELECT 1 INTO y",
     ] {
         let error = store.store.query(sql, &store.options()).await.unwrap_err();
@@ -398,4 +414,30 @@ async fn tables_and_functions_are_listed_with_their_columns() {
     assert_eq!(functions[0].name, "recent");
     assert_eq!(functions[0].columns.len(), 26);
     assert!(functions.iter().any(|function| function.name == "date_bin" && !function.doc.is_empty()));
+}
+
+#[tokio::test]
+async fn queries_beyond_the_bound_wait_and_rules_do_not() {
+    let store = open();
+    let slots = Arc::clone(&store.store.query_slots);
+    let all = slots.acquire_many(store.store.config().max_concurrent_queries as u32).await.unwrap();
+    let options = QueryOptions { timeout: Duration::from_millis(50), ..store.options() };
+    let error = store.store.query("SELECT 1", &options).await.unwrap_err();
+    assert_eq!(error.kind, QueryErrorKind::Timeout);
+    assert!(error.message.contains("waited 50 ms"), "{error}");
+    let rule = QueryOptions { pool: QueryPool::Rules, timeout: Duration::from_secs(10), ..options };
+    store.store.query("SELECT 1", &rule).await.unwrap();
+    drop(all);
+    store.ask("SELECT 1").await;
+}
+
+#[tokio::test]
+async fn a_present_far_in_the_future_or_nothing_stored_takes_no_longer() {
+    let store = open();
+    let far = QueryOptions { now: TimeMs(i64::MAX / 2), timeout: Duration::from_secs(5), ..store.options() };
+    let count = store.store.query("SELECT count(*) FROM events", &far).await.unwrap();
+    assert_eq!(count.num_rows(), 1);
+    store.push(&[("m", &[], 1.0, 1.0)]).await;
+    let found = store.store.query("SELECT value FROM metric.m", &far).await.unwrap();
+    assert_eq!(found.num_rows(), 1);
 }

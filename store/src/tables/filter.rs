@@ -55,14 +55,15 @@ pub(crate) fn time_range(filter: &Expr) -> Option<TimeRange> {
     }
 }
 
-/// The time column, also where comparing it with a finer unit put a cast around it: no instant changes by that.
+/// The time column, also where comparing it with a finer unit put a cast around it: no instant changes by that. By a second
+/// cast it may: from a type without a zone to one with a zone shifts it.
 fn is_time(expr: &Expr) -> bool {
+    let is_column = |expr: &Expr| matches!(expr, Expr::Column(Column { name, .. }) if name == TIME);
     match expr {
-        Expr::Column(Column { name, .. }) => name == TIME,
         Expr::Cast(Cast { expr, field }) => {
-            matches!(field.data_type(), DataType::Timestamp(unit, _) if *unit != TimeUnit::Second) && is_time(expr)
+            matches!(field.data_type(), DataType::Timestamp(unit, _) if *unit != TimeUnit::Second) && is_column(expr)
         }
-        _ => false,
+        expr => is_column(expr),
     }
 }
 
@@ -130,7 +131,7 @@ pub(crate) fn is_label_filter(filter: &Expr, labels: &[&str]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::logical_expr::{col, lit};
+    use datafusion::logical_expr::{cast, col, lit};
 
     use super::*;
 
@@ -156,6 +157,14 @@ mod tests {
         assert_eq!(time_range(&col("value").eq(ms(2))), None);
         assert_eq!(time_range(&col("time").not_eq(ms(2))), None);
         assert_eq!(time_range(&col("time").gt(ms(1)).or(col("time").lt(ms(0)))), None);
+    }
+
+    #[test]
+    fn one_cast_keeps_the_instant_and_two_may_not() {
+        let plain = cast(col("time"), DataType::Timestamp(TimeUnit::Nanosecond, None));
+        assert_eq!(time_range(&plain.clone().gt(ns(5_000_000))), range(6, i64::MAX));
+        let shifted = cast(plain, DataType::Timestamp(TimeUnit::Nanosecond, Some("+02:00".into())));
+        assert_eq!(time_range(&shifted.gt(ns(5_000_000))), None);
     }
 
     #[test]

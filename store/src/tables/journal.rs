@@ -42,7 +42,7 @@ impl Source for EventsSource {
         0
     }
 
-    fn parts(&self, _: &Store) -> Vec<Part> {
+    fn parts(&self, _: &Store, _: i64) -> Vec<Part> {
         let read: Read = Box::new(|store, from, to| {
             let rows = store.scan_events(from, to)?;
             let value: Float64Array = rows.iter().map(|row| Some(row.value)).collect();
@@ -105,7 +105,7 @@ impl Source for DecisionsSource {
         0
     }
 
-    fn parts(&self, _: &Store) -> Vec<Part> {
+    fn parts(&self, _: &Store, _: i64) -> Vec<Part> {
         let read: Read = Box::new(|store, from, to| {
             let rows = store.scan_decisions(from, to)?;
             Ok(block(rows.iter().map(|row| row.time.0), decision_columns(&rows)))

@@ -66,8 +66,8 @@ impl Source for MetricSource {
         self.keys.len()
     }
 
-    fn parts(&self, store: &Store) -> Vec<Part> {
-        let series = store.series_of(&self.metric);
+    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
+        let series = store.series_of(&self.metric, from);
         let label = |key: &String| {
             let mut values = StringViewBuilder::with_capacity(series.len());
             for (_, tags) in &series {
@@ -107,9 +107,9 @@ impl Source for SamplesSource {
         2
     }
 
-    fn parts(&self, store: &Store) -> Vec<Part> {
+    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
         let part = |metric: String| {
-            let series = store.series_of(&metric);
+            let series = store.series_of(&metric, from);
             let mut names = StringViewBuilder::with_capacity(series.len());
             let mut tags = StringViewBuilder::with_capacity(series.len());
             for (_, key) in &series {

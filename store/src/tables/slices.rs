@@ -2,14 +2,16 @@
 
 /// Width of the first piece: most questions are about the last minutes and take one read.
 const FIRST_MS: i64 = 10 * 60 * 1000;
+/// Width of the widest piece. What lies before a long time without rows is read in one go, however much it is.
+const WIDEST_MS: i64 = 6 * 3600 * 1000;
 /// A piece with fewer rows makes the next one twice as wide.
 const FEW_ROWS: usize = 200_000;
 /// A piece with more rows makes the next one half as wide.
 const MANY_ROWS: usize = 800_000;
 
 /// Cuts an inclusive time range into pieces whose number of rows stays within bounds, so that a scan over weeks neither
-/// holds them all in memory nor runs for long without looking at the deadline. Ranges that are open to the past cost a
-/// few dozen empty reads at most, since pieces grow while they find nothing.
+/// holds them all in memory nor runs for long without looking at the deadline. Only the times that are stored at all are
+/// cut up, so a range may be open to the past and reach far into the future.
 #[derive(Debug)]
 pub(crate) struct Slices {
     from: i64,
@@ -19,7 +21,10 @@ pub(crate) struct Slices {
 }
 
 impl Slices {
-    pub(crate) fn new(from: i64, to: i64) -> Self {
+    /// `stored` are the earliest and the latest time of what there is.
+    pub(crate) fn new(from: i64, to: i64, stored: Option<(i64, i64)>) -> Self {
+        let (earliest, latest) = stored.unwrap_or((i64::MAX, i64::MIN));
+        let (from, to) = (from.max(earliest), to.min(latest));
         Self { from, to, width: FIRST_MS, done: from > to }
     }
 
@@ -40,7 +45,7 @@ impl Slices {
     /// Tells how many rows the last piece had.
     pub(crate) fn had(&mut self, rows: usize) {
         if rows < FEW_ROWS {
-            self.width = self.width.saturating_mul(2);
+            self.width = self.width.saturating_mul(2).min(WIDEST_MS);
         } else if rows > MANY_ROWS {
             self.width = (self.width / 2).max(1);
         }
@@ -53,7 +58,7 @@ mod tests {
 
     #[test]
     fn pieces_cover_the_range_once_and_without_gaps() {
-        let mut slices = Slices::new(-5, 100_000_000);
+        let mut slices = Slices::new(-5, 100_000_000, Some((i64::MIN, i64::MAX)));
         let mut expected_to = 100_000_000;
         let mut rows = [0, 5_000_000, 300_000].iter().cycle();
         while let Some((from, to)) = slices.next() {
@@ -66,20 +71,25 @@ mod tests {
     }
 
     #[test]
-    fn a_range_open_to_the_past_takes_few_pieces_when_there_is_nothing() {
-        let mut slices = Slices::new(i64::MIN, 1_700_000_000_000);
-        let mut pieces = 0;
-        while slices.next().is_some() {
+    fn only_stored_times_are_cut_up_and_no_piece_is_wider_than_the_widest() {
+        let week = 7 * 24 * 3600 * 1000;
+        let mut slices = Slices::new(i64::MIN, i64::MAX, Some((0, week)));
+        let (mut pieces, mut widest) = (0, 0);
+        while let Some((from, to)) = slices.next() {
+            assert!(0 <= from && to <= week);
             slices.had(0);
             pieces += 1;
+            widest = widest.max(to - from + 1);
         }
-        assert!(pieces < 64, "{pieces}");
+        assert_eq!(widest, WIDEST_MS);
+        assert!(pieces < 40, "{pieces}");
+        assert_eq!(Slices::new(i64::MIN, i64::MAX, None).next(), None);
     }
 
     #[test]
     fn an_empty_range_has_no_piece_and_one_instant_has_one() {
-        assert_eq!(Slices::new(5, 4).next(), None);
-        let mut one = Slices::new(5, 5);
+        assert_eq!(Slices::new(5, 4, Some((0, 9))).next(), None);
+        let mut one = Slices::new(5, 5, Some((0, 9)));
         assert_eq!(one.next(), Some((5, 5)));
         assert_eq!(one.next(), None);
     }

@@ -21,8 +21,8 @@ pub(crate) trait Source: fmt::Debug + Send + Sync {
     fn schema(&self) -> SchemaRef;
     /// How many of the columns after the time are labels.
     fn label_count(&self) -> usize;
-    /// The parts that are read one by one; their union is the table.
-    fn parts(&self, store: &Store) -> Vec<Part>;
+    /// The parts that are read one by one; their union is the table's rows at or after `from`.
+    fn parts(&self, store: &Store, from: i64) -> Vec<Part>;
 }
 
 /// Reads the rows of a part with `from <= time <= to`.

@@ -178,7 +178,7 @@ impl ExecutionPlan for TimedScanExec {
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let rows = Rows {
             parts: self.reader.live_parts()?,
-            slices: Slices::new(self.reader.range.from, self.reader.range.to),
+            slices: Slices::new(self.reader.range.from, self.reader.range.to, self.reader.store.stored_times()),
             ready: Vec::new().into_iter(),
             batch_rows: context.session_config().batch_size(),
             deadline: context.session_config().get_extension::<Deadline>(),
@@ -201,7 +201,7 @@ impl Reader {
     /// The parts that have at least one wanted label.
     fn live_parts(&self) -> Result<Vec<LivePart>> {
         let mut live = Vec::new();
-        for part in self.source.parts(&self.store) {
+        for part in self.source.parts(&self.store, self.range.from) {
             let Some(expr) = &self.labels else {
                 live.push(LivePart { part, wanted: None });
                 continue;

@@ -149,14 +149,14 @@ impl Source for UsageSource {
         4
     }
 
-    fn parts(&self, store: &Store) -> Vec<Part> {
+    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
         let known = Known::new(store);
         let tuple = |(subject, app): (Subject, Option<String>)| {
             vec![Some(subject.host), Some(subject.container), app, Some(subject.resource)]
         };
         let mut labels = Labels::new(4);
         let collected: HashMap<u32, u32> = store
-            .series_of(metrics::USAGE)
+            .series_of(metrics::USAGE, from)
             .iter()
             .map(|(sid, key)| (*sid, labels.intern(tuple(known.collected(key)))))
             .collect();
@@ -165,7 +165,7 @@ impl Source for UsageSource {
         for map in &self.maps {
             let mut labels = Labels::new(4);
             let mut label = |key: &SeriesKey| known.mapped(map, key).map(|found| labels.intern(tuple(found)));
-            let series = mapped_series(store, map, &mut label);
+            let series = mapped_series(store, map, from, &mut label);
             if !series.is_empty() {
                 parts.push(Part { labels: labels.columns(), read: read_sums(map.clone(), series) });
             }
@@ -175,8 +175,13 @@ impl Source for UsageSource {
 }
 
 /// The series of a map's metrics with the label that `label` gives them.
-fn mapped_series(store: &Store, map: &UsageMap, label: &mut dyn FnMut(&SeriesKey) -> Option<u32>) -> HashMap<u32, u32> {
-    let series = map.metrics.iter().flat_map(|metric| store.series_of(metric));
+fn mapped_series(
+    store: &Store,
+    map: &UsageMap,
+    from: i64,
+    label: &mut dyn FnMut(&SeriesKey) -> Option<u32>,
+) -> HashMap<u32, u32> {
+    let series = map.metrics.iter().flat_map(|metric| store.series_of(metric, from));
     series.filter_map(|(sid, key)| Some((sid, label(&key)?))).collect()
 }
 
@@ -236,10 +241,10 @@ fn blocks(label: Vec<u32>, time: Vec<i64>, values: Vec<ArrayRef>) -> Vec<Block> 
 }
 
 /// Labels of series of several of the collector's metrics that are about the same subject.
-fn subject_labels(store: &Store, names: &[&str]) -> (Labels, HashMap<u32, u32>) {
+fn subject_labels(store: &Store, names: &[&str], from: i64) -> (Labels, HashMap<u32, u32>) {
     let mut labels = Labels::new(3);
     let mut series = HashMap::new();
-    for (sid, key) in names.iter().flat_map(|name| store.series_of(name)) {
+    for (sid, key) in names.iter().flat_map(|name| store.series_of(name, from)) {
         let tag = |name: &str| Some(key.tag(name).unwrap_or_default().to_owned());
         series.insert(sid, labels.intern(vec![tag("host"), tag("container"), tag("resource")]));
     }
@@ -270,9 +275,9 @@ impl Source for SubjectSource {
         3
     }
 
-    fn parts(&self, store: &Store) -> Vec<Part> {
+    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
         let metric = self.metric;
-        let (labels, series) = subject_labels(store, &[metric]);
+        let (labels, series) = subject_labels(store, &[metric], from);
         let read: Read = Box::new(move |store, from, to| read_labelled(store, metric, from, to, &series));
         vec![Part { labels: labels.columns(), read }]
     }
@@ -297,8 +302,8 @@ impl Source for PressureSource {
         3
     }
 
-    fn parts(&self, store: &Store) -> Vec<Part> {
-        let (labels, series) = subject_labels(store, &PRESSURES);
+    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
+        let (labels, series) = subject_labels(store, &PRESSURES, from);
         let read: Read = Box::new(move |store, from, to| {
             let mut rows: BTreeMap<(u32, i64), [Option<f64>; 3]> = BTreeMap::new();
             for (at, metric) in PRESSURES.iter().enumerate() {

@@ -108,3 +108,11 @@ async fn rule_statements_work_where_queries_do() {
     assert_eq!(server.get("/api/v1/rules").await.json()["rules"].as_array().map(Vec::len), Some(1));
     assert_ne!(answer.json(), Value::Null);
 }
+
+#[tokio::test]
+async fn a_text_that_is_too_long_is_refused_before_it_is_read() {
+    let server = Server::start();
+    let long = format!("CREATE RULE {}", "x ".repeat(200_000));
+    let answer = server.post("/api/v1/sql", &json!({ "sql": long })).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE, "{}", answer.text());
+}

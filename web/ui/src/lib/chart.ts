@@ -73,7 +73,7 @@ export function optionsOf(
   };
   return {
     ...size,
-    padding: [6, 12, 0, 0],
+    padding: [6, 30, 0, 0],
     legend: { show: false },
     cursor: {
       y: false,
