@@ -1,5 +1,6 @@
 //! The scaling tests once more, on a kernel with cgroup v2, in a small virtual machine.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -42,6 +43,7 @@ fn the_loop_closes_on_cgroup_v2_too() {
     let script = dir.path().join("all.sh");
     let commands = "bin/kernel --test-threads 1 && bin/e2e scaling:: --test-threads 1 --nocapture";
     std::fs::write(&script, format!("#!/bin/sh\n{commands}\n")).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new("bash")
         .arg(repository().join("tests/vm/run.sh"))
         .args(["-t", "1500", "-m", "3072", "-d", "128"])

@@ -32,8 +32,12 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
     }
     let held = format!("{} cannot be reclaimed", context.show(unreclaimable));
     let held = if growth > 0.0 { format!("{held} and usage moves by {}", context.show(growth)) } else { held };
+    // What is left to lower must be worth a change, or the dead band would refuse it in its own name.
+    let worth = 1.0 - context.options.dead_band;
     match context.limit {
-        Some(limit) if floor < limit => Verdict::Change(floor, format!("{held}, so not below {}", context.show(floor))),
+        Some(limit) if floor < limit * worth => {
+            Verdict::Change(floor, format!("{held}, so not below {}", context.show(floor)))
+        }
         _ => Verdict::Infeasible(format!("{held}, which leaves nothing to lower")),
     }
 }
