@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::TimeMs;
 
 use crate::error::StoreError;
-use crate::wal::sync_dir;
+use crate::write::wal::sync_dir;
 
 /// The catalog's file in the data directory.
 pub(crate) const CATALOG: &str = "catalog.json";

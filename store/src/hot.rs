@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Float64Array, Int64Array, UInt32Array};
 use tidegate_model::{Decision, Event};
 
+use crate::scan::Wanted;
 use crate::segment::SegmentList;
 
 /// Rows at which a chunk is sealed.
@@ -51,12 +52,14 @@ impl Chunk {
         self.min_time <= to && self.max_time >= from
     }
 
-    /// Appends the rows with `from <= time <= to`, in (series, time) order.
-    pub(crate) fn copy_into(&self, from: i64, to: i64, rows: &mut Vec<Row>) {
+    /// Appends the wanted rows, in (series, time) order.
+    pub(crate) fn copy_into(&self, wanted: &Wanted<'_>, rows: &mut Vec<Row>) {
         let columns = self.series.values().iter().zip(self.times.values()).zip(self.values.values());
-        rows.extend(columns.filter_map(|((&series, &time), &value)| {
-            (from <= time && time <= to).then_some(Row { series, time, value })
-        }));
+        rows.extend(
+            columns.filter_map(|((&series, &time), &value)| {
+                wanted.has(series, time).then_some(Row { series, time, value })
+            }),
+        );
     }
 }
 
@@ -201,13 +204,13 @@ impl Generation {
         chunks.filter(|chunk| chunk.overlaps(from, to)).cloned().collect()
     }
 
-    /// The rows of one metric's open chunk with `from <= time <= to`, in arrival order.
-    pub(crate) fn open_rows(&self, metric: u32, from: i64, to: i64) -> Vec<Row> {
+    /// The wanted rows of one metric's open chunk, in arrival order.
+    pub(crate) fn open_rows(&self, metric: u32, wanted: &Wanted<'_>) -> Vec<Row> {
         let Some(hot) = self.metrics.get(metric as usize).and_then(Option::as_ref) else { return Vec::new() };
-        if hot.open.min_time > to || hot.open.max_time < from {
+        if hot.open.min_time > wanted.to || hot.open.max_time < wanted.from {
             return Vec::new();
         }
-        hot.open.rows.iter().filter(|row| from <= row.time && row.time <= to).copied().collect()
+        hot.open.rows.iter().filter(|row| wanted.has(row.series, row.time)).copied().collect()
     }
 
     /// Numbers of the metrics that have samples here.
@@ -279,7 +282,10 @@ mod tests {
         assert_eq!(generation.sealed(3, full, full).len(), 0);
         generation.push(1 + CHUNK_MS, [(3, row(0, full + 1, 0.0))].into_iter());
         assert_eq!(generation.sealed(3, 0, full).len(), 2);
-        assert_eq!(generation.open_rows(3, 0, i64::MAX), [row(0, full + 1, 0.0)]);
+        assert_eq!(
+            generation.open_rows(3, &Wanted { metric: "m", series: None, from: 0, to: i64::MAX }),
+            [row(0, full + 1, 0.0)]
+        );
         assert_eq!(generation.samples(), CHUNK_ROWS + 2);
     }
 }

@@ -10,46 +10,35 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod append;
 mod catalog;
 mod config;
 mod dir;
 #[cfg(test)]
 mod engine_tests;
 mod error;
-pub mod export;
 mod facts;
-mod flush;
 mod functions;
-mod guard;
 mod hot;
-mod journal;
 mod maintain;
 mod query;
-mod query_error;
-mod record;
-mod refuse;
-mod retention;
 mod scan;
 mod segment;
-mod series;
-mod series_log;
-mod session;
 #[cfg(test)]
 mod sql_tests;
 mod store;
 mod tables;
-mod wal;
+mod write;
 
-pub use append::{AppendReport, Rejection};
 pub use arrow;
 pub use config::{Durability, StoreConfig, UsageMap};
 pub use error::StoreError;
 pub use facts::{RuleRow, RuleStatus};
-pub use flush::FlushReport;
 pub use functions::FunctionInfo;
+pub use query::error::{QueryError, QueryErrorKind};
+pub use query::export;
+pub use query::refuse::MAX_SQL_BYTES;
 pub use query::{OnLimit, QueryOptions, QueryPool, QueryResult};
-pub use query_error::{QueryError, QueryErrorKind};
-pub use refuse::MAX_SQL_BYTES;
+pub use segment::flush::FlushReport;
 pub use store::{Store, StoreStats};
 pub use tables::{ColumnInfo, TableInfo};
+pub use write::append::{AppendReport, Rejection};

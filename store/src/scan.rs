@@ -22,6 +22,24 @@ pub(crate) struct MetricInfo {
     pub tag_keys: Vec<String>,
 }
 
+/// Which samples of one metric a scan wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub metric: &'a str,
+    /// Ids of the series, sorted; `None` for all of them.
+    pub series: Option<&'a [u32]>,
+    /// In ms UTC, inclusive at both ends.
+    pub from: i64,
+    pub to: i64,
+}
+
+impl Wanted<'_> {
+    /// Whether a row of the metric is among them.
+    pub(crate) fn has(&self, series: u32, time: i64) -> bool {
+        self.from <= time && time <= self.to && self.series.is_none_or(|ids| ids.binary_search(&series).is_ok())
+    }
+}
+
 /// Samples of one metric in columns, sorted by (series, time), each (series, time) once.
 #[derive(Clone, Debug)]
 pub(crate) struct ScanChunk {
@@ -67,23 +85,24 @@ impl Store {
         self.index.read().generation()
     }
 
-    /// All samples of one metric with `from <= time <= to` (ms), deduplicated, sorted by (series, time). Reads files.
-    pub(crate) fn scan(&self, metric: &str, from: i64, to: i64) -> Result<Vec<ScanChunk>, StoreError> {
+    /// The wanted samples, deduplicated, sorted by (series, time). Reads files.
+    pub(crate) fn scan(&self, wanted: &Wanted<'_>) -> Result<Vec<ScanChunk>, StoreError> {
+        let &Wanted { metric, from, to, .. } = wanted;
         let Some(metric_id) = self.index.read().metric_id(metric) else { return Ok(Vec::new()) };
         // Under the lock only what still changes is copied; segments and sealed chunks are shared and read afterwards.
         let (segments, sealed, open) = {
             let data = self.data.read();
             let sealed: Vec<_> = data.generations().flat_map(|g| g.sealed(metric_id, from, to)).collect();
-            (data.segments.clone(), sealed, data.active.open_rows(metric_id, from, to))
+            (data.segments.clone(), sealed, data.active.open_rows(metric_id, wanted))
         };
         // The order of arrival, which decides between duplicates: segments, sealed chunks, the open chunk.
         let mut rows: Vec<Row> = Vec::new();
         let mut sorted_parts = 0;
         for segment in segments.overlapping(SegmentKind::Samples, from, to) {
-            sorted_parts += usize::from(segment.read_samples(metric, from, to, &mut rows)?);
+            sorted_parts += usize::from(segment.read_samples(wanted, &mut rows)?);
         }
         for chunk in &sealed {
-            chunk.copy_into(from, to, &mut rows);
+            chunk.copy_into(wanted, &mut rows);
             sorted_parts += 1;
         }
         if sorted_parts > 1 || !open.is_empty() {

@@ -19,12 +19,12 @@ use crate::dir::DataDir;
 use crate::error::StoreError;
 use crate::facts::FactBook;
 use crate::hot::{Data, Generation, Row};
-use crate::record::Record;
+use crate::query::session::QueryThreads;
 use crate::segment::{Segment, SegmentList};
-use crate::series::SeriesIndex;
-use crate::series_log::SeriesLog;
-use crate::session::QueryThreads;
-use crate::wal::{self, GroupCommit, Wal};
+use crate::write::record::Record;
+use crate::write::series::SeriesIndex;
+use crate::write::series_log::SeriesLog;
+use crate::write::wal::{self, GroupCommit, Wal};
 
 /// The embedded time-series database. Only ever inside an [`Arc`]; dropping the last one releases the data directory.
 pub struct Store {

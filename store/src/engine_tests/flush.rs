@@ -84,7 +84,9 @@ async fn a_scan_that_began_before_the_retention_can_still_read() {
     let segments = store.data.read().segments.clone();
     store.flush(TimeMs(NOW.0 + 200_000)).await.unwrap();
     let mut rows = Vec::new();
-    assert!(segments.0[0].read_samples("cpu", 0, i64::MAX, &mut rows).unwrap());
+    assert!(
+        segments.0[0].read_samples(&Wanted { metric: "cpu", series: None, from: 0, to: i64::MAX }, &mut rows).unwrap()
+    );
     drop(segments);
     assert_eq!(files(&dir.path().join("segments")).len(), 0);
 }

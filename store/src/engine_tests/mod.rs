@@ -15,6 +15,7 @@ use tidegate_model::{
     ContainerKey, Decision, Event, Mode, Outcome, OutcomeStatus, Resource, SampleBatch, SeriesKey, TimeMs,
 };
 
+use crate::scan::Wanted;
 use crate::{Durability, Store, StoreConfig};
 
 const NOW: TimeMs = TimeMs(1_800_000_000_000);
@@ -46,7 +47,7 @@ type Stored = BTreeMap<(String, i64), f64>;
 fn stored(store: &Store, metric: &str, from: i64, to: i64) -> Stored {
     let mut rows = BTreeMap::new();
     let mut last = None;
-    for chunk in store.scan(metric, NOW.0 + from, NOW.0 + to).unwrap() {
+    for chunk in store.scan(&Wanted { metric, series: None, from: NOW.0 + from, to: NOW.0 + to }).unwrap() {
         for at in 0..chunk.times.len() {
             let (series, time) = (chunk.series.value(at), chunk.times.value(at));
             assert!(last < Some((series, time)), "out of order or twice: {last:?}, then {series} {time}");

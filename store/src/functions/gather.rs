@@ -10,7 +10,7 @@ use tidegate_model::{Resource, metrics};
 
 use super::recent::recent_columns;
 use super::statistics::{Statistics, Window, increase};
-use crate::guard::Deadline;
+use crate::query::guard::Deadline;
 use crate::store::Store;
 use crate::tables::{Block, Slices, Source, Subject, SubjectSource, UsageSource, executed, schema_of, subjects};
 

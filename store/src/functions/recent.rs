@@ -18,7 +18,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Par
 use tidegate_model::TimeMs;
 
 use super::gather::Gathering;
-use crate::guard::Deadline;
+use crate::query::guard::Deadline;
 use crate::store::Store;
 use crate::tables::{Column, Kind, schema_of};
 

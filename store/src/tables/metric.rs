@@ -12,6 +12,7 @@ use super::schema_of;
 use super::source::{Block, Part, Read, Source, label_rows};
 use super::{Column, Kind};
 use crate::error::StoreError;
+use crate::scan::Wanted;
 use crate::store::Store;
 
 /// Name of the column that holds the measurement.
@@ -143,7 +144,7 @@ pub(crate) fn read_labelled(
     known: &HashMap<u32, u32>,
 ) -> Result<Vec<Block>, StoreError> {
     let mut blocks = Vec::new();
-    for chunk in store.scan(metric, from, to)? {
+    for chunk in store.scan(&Wanted { metric, series: None, from, to })? {
         let rows = label_rows(&chunk.series, known);
         let (time, values) = if rows.all {
             (chunk.times, chunk.values)

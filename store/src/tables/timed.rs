@@ -24,7 +24,7 @@ use super::filter::{TimeRange, is_label_filter, time_range};
 use super::slices::Slices;
 use super::source::{Block, Part, Source};
 use super::{UTC, executed, rfc3339};
-use crate::guard::Deadline;
+use crate::query::guard::Deadline;
 use crate::store::Store;
 
 /// A [`Source`] as a table, as of one instant: rows later than that are not seen, so that a query which is asked again

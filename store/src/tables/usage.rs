@@ -13,6 +13,7 @@ use super::source::{Block, Labels, Part, Read, Source, label_rows};
 use super::{Column, Kind, schema_of};
 use crate::config::UsageMap;
 use crate::error::StoreError;
+use crate::scan::Wanted;
 use crate::store::Store;
 
 /// The columns of `usage`.
@@ -224,7 +225,7 @@ fn labelled(
     series: &HashMap<u32, u32>,
 ) -> Result<Vec<(u32, i64, f64)>, StoreError> {
     let mut rows = Vec::new();
-    for chunk in store.scan(metric, from, to)? {
+    for chunk in store.scan(&Wanted { metric, series: None, from, to })? {
         let kept = label_rows(&chunk.series, series);
         let times = kept.keep(chunk.times.values());
         let values = kept.keep(chunk.values.values());

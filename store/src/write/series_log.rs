@@ -13,8 +13,8 @@ use tidegate_model::SeriesKey;
 use crate::catalog::replace_file;
 use crate::dir::SERIES;
 use crate::error::StoreError;
-use crate::record::{self, Record};
-use crate::series::SeriesIndex;
+use crate::write::record::{self, Record};
+use crate::write::series::SeriesIndex;
 
 /// The open series log.
 pub(crate) struct SeriesLog {

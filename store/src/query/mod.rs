@@ -1,5 +1,11 @@
 //! Asking: read-only SQL with limits on time, memory and rows.
 
+pub(crate) mod error;
+pub mod export;
+pub(crate) mod guard;
+pub(crate) mod refuse;
+pub(crate) mod session;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,9 +23,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use crate::functions::{self, FunctionInfo};
-use crate::guard::{Deadline, Stop, guarded};
-use crate::query_error::{QueryError, QueryErrorKind};
-use crate::session::{Session, base};
+use crate::query::error::{QueryError, QueryErrorKind};
+use crate::query::guard::{Deadline, Stop, guarded};
+use crate::query::session::{Session, base};
 use crate::store::Store;
 use crate::tables::{self, TableInfo};
 

@@ -23,9 +23,9 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
 use crate::functions::{self, Recent};
-use crate::guard::Deadline;
-use crate::query_error::{QueryError, QueryErrorKind, first_word, second_statement};
-use crate::refuse::{self, MAX_SQL_BYTES, UNBOUNDED};
+use crate::query::error::{QueryError, QueryErrorKind, first_word, second_statement};
+use crate::query::guard::Deadline;
+use crate::query::refuse::{self, MAX_SQL_BYTES, UNBOUNDED};
 use crate::store::Store;
 use crate::tables::{CATALOG, Catalog, PUBLIC, UTC};
 

@@ -7,8 +7,8 @@ use tidegate_model::TimeMs;
 
 use crate::catalog::Catalog;
 use crate::error::StoreError;
-use crate::flush::FlushReport;
 use crate::segment::SegmentList;
+use crate::segment::flush::FlushReport;
 use crate::store::Store;
 
 impl Store {

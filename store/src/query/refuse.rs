@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::ast::{self, Visit, Visitor, visit_relations};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
-use crate::query_error::QueryError;
+use crate::query::error::QueryError;
 
 /// Longest text of a query, in bytes. Parsing and planning have no place to look at a deadline.
 pub const MAX_SQL_BYTES: usize = 256 * 1024;

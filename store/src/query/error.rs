@@ -8,7 +8,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
-use crate::guard::{Stop, stop_of};
+use crate::query::guard::{Stop, stop_of};
 use crate::store::Store;
 use crate::tables::{METRIC, PUBLIC, TableInfo, all};
 

@@ -13,7 +13,7 @@ use tidegate_model::TimeMs;
 use crate::catalog::{Catalog, SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::Generation;
-use crate::journal::{write_decisions, write_events};
+use crate::segment::journal::{write_decisions, write_events};
 use crate::segment::{Segment, SegmentList, write_samples};
 use crate::store::Store;
 

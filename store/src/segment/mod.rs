@@ -4,6 +4,10 @@
 //! metric, series and time, so any tool that reads Parquet reads it. Where each metric's rows lie is noted in the file's
 //! own metadata, so that a scan of one metric decodes only those.
 
+pub(crate) mod flush;
+pub(crate) mod journal;
+mod retention;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,8 +31,9 @@ use tidegate_model::{SeriesKey, TimeMs};
 use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::{Generation, Row, sort_last_write_wins};
-use crate::series::SeriesIndex;
-use crate::wal::sync_dir;
+use crate::scan::Wanted;
+use crate::write::series::SeriesIndex;
+use crate::write::wal::sync_dir;
 
 /// Rows of one row group: what a scan may decode in vain at either end of its range.
 const GROUP_ROWS: usize = 65_536;
@@ -93,14 +98,9 @@ impl Segment {
         StoreError::Segment { action: "read", path: self.path.clone(), message: error.to_string() }
     }
 
-    /// Appends the rows of one metric with `from <= time <= to`, sorted by (series, time). Whether there were any rows.
-    pub(crate) fn read_samples(
-        &self,
-        metric: &str,
-        from: i64,
-        to: i64,
-        rows: &mut Vec<Row>,
-    ) -> Result<bool, StoreError> {
+    /// Appends the wanted rows, sorted by (series, time). Whether there were any.
+    pub(crate) fn read_samples(&self, wanted: &Wanted<'_>, rows: &mut Vec<Row>) -> Result<bool, StoreError> {
+        let &Wanted { metric, from, to, .. } = wanted;
         if let Some(ranges) = self.ranges.get()
             && find_range(ranges, metric, from, to).is_none()
         {
@@ -125,7 +125,7 @@ impl Segment {
             let values = batch.column(2).as_primitive::<Float64Type>().values();
             let columns = series.iter().zip(times).zip(values);
             rows.extend(columns.filter_map(|((&series, &time), &value)| {
-                (from <= time && time <= to).then_some(Row { series, time, value })
+                wanted.has(series, time).then_some(Row { series, time, value })
             }));
         }
         Ok(rows.len() > before)
@@ -253,7 +253,8 @@ pub(crate) fn write_samples(
         for (metric, metric_number) in &metrics {
             let mut rows = Vec::new();
             for chunk in generations.iter().flat_map(|g| g.sealed(*metric_number, i64::MIN, i64::MAX)) {
-                chunk.copy_into(i64::MIN, i64::MAX, &mut rows);
+                let all = Wanted { metric, series: None, from: i64::MIN, to: i64::MAX };
+                chunk.copy_into(&all, &mut rows);
             }
             sort_last_write_wins(&mut rows);
             let offset = ranges.last().map_or(0, |range| range.offset + range.rows);

@@ -8,9 +8,9 @@ use tidegate_model::{Decision, Event, SampleBatch, SeriesKey, TimeMs};
 use crate::config::Durability;
 use crate::error::StoreError;
 use crate::hot::Row;
-use crate::record::{self, SampleColumns};
 use crate::store::Store;
-use crate::wal::{self, Wal};
+use crate::write::record::{self, SampleColumns};
+use crate::write::wal::{self, Wal};
 
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::StoreError;
-use crate::record::{self, Record};
+use crate::write::record::{self, Record};
 
 /// A file of this size is closed and the next one begun, so that memory and log can be freed in parts.
 pub(crate) const FILE_BYTES: u64 = 64 << 20;
