@@ -22,7 +22,7 @@ use tidegate_model::TimeMs;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::functions::{self, Recent};
+use crate::functions;
 use crate::query::error::{QueryError, QueryErrorKind, first_word, second_statement};
 use crate::query::guard::Deadline;
 use crate::query::refuse::{self, MAX_SQL_BYTES, UNBOUNDED};
@@ -92,7 +92,7 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
             let _ = state.register_udf(Arc::new(functions::bounded(function, growth)));
         }
     }
-    let _ = state.register_udf(Arc::new(functions::tag()));
+    let _ = functions::register(&mut state);
     state
 });
 
@@ -138,8 +138,7 @@ impl Session {
         props.config_options = Some(Arc::clone(state.config_options()));
         *state.execution_props_mut() = props;
         state.register_catalog_list(Arc::new(Catalog::new(Arc::clone(&store), now)));
-        let _ = state.register_udf(Arc::new(functions::now(now)));
-        state.register_udtf("recent", Arc::new(Recent::new(Arc::clone(&store), now)));
+        let _ = functions::register_for(&mut state, &store, now);
         Self { state, store }
     }
 
