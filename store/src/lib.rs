@@ -18,6 +18,7 @@ mod engine_tests;
 mod error;
 mod facts;
 mod functions;
+mod history;
 mod hot;
 mod maintain;
 mod query;

@@ -18,6 +18,7 @@ use crate::config::StoreConfig;
 use crate::dir::DataDir;
 use crate::error::StoreError;
 use crate::facts::FactBook;
+use crate::history::History;
 use crate::hot::{Data, Generation, Row};
 use crate::query::session::QueryThreads;
 use crate::segment::{Segment, SegmentList};
@@ -37,6 +38,7 @@ pub struct Store {
     pub(crate) commit: GroupCommit,
     pub(crate) series_log: Mutex<SeriesLog>,
     pub(crate) facts: FactBook,
+    pub(crate) history: History,
     pub(crate) counters: Counters,
     /// Dropped before what queries read.
     pub(crate) interactive: QueryThreads,
@@ -119,6 +121,7 @@ impl Store {
         let data = Data { closed: replay.generations, active: Generation::new(next_wal), segments: Arc::new(segments) };
         Ok(Arc::new_cyclic(|me| Store {
             query_slots: Arc::new(Semaphore::new(config.max_concurrent_queries.clamp(1, Semaphore::MAX_PERMITS))),
+            history: History::new(&config),
             config,
             index: RwLock::new(replay.index),
             data: RwLock::new(data),

@@ -21,15 +21,15 @@ use futures::StreamExt;
 use crate::query::guard::Deadline;
 
 /// What the making of rows is bound to.
-pub(super) struct Making {
+pub(crate) struct Making {
     deadline: Option<Arc<Deadline>>,
-    pub(super) memory: MemoryReservation,
+    pub(crate) memory: MemoryReservation,
 }
 
 impl Making {
     /// # Errors
     /// When the query has to end.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         Ok(self.deadline.as_ref().map_or(Ok(()), |deadline| deadline.check())?)
     }
 }

@@ -1,5 +1,7 @@
 //! What queries answer, what they may not do, and that they end.
 
+mod documented;
+mod history;
 mod recent;
 
 use std::sync::Arc;

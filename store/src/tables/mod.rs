@@ -23,13 +23,14 @@ use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use tidegate_model::TimeMs;
 
+pub(crate) use self::filter::{TimeRange, is_label_filter, time_range};
 pub(crate) use self::slices::Slices;
-pub(crate) use self::source::{Block, Source};
+pub(crate) use self::source::{Block, Part, Source};
+pub(crate) use self::timed::TimedTable;
 pub(crate) use self::usage::{Subject, SubjectSource, UsageSource, subjects};
 
 use self::current::Current;
 use self::metric::MetricSource;
-use self::timed::TimedTable;
 use crate::store::Store;
 
 /// Name of the only catalog.
@@ -191,17 +192,27 @@ impl Catalog {
             let schema = schema_of(&table.columns());
             return Some(Arc::new(CurrentTable { store: Arc::clone(&self.store), table, schema }));
         }
-        let source: Arc<dyn Source> = match name {
-            "usage" => Arc::new(UsageSource { maps: self.store.config().usage_maps.clone() }),
-            "limits" => Arc::new(SubjectSource::LIMITS),
-            "pressure" => Arc::new(usage::PressureSource),
-            "events" => Arc::new(journal::EventsSource),
-            "decisions" => Arc::new(journal::DecisionsSource),
-            "samples" => Arc::new(metric::SamplesSource),
-            _ => return None,
-        };
-        Some(self.timed(source))
+        timed_source(&self.store, name).map(|source| self.timed(source))
     }
+}
+
+/// Where the rows of one of the [`TIMED`] tables come from.
+pub(crate) fn timed_source(store: &Store, name: &str) -> Option<Arc<dyn Source>> {
+    Some(match name {
+        "usage" => Arc::new(UsageSource { maps: store.config().usage_maps.clone() }),
+        "limits" => Arc::new(SubjectSource::LIMITS),
+        "pressure" => Arc::new(usage::PressureSource),
+        "events" => Arc::new(journal::EventsSource),
+        "decisions" => Arc::new(journal::DecisionsSource),
+        "samples" => Arc::new(metric::SamplesSource),
+        _ => return None,
+    })
+}
+
+/// Where the rows of a metric's table come from.
+pub(crate) fn metric_source(store: &Store, name: &str) -> Option<Arc<dyn Source>> {
+    let metric = store.metric(name)?;
+    Some(Arc::new(MetricSource::new(metric.name, metric.tag_keys)))
 }
 
 // The store is not printable as a whole, and a catalog is printed only inside larger things.
@@ -269,8 +280,7 @@ impl SchemaProvider for MetricSchema {
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let metric = self.0.store.metric(name);
-        Ok(metric.map(|metric| self.0.timed(Arc::new(MetricSource::new(metric.name, metric.tag_keys)))))
+        Ok(metric_source(&self.0.store, name).map(|source| self.0.timed(source)))
     }
 
     fn table_exist(&self, name: &str) -> bool {

@@ -235,6 +235,7 @@ impl Store {
             (metrics[key as usize], row)
         });
         self.data.write().active.push(now.0, rows);
+        self.history.see(self, &columns.series, &columns.times);
     }
 
     fn refuse_when_stopped(&self) -> Result<(), StoreError> {
