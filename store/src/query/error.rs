@@ -208,6 +208,9 @@ fn root_of(error: &DataFusionError) -> &DataFusionError {
 /// The first sentence as this project writes errors: lower case, no full stop, no advice on DataFusion's own settings.
 fn plain(message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
+    // What a function says of its arguments comes wrapped twice.
+    let own = first.split_once("coercion failed with: Error during planning: ").map(|(_, own)| own);
+    let first = own.map_or(first, |own| own.split(". No function matches").next().unwrap_or_default());
     // Some texts end with the printed syntax tree.
     let first = if first.contains("Span(") { first.split(" {").next().unwrap_or_default() } else { first };
     let first = first.trim().trim_end_matches('.');
