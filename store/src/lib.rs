@@ -36,6 +36,7 @@ pub use facts::{RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
 pub use query::error::{QueryError, QueryErrorKind};
 pub use query::export;
+pub use query::parameter::Parameter;
 pub use query::refuse::MAX_SQL_BYTES;
 pub use query::{OnLimit, QueryOptions, QueryPool, QueryResult};
 pub use segment::flush::FlushReport;

@@ -19,6 +19,7 @@ use crate::dir::DataDir;
 use crate::error::StoreError;
 use crate::facts::FactBook;
 use crate::hot::{Data, Generation, Row};
+use crate::query::Plans;
 use crate::query::session::QueryThreads;
 use crate::segment::{Segment, SegmentList};
 use crate::write::record::Record;
@@ -42,6 +43,7 @@ pub struct Store {
     pub(crate) interactive: QueryThreads,
     /// As `interactive`.
     pub(crate) rules: QueryThreads,
+    pub(crate) plans: Plans,
     /// One permit for each interactive query that may run. Shared, since a query may outlive whoever asked for it.
     pub(crate) query_slots: Arc<Semaphore>,
     me: Weak<Store>,
@@ -128,6 +130,7 @@ impl Store {
             series_log: Mutex::new(replay.series_log),
             facts,
             counters,
+            plans: Plans::default(),
             interactive: QueryThreads::new("tidegate-query"),
             rules: QueryThreads::new("tidegate-rules"),
             me: me.clone(),
