@@ -23,7 +23,7 @@ use tidegate_model::TimeMs;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::functions::{self, Recent};
+use crate::functions;
 use crate::query::Plan;
 use crate::query::cache::{Kept, is_repeatable, metrics_of};
 use crate::query::error::{QueryError, QueryErrorKind, first_word, second_statement};
@@ -96,7 +96,7 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
             let _ = state.register_udf(Arc::new(functions::bounded(function, growth)));
         }
     }
-    let _ = state.register_udf(Arc::new(functions::tag()));
+    let _ = functions::register(&mut state);
     state
 });
 
@@ -149,8 +149,7 @@ pub(crate) fn session(store: &Arc<Store>, present: Present) -> SessionState {
     props.config_options = Some(Arc::clone(state.config_options()));
     *state.execution_props_mut() = props;
     state.register_catalog_list(Arc::new(Catalog::new(Arc::downgrade(store), now)));
-    let _ = state.register_udf(Arc::new(functions::now(now)));
-    state.register_udtf("recent", Arc::new(Recent));
+    let _ = functions::register_for(&mut state, now);
     state
 }
 
