@@ -31,6 +31,7 @@ use tidegate_model::{SeriesKey, TimeMs};
 use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::{Generation, Row, sort_last_write_wins};
+use crate::keep::checksum;
 use crate::scan::Wanted;
 use crate::write::series::SeriesIndex;
 use crate::write::wal::sync_dir;
@@ -353,5 +354,7 @@ pub(crate) fn write_file(
         max_time: TimeMs(max_time),
         rows,
         bytes,
+        crc32: Some(checksum(&path)?.0),
+        remote: false,
     }))
 }
