@@ -16,6 +16,7 @@ use tidegate_model::{ContainerKey, Decision, Event, TimeMs};
 use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::Generation;
+use crate::keep::checksum;
 use crate::segment::{Segment, file_name};
 use crate::write::wal::sync_dir;
 
@@ -210,5 +211,7 @@ fn write_file(
         max_time: TimeMs(max_time),
         rows,
         bytes,
+        crc32: Some(checksum(&path)?.0),
+        remote: false,
     }))
 }

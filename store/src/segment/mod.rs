@@ -26,6 +26,7 @@ use tidegate_model::{SeriesKey, TimeMs};
 use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::{Generation, Row, sort_last_write_wins};
+use crate::keep::checksum;
 use crate::scan::Wanted;
 use crate::segment::columns::Effort;
 use crate::segment::samples::{SampleFile, SeriesIndexLock, series_runs};
@@ -152,15 +153,17 @@ pub(crate) fn write_samples(
         file.begin_metric(metric, rows.len())?;
         file.write(&series_runs(&rows), index)?;
     }
-    let written = file.finish()?;
-    Ok(written.map(|written| SegmentMeta {
+    let Some(written) = file.finish()? else { return Ok(None) };
+    Ok(Some(SegmentMeta {
         number,
         kind: SegmentKind::Samples,
+        crc32: Some(checksum(&dir.join(&name))?.0),
         file: name,
         min_time: TimeMs(written.min_time),
         max_time: TimeMs(written.max_time),
         rows: written.rows,
         bytes: written.bytes,
+        remote: false,
     }))
 }
 
