@@ -44,7 +44,11 @@ class Server:
         self.dir = keep or tempfile.mkdtemp(prefix="tidegate-bench-", dir=os.environ.get("TIDEGATE_BENCH_DIR"))
         self.process = None
         self.ports = {}
-        self.start(list(settings))
+        try:
+            self.start(list(settings))
+        except BaseException:
+            self.stop()
+            raise
 
     def start(self, settings):
         raise NotImplementedError
