@@ -30,7 +30,7 @@ mod tables;
 mod write;
 
 pub use arrow;
-pub use config::{Durability, StoreConfig, UsageMap};
+pub use config::{Durability, RetentionRule, StoreConfig, UsageMap};
 pub use error::StoreError;
 pub use facts::{RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
@@ -38,6 +38,7 @@ pub use query::error::{QueryError, QueryErrorKind};
 pub use query::export;
 pub use query::refuse::MAX_SQL_BYTES;
 pub use query::{OnLimit, QueryOptions, QueryPool, QueryResult};
+pub use segment::compact::CompactReport;
 pub use segment::flush::FlushReport;
 pub use store::{Store, StoreStats};
 pub use tables::{ColumnInfo, TableInfo};
