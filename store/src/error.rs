@@ -16,6 +16,14 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// A setting makes no sense.
+    #[error("{name} cannot be used: {why}")]
+    Setting {
+        /// Its path, such as `store.partition_s`.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Another process holds the data directory.
     #[error(
         "data directory {} is in use by another tidegate process{holder}: stop it, or set store.dir to another directory",

@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 use tidegate_model::SeriesKey;
 
+use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::Row;
 use crate::segment::columns::{Coding, Codings, ColumnFile, Effort};
@@ -145,6 +146,13 @@ pub(crate) struct Written {
     pub bytes: u64,
     pub min_time: i64,
     pub max_time: i64,
+}
+
+impl Written {
+    pub(crate) fn meta(self, number: u64, file: String) -> SegmentMeta {
+        let times = (self.min_time, self.max_time);
+        SegmentMeta::new(number, SegmentKind::Samples, file, times, self.rows, self.bytes)
+    }
 }
 
 pub(crate) fn ranges_json(ranges: &[MetricRange]) -> Result<String, StoreError> {
