@@ -41,4 +41,4 @@ pub use query::{OnLimit, QueryOptions, QueryPool, QueryResult};
 pub use segment::flush::FlushReport;
 pub use store::{Store, StoreStats};
 pub use tables::{ColumnInfo, TableInfo};
-pub use write::append::{AppendReport, Rejection};
+pub use write::append::{AppendReport, MAX_REASONS, Rejection};

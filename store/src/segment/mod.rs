@@ -307,7 +307,7 @@ fn to_batch(metric: &str, rows: &[Row], index: &SeriesIndex) -> Result<RecordBat
 /// A series' tags as a JSON object, keys sorted.
 pub(crate) fn tags_json(key: &SeriesKey) -> String {
     let tags: serde_json::Map<String, serde_json::Value> =
-        key.tags().iter().map(|(tag, value)| (tag.clone(), value.clone().into())).collect();
+        key.tags().map(|(tag, value)| (tag.to_owned(), value.into())).collect();
     serde_json::Value::Object(tags).to_string()
 }
 
