@@ -155,6 +155,12 @@ pub enum StoreError {
         /// The data directory.
         dir: PathBuf,
     },
+    /// A sample names its series by an id that stands for none any more: its last samples have been removed.
+    #[error("series {id} is not known any more: name it by its metric and tags")]
+    UnknownSeries {
+        /// The id.
+        id: u32,
+    },
     /// A row cannot be kept as it is.
     #[error("{what} cannot be stored: {why}")]
     Unstorable {

@@ -46,4 +46,4 @@ pub use segment::compact::CompactReport;
 pub use segment::flush::FlushReport;
 pub use store::{Store, StoreStats};
 pub use tables::{ColumnInfo, TableInfo};
-pub use write::append::{AppendReport, Rejection};
+pub use write::append::{AppendReport, MAX_REASONS, Rejection};

@@ -156,26 +156,23 @@ impl Source {
     fn path(&self) -> PathBuf {
         match self {
             Self::Bytes(_) => PathBuf::new(),
-            Self::File(path) => path.clone(),
-            Self::Segment(_, path) => path.clone(),
+            Self::File(path) | Self::Segment(_, path) => path.clone(),
         }
     }
 
     fn bytes(&self) -> Result<u64, StoreError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
-            Self::Segment(segment) => {
-                Ok(std::fs::metadata(&segment.path).map_err(StoreError::io("read", &segment.path))?.len())
+            Self::File(path) | Self::Segment(_, path) => {
+                Ok(std::fs::metadata(path).map_err(StoreError::io("read", path))?.len())
             }
-            Self::File(path) => Ok(std::fs::metadata(path).map_err(StoreError::io("read", path))?.len()),
         }
     }
 
     fn read(&self, mut each: impl FnMut(&[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
         match self {
             Self::Bytes(bytes) => each(bytes),
-            Self::File(path) => read_pieces(path, each),
-            Self::Segment(_, path) => read_pieces(path, each),
+            Self::File(path) | Self::Segment(_, path) => read_pieces(path, each),
         }
     }
 }

@@ -232,6 +232,6 @@ const CODINGS: &Codings = &[
 /// A series' tags as a JSON object, keys sorted.
 fn tags_json(key: &SeriesKey) -> String {
     let tags: serde_json::Map<String, serde_json::Value> =
-        key.tags().iter().map(|(tag, value)| (tag.clone(), value.clone().into())).collect();
+        key.tags().map(|(tag, value)| (tag.to_owned(), value.into())).collect();
     serde_json::Value::Object(tags).to_string()
 }
