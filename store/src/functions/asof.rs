@@ -4,7 +4,7 @@
 //! of time that the table itself is read in, and never past `now()`, since the table is not either.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::array::{ArrayRef, AsArray, Float64Array};
 use arrow::datatypes::{Float64Type, SchemaRef};
@@ -35,22 +35,18 @@ pub(crate) fn asof_columns() -> Vec<Column> {
     ]
 }
 
-/// The table function for queries as of one instant.
-#[derive(Clone)]
+/// The table function.
+#[derive(Debug)]
 pub(crate) struct AsOf {
-    store: Arc<Store>,
-    now: TimeMs,
+    /// Weak, since the store keeps plans and what they are made with.
+    store: Weak<Store>,
+    /// The instant, for plans that are made for one only.
+    now: Option<TimeMs>,
 }
 
 impl AsOf {
-    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
-        Self { store, now }
-    }
-}
-
-impl std::fmt::Debug for AsOf {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AsOf").field("now", &self.now).finish_non_exhaustive()
+    pub(crate) fn new(store: &Arc<Store>, now: Option<TimeMs>) -> Self {
+        Self { store: Arc::downgrade(store), now }
     }
 }
 
@@ -66,12 +62,13 @@ impl TableFunctionImpl for AsOf {
         let (ScalarValue::Utf8(Some(name)) | ScalarValue::Utf8View(Some(name))) = table else {
             return plan_err!("asof() takes the name of a table, not {table}");
         };
-        let source = TABLES.contains(&name.as_str()).then(|| timed_source(&self.store, name)).flatten();
+        let source = self.store.upgrade().filter(|_| TABLES.contains(&name.as_str()));
+        let source = source.and_then(|store| timed_source(&store, name));
         let Some(inner) = source else {
             return plan_err!("asof() takes a table with host, container and resource: {}", TABLES.join(" or "));
         };
         let source = Limited { inner, lookback };
-        Ok(Arc::new(TimedTable::new(Arc::clone(&self.store), Arc::new(source), self.now)))
+        Ok(Arc::new(TimedTable::new(Arc::new(source), self.now)))
     }
 }
 

@@ -4,15 +4,15 @@
 //! `time_bucket_gapfill` and Influx' `fill()` give. The range is what WHERE says of the time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, RecordBatch, StringViewBuilder, TimestampMillisecondArray};
 use arrow::datatypes::{Float64Type, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
-use datafusion::common::{DFSchema, Result, ScalarValue, plan_err, resources_datafusion_err};
+use datafusion::common::{Result, ScalarValue, plan_err, resources_datafusion_err};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
-use datafusion::physical_expr::{PhysicalExpr, conjunction};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use tidegate_model::TimeMs;
 
@@ -20,9 +20,7 @@ use super::gaps::on_line;
 use super::made::{Made, Making};
 use super::span::span_ms;
 use crate::store::Store;
-use crate::tables::{
-    Part, Slices, Source, TimeRange, UTC, executed, is_label_filter, metric_source, time_range, timed_source,
-};
+use crate::tables::{Filters, Part, Slices, Source, TimeRange, UTC, executed, metric_source, pushdown, timed_source};
 
 /// Rows of one call.
 const MAX_ROWS: i64 = 1_000_000;
@@ -48,21 +46,18 @@ enum Aggregate {
     Last,
 }
 
-/// The table function for queries as of one instant.
+/// The table function.
+#[derive(Debug)]
 pub(crate) struct Fill {
-    store: Arc<Store>,
-    now: TimeMs,
+    /// Weak, since the store keeps plans and what they are made with.
+    store: Weak<Store>,
+    /// The instant, for plans that are made for one only.
+    now: Option<TimeMs>,
 }
 
 impl Fill {
-    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
-        Self { store, now }
-    }
-}
-
-impl std::fmt::Debug for Fill {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Fill").field("now", &self.now).finish_non_exhaustive()
+    pub(crate) fn new(store: &Arc<Store>, now: Option<TimeMs>) -> Self {
+        Self { store: Arc::downgrade(store), now }
     }
 }
 
@@ -81,23 +76,16 @@ impl TableFunctionImpl for Fill {
             _ => return plan_err!("{USAGE}"),
         };
         let Some(name) = text(table) else { return plan_err!("{USAGE}") };
-        let source = match name.strip_prefix("metric.") {
-            Some(metric) => metric_source(&self.store, metric),
-            None if name == "usage" || name == "limits" => timed_source(&self.store, name),
-            None => metric_source(&self.store, name),
-        };
+        let source = self.store.upgrade().and_then(|store| match name.strip_prefix("metric.") {
+            Some(metric) => metric_source(&store, metric),
+            None if name == "usage" || name == "limits" => timed_source(&store, name),
+            None => metric_source(&store, name),
+        });
         let Some(source) = source else {
             return plan_err!("fill() takes usage, limits or a metric, and there is no metric '{name}'");
         };
-        let filling = Filling {
-            store: Arc::clone(&self.store),
-            source,
-            step: span_ms(step, "the step of fill()")?,
-            how: how_of(how)?,
-            aggregate,
-            now: self.now.0,
-        };
-        Ok(Arc::new(FillTable { schema: filling.source.schema(), filling }))
+        let filling = Filling { source, step: span_ms(step, "the step of fill()")?, how: how_of(how)?, aggregate };
+        Ok(Arc::new(FillTable { schema: filling.source.schema(), filling, now: self.now }))
     }
 }
 
@@ -135,17 +123,16 @@ fn aggregate_of(value: &ScalarValue) -> Result<Aggregate> {
 
 #[derive(Clone)]
 struct Filling {
-    store: Arc<Store>,
     source: Arc<dyn Source>,
     step: i64,
     how: How,
     aggregate: Aggregate,
-    now: i64,
 }
 
 struct FillTable {
     filling: Filling,
     schema: SchemaRef,
+    now: Option<TimeMs>,
 }
 
 impl std::fmt::Debug for FillTable {
@@ -174,11 +161,7 @@ impl TableProvider for FillTable {
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let schema = self.label_schema();
         let labels: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let taken = |filter: &&Expr| match time_range(filter).is_some() || is_label_filter(filter, &labels) {
-            true => TableProviderFilterPushDown::Exact,
-            false => TableProviderFilterPushDown::Unsupported,
-        };
-        Ok(filters.iter().map(taken).collect())
+        Ok(pushdown(filters, &labels))
     }
 
     async fn scan(
@@ -188,21 +171,15 @@ impl TableProvider for FillTable {
         filters: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut range = TimeRange { to: self.filling.now, ..TimeRange::ALL };
         let label_schema = Arc::new(self.label_schema());
-        let df_schema = DFSchema::try_from(Arc::clone(&label_schema))?;
-        let mut wanted = Vec::new();
-        for filter in filters {
-            match time_range(filter) {
-                Some(more) => range = range.intersect(more),
-                None => wanted.push(state.create_physical_expr(filter.clone(), &df_schema)?),
-            }
-        }
-        let wanted = (!wanted.is_empty()).then(|| conjunction(wanted));
+        let Filters { bounds, labels: wanted } = Filters::new(filters, &label_schema, self.now, state)?;
         let filling = self.filling.clone();
-        let name = format!("fill, table={}, step={} ms", filling.source.name(), filling.step);
-        let make = Arc::new(move |making: &Making| filling.rows(making, range, wanted.as_ref(), &label_schema));
-        Made { name, schema: self.schema(), make }.exec(projection)
+        let name = format!("table={}, step={} ms", filling.source.name(), filling.step);
+        let make = Arc::new(move |making: &Making| {
+            let wanted = wanted.as_ref().map(|wanted| making.run.bind(wanted)).transpose()?;
+            filling.rows(making, bounds.resolve(&making.run)?, wanted.as_ref(), &label_schema)
+        });
+        Made { operator: "FillExec", name, schema: self.schema(), make }.exec(projection)
     }
 }
 
@@ -249,7 +226,8 @@ impl Filling {
         wanted: Option<&Arc<dyn PhysicalExpr>>,
         label_schema: &SchemaRef,
     ) -> Result<RecordBatch> {
-        let stored = self.store.stored_times();
+        let store = &making.run.store;
+        let stored = store.stored_times();
         // A bucket is in the range when it begins there. Without a lower end it begins with what there is.
         let earliest = stored.map_or(i64::MAX, |(earliest, _)| earliest);
         let first = if range.from == i64::MIN {
@@ -262,8 +240,8 @@ impl Filling {
         let mut series: BTreeMap<Tuple, Vec<Cell>> = BTreeMap::new();
         if buckets > 0 && stored.is_some() {
             let samples = (first.saturating_mul(self.step), (last + 1).saturating_mul(self.step) - 1);
-            let samples = (samples.0, samples.1.min(self.now));
-            for part in self.source.parts(&self.store, samples.0) {
+            let samples = (samples.0, samples.1.min(making.run.now.0));
+            for part in self.source.parts(store, samples.0) {
                 let part = Wanted { labels: tuples(&part.labels), kept: kept(&part, wanted, label_schema)?, part };
                 self.read(making, samples, first, buckets, part, &mut series)?;
             }
@@ -288,11 +266,11 @@ impl Filling {
             *cells = series.remove(tuple);
         }
         let mut rows = cells.iter().flatten().count() as i64 * buckets;
-        let mut slices = Slices::new(from, to, self.store.stored_times());
+        let mut slices = Slices::new(from, to, making.run.store.stored_times());
         while let Some((from, to)) = slices.next() {
             making.check()?;
             let mut had = 0;
-            for block in (part.part.read)(&self.store, from, to).map_err(executed)? {
+            for block in (part.part.read)(&making.run.store, from, to).map_err(executed)? {
                 had += block.time.len();
                 let values = block.values.first().and_then(|values| values.as_primitive_opt::<Float64Type>());
                 let Some(values) = values else { continue };

@@ -1,21 +1,17 @@
 //! `history(half_life)`: one row per host, container and resource with what its usage was like, older samples counting less.
 
-use std::fmt;
 use std::sync::Arc;
 
+use super::made::{Made, Making};
+use super::span::span_ms;
+use crate::history::Decayed;
+use crate::tables::{Column, Kind, Subject, UTC, schema_of};
 use arrow::array::{
     ArrayRef, Float64Builder, Int64Builder, RecordBatch, StringViewBuilder, TimestampMillisecondBuilder,
 };
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{Result, plan_err};
 use datafusion::logical_expr::Expr;
-use tidegate_model::TimeMs;
-
-use super::made::{Made, Making};
-use super::span::span_ms;
-use crate::history::Decayed;
-use crate::store::Store;
-use crate::tables::{Column, Kind, Subject, UTC, schema_of};
 
 /// The shortest half-life. What is shorter is a question for `recent(window)` or `ewma`.
 const SHORTEST_MS: i64 = 60_000;
@@ -48,23 +44,9 @@ pub(crate) fn history_columns() -> Vec<Column> {
     columns
 }
 
-/// The table function for queries as of one instant.
-pub(crate) struct HistoryFunction {
-    store: Arc<Store>,
-    now: TimeMs,
-}
-
-impl HistoryFunction {
-    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
-        Self { store, now }
-    }
-}
-
-impl fmt::Debug for HistoryFunction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HistoryFunction").field("now", &self.now).finish_non_exhaustive()
-    }
-}
+/// The table function.
+#[derive(Debug)]
+pub(crate) struct HistoryFunction;
 
 impl TableFunctionImpl for HistoryFunction {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
@@ -75,14 +57,15 @@ impl TableFunctionImpl for HistoryFunction {
         if half_life_ms < SHORTEST_MS {
             return plan_err!("the half-life of history() is a minute or more");
         }
-        let (store, now) = (Arc::clone(&self.store), self.now.0);
         let make = Arc::new(move |making: &Making| {
+            let (store, now) = (&making.run.store, making.run.now.0);
             let mut rows = Rows::new(half_life_ms, now);
-            store.history.each(&store, half_life_ms, now, making, |subject, decayed| rows.push(subject, decayed))?;
+            store.history.each(store, half_life_ms, now, making, |subject, decayed| rows.push(subject, decayed))?;
             rows.finish()
         });
         Ok(Arc::new(Made {
-            name: format!("history, half_life={half_life_ms} ms"),
+            operator: "HistoryExec",
+            name: format!("half_life={half_life_ms} ms"),
             schema: schema_of(&history_columns()),
             make,
         }))

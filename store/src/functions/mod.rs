@@ -59,13 +59,13 @@ pub(crate) fn register(state: &mut SessionState) -> Result<()> {
     Ok(())
 }
 
-/// Registers what does, for a query of `store` as of `now`.
-pub(crate) fn register_for(state: &mut SessionState, store: &Arc<Store>, at: TimeMs) -> Result<()> {
+/// Registers what does, for plans as of `at`; `None` for plans that are told the instant each time they run.
+pub(crate) fn register_for(state: &mut SessionState, store: &Arc<Store>, at: Option<TimeMs>) -> Result<()> {
     state.register_udf(Arc::new(now(at)))?;
-    state.register_udtf("recent", Arc::new(Recent::new(Arc::clone(store), at)));
-    state.register_udtf("history", Arc::new(HistoryFunction::new(Arc::clone(store), at)));
-    state.register_udtf("asof", Arc::new(AsOf::new(Arc::clone(store), at)));
-    state.register_udtf("fill", Arc::new(Fill::new(Arc::clone(store), at)));
+    state.register_udtf("recent", Arc::new(Recent));
+    state.register_udtf("history", Arc::new(HistoryFunction));
+    state.register_udtf("asof", Arc::new(AsOf::new(store, at)));
+    state.register_udtf("fill", Arc::new(Fill::new(store, at)));
     Ok(())
 }
 
