@@ -5,8 +5,8 @@ use std::process::Command;
 use super::support::{Server, installed, repository, skip};
 
 #[test]
-fn bdwatchdog_monasca_and_influx_clients_are_understood() {
-    const TEST: &str = "clients::bdwatchdog_monasca_and_influx";
+fn bdwatchdog_monasca_influx_and_prometheus_clients_are_understood() {
+    const TEST: &str = "clients::bdwatchdog_monasca_influx_and_prometheus";
     // `tests/run` makes the environment with the clients in it.
     let python = repository().join("target/e2e-python/bin/python");
     if !python.is_file() {
