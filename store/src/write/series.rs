@@ -348,6 +348,26 @@ mod tests {
         assert_eq!((index.id(&key("m", &[])), index.len()), (Some(2), 1));
     }
 
+    /// A million series have to fit in well under a gigabyte, so each may take some 400 bytes.
+    #[test]
+    fn a_series_takes_few_bytes() {
+        const SERIES: u32 = 200_000;
+        let resident = || -> usize {
+            let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+            pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        let before = resident();
+        let mut index = SeriesIndex::default();
+        for id in 0..SERIES {
+            let (host, pid) = (format!("cont{:04}", id % 1000), id.to_string());
+            index.insert(id, key("proc.cpu.user", &[("command", "java"), ("host", &host), ("pid", &pid)]));
+        }
+        let bytes = resident().saturating_sub(before) / SERIES as usize;
+        println!("{bytes} bytes per series");
+        assert!(bytes < 400, "{bytes}");
+        assert_eq!(index.len(), SERIES as usize);
+    }
+
     #[test]
     fn of_two_definitions_of_an_id_the_later_counts() {
         let mut index = SeriesIndex::default();
