@@ -16,19 +16,9 @@ fn python(test: &str) -> Option<PathBuf> {
 }
 
 #[test]
-<<<<<<< HEAD
-fn bdwatchdog_monasca_and_influx_clients_are_understood() {
-    const TEST: &str = "clients::bdwatchdog_monasca_and_influx";
-    let Some(python) = python(TEST) else { return };
-=======
 fn bdwatchdog_monasca_influx_and_prometheus_clients_are_understood() {
     const TEST: &str = "clients::bdwatchdog_monasca_influx_and_prometheus";
-    // `tests/run` makes the environment with the clients in it.
-    let python = repository().join("target/e2e-python/bin/python");
-    if !python.is_file() {
-        return skip(TEST, "no Python environment with the clients in target/e2e-python; tests/run makes it");
-    }
->>>>>>> write
+    let Some(python) = python(TEST) else { return };
     let server = Server::start(&["--local-host", "false"]);
     let script = repository().join("tests/e2e/clients/push.py");
     let output = Command::new(python).arg(script).arg(&server.base).output().unwrap();
