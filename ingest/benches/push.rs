@@ -63,7 +63,7 @@ fn prometheus_body(round: usize) -> Vec<u8> {
         bytes.push(left as u8);
         bytes
     };
-    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2][..], &varint(bytes.len() as u64), bytes].concat();
+    let field = |number: u8, bytes: &[u8]| [&[(number << 3) | 2][..], &varint(bytes.len() as u64), bytes].concat();
     let label = |name: &str, value: &str| field(1, &[field(1, name.as_bytes()), field(2, value.as_bytes())].concat());
     let mut body = Vec::new();
     for (container, metric, value) in points(round) {

@@ -265,7 +265,7 @@ async fn a_partial_write_names_its_lines() {
 
 /// A field of a protocol-buffers message that holds bytes, fewer than 128.
 fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    [&[(number << 3) | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
 }
 
 /// `up{job="node"}` with one sample, as a message of version 1; the time is a varint of a few bytes.
