@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod aggregate;
 mod catalog;
 mod config;
 mod dir;
@@ -20,6 +21,7 @@ mod facts;
 mod functions;
 mod hot;
 mod maintain;
+mod newest;
 mod query;
 mod scan;
 mod segment;

@@ -2,8 +2,10 @@
 
 mod bounded;
 mod gather;
+mod last;
 mod now;
 mod recent;
+mod roster;
 mod statistics;
 mod tag;
 
@@ -11,10 +13,13 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::Documentation;
 
 pub(crate) use self::bounded::{MULTIPLYING, bounded};
+pub(crate) use self::last::Last;
 pub(crate) use self::now::now;
 pub(crate) use self::recent::Recent;
+pub(crate) use self::roster::Recents;
 pub(crate) use self::tag::tag;
 
+use self::last::last_columns;
 use self::recent::recent_columns;
 use crate::tables::{ColumnInfo, column_infos};
 
@@ -46,10 +51,17 @@ pub(crate) fn all(state: &SessionState) -> Vec<FunctionInfo> {
             "one row per host, container and resource with a usage sample in the window before now(); window is an \
              INTERVAL or a number of seconds",
         ),
+        FunctionInfo::new(
+            "last",
+            "last(metric, age)",
+            "the newest sample at or before now() of every series of a metric, at most age old: an INTERVAL or a number of \
+             seconds, 1 hour when it is not given",
+        ),
         FunctionInfo::new("now", "now()", "the instant that the query is asked for; the tick in a rule"),
         FunctionInfo::new("tag", "tag(tags, key)", "one tag of the JSON object in samples.tags or containers.labels"),
     ];
     own[0].columns = column_infos(recent_columns());
+    own[1].columns = column_infos(last_columns());
     let named = |name: &String, doc: Option<&Documentation>| {
         let signature = doc.map_or_else(|| format!("{name}(...)"), |doc| doc.syntax_example.clone());
         let text = doc.map_or_else(String::new, |doc| doc.description.trim().to_owned());

@@ -22,7 +22,8 @@ use tidegate_model::TimeMs;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::functions::{self, Recent};
+use crate::aggregate::AggregateScans;
+use crate::functions::{self, Last, Recent};
 use crate::query::error::{QueryError, QueryErrorKind, first_word, second_statement};
 use crate::query::guard::Deadline;
 use crate::query::refuse::{self, MAX_SQL_BYTES, UNBOUNDED};
@@ -81,6 +82,7 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
     let mut state = SessionStateBuilder::new()
         .with_config(config())
         .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(AggregateScans))
         .with_session_id("tidegate".to_owned())
         .build();
     // Failing here would mean that a name is no valid one, and all of them are known.
@@ -139,6 +141,7 @@ impl Session {
         *state.execution_props_mut() = props;
         state.register_catalog_list(Arc::new(Catalog::new(Arc::clone(&store), now)));
         let _ = state.register_udf(Arc::new(functions::now(now)));
+        state.register_udtf("last", Arc::new(Last::new(Arc::clone(&store), now)));
         state.register_udtf("recent", Arc::new(Recent::new(Arc::clone(&store), now)));
         Self { state, store }
     }

@@ -1,5 +1,6 @@
 //! What queries answer, what they may not do, and that they end.
 
+mod aggregates;
 mod recent;
 
 use std::sync::Arc;
