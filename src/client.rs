@@ -72,6 +72,19 @@ impl Client {
         self.answer(request.call(), path)
     }
 
+    /// `POST path` without a body; the answer's bytes as they come, for as long as it takes.
+    pub fn stream(&self, path: &str) -> Result<impl std::io::Read + use<>> {
+        let mut request = self.agent.post(format!("{}{path}", self.base)).config().timeout_global(None).build();
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        let sent = request.send_empty();
+        match sent {
+            Ok(response) if response.status().is_success() => Ok(response.into_body().into_reader()),
+            failed => Err(self.answer(failed, path).err().unwrap_or_else(|| anyhow::anyhow!("{path} did not answer"))),
+        }
+    }
+
     /// Runs a query or rule statements.
     pub fn sql(&self, sql: &str) -> Result<Value> {
         self.post("/api/v1/sql", &json!({ "sql": sql }))

@@ -6,6 +6,7 @@ mod commands;
 mod config;
 mod demo;
 mod load;
+mod progress;
 mod serve;
 mod settings;
 
@@ -38,6 +39,12 @@ enum Command {
     /// Apply, list, show and switch rules on a running server
     #[command(subcommand)]
     Rule(commands::rule::RuleCommand),
+    /// Write everything that a server stores into a directory, while it runs
+    Backup(commands::backup::BackupArgs),
+    /// Make a data directory from a backup
+    Restore(commands::restore::RestoreArgs),
+    /// Verify every checksum of a data directory or a backup
+    Check(commands::check::CheckArgs),
     /// Say what this machine offers: cgroups, runtimes, kernel features
     Doctor(commands::doctor::DoctorArgs),
     /// Make a bearer token for the configuration
@@ -58,6 +65,9 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => commands::sql::run(args),
         Command::Rule(command) => commands::rule::run(command),
+        Command::Backup(args) => commands::backup::run(args),
+        Command::Restore(args) => commands::restore::run(args),
+        Command::Check(args) => commands::check::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
         Command::Token(args) => commands::token::run(args),
         Command::Load(args) => load::run(args),

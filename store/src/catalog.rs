@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::TimeMs;
 
 use crate::error::StoreError;
+use crate::sealed;
 use crate::write::wal::sync_dir;
 
 /// The catalog's file in the data directory.
@@ -39,6 +40,12 @@ pub(crate) struct SegmentMeta {
     pub max_time: TimeMs,
     pub rows: u64,
     pub bytes: u64,
+    /// CRC-32 of the whole file; unknown for what an earlier version wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crc32: Option<u32>,
+    /// Whether the object store has it too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub remote: bool,
 }
 
 /// The catalog's content.
@@ -81,6 +88,11 @@ impl Catalog {
     pub(crate) fn save(&self, dir: &Path) -> Result<(), StoreError> {
         replace_json(dir, CATALOG, self)
     }
+
+    /// As [`Catalog::save`] writes it.
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>, StoreError> {
+        sealed_json(CATALOG, self)
+    }
 }
 
 /// Reads a JSON file; `None` when there is none.
@@ -90,17 +102,21 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Opt
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StoreError::io("read", path)(error)),
     };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|error| StoreError::Damaged { path: path.to_owned(), message: error.to_string() })
+    let damaged = |message| StoreError::Damaged { path: path.to_owned(), message };
+    sealed::verify(&bytes).map_err(damaged)?;
+    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
 }
 
 /// Replaces a JSON file atomically and durably.
 pub(crate) fn replace_json(dir: &Path, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
-    let path = dir.join(name);
+    replace_file(dir, name, &sealed_json(name, value)?)
+}
+
+/// A value as its JSON file holds it, with its checksum.
+pub(crate) fn sealed_json(name: &str, value: &impl Serialize) -> Result<Vec<u8>, StoreError> {
     let json = serde_json::to_vec_pretty(value)
-        .map_err(|error| StoreError::Unstorable { what: path.display().to_string(), why: error.to_string() })?;
-    replace_file(dir, name, &json)
+        .map_err(|error| StoreError::Unstorable { what: name.to_owned(), why: error.to_string() })?;
+    Ok(sealed::seal(json))
 }
 
 /// Replaces a file atomically and durably: written aside, synced, renamed, and the directory synced.

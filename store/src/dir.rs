@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 
 use crate::catalog::CATALOG;
 use crate::error::StoreError;
+use crate::keep::{MANIFEST, RESTORING};
 
 const LOCK: &str = "LOCK";
-const WAL: &str = "wal";
-const SEGMENTS: &str = "segments";
+/// The write-ahead log's directory.
+pub(crate) const WAL: &str = "wal";
+/// The segments' directory.
+pub(crate) const SEGMENTS: &str = "segments";
 /// The series log's file.
 pub(crate) const SERIES: &str = "series.log";
 /// The facts' file.
@@ -60,6 +63,12 @@ impl DataDir {
 
 /// A catalog or a lock makes a directory ours; otherwise it has to be empty.
 fn refuse_foreign(path: &Path) -> Result<(), StoreError> {
+    if path.join(MANIFEST).exists() {
+        return Err(StoreError::IsBackup { dir: path.to_owned() });
+    }
+    if path.join(RESTORING).exists() {
+        return Err(StoreError::HalfRestored { dir: path.to_owned() });
+    }
     if path.join(CATALOG).exists() || path.join(LOCK).exists() {
         return Ok(());
     }
@@ -87,11 +96,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let holder = match file.read_to_string(&mut pid) {
-                Ok(_) if !pid.trim().is_empty() => format!(" (pid {})", pid.trim()),
-                _ => String::new(),
-            };
+            let holder = noted_pid(&mut file);
             return Err(StoreError::Locked { dir: dir.to_owned(), holder });
         }
         Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &path)(source)),
@@ -103,6 +108,30 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
     };
     note_pid(&mut file).map_err(StoreError::io("write", &path))?;
     Ok(file)
+}
+
+/// ` (pid 123)`, or nothing when the lock's holder did not say.
+fn noted_pid(lock: &mut File) -> String {
+    let mut pid = String::new();
+    match lock.read_to_string(&mut pid) {
+        Ok(_) if !pid.trim().is_empty() => format!(" (pid {})", pid.trim()),
+        _ => String::new(),
+    }
+}
+
+/// Who uses the directory right now, as ` (pid 123)`; `None` when nobody does. Changes nothing.
+pub(crate) fn holder(dir: &Path) -> Result<Option<String>, StoreError> {
+    let path = dir.join(LOCK);
+    let mut file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(StoreError::io("open", &path)(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::WouldBlock) => Ok(Some(noted_pid(&mut file))),
+        Err(TryLockError::Error(source)) => Err(StoreError::io("lock", &path)(source)),
+    }
 }
 
 #[cfg(test)]

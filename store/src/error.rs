@@ -46,6 +46,74 @@ pub enum StoreError {
         /// What is wrong with it.
         message: String,
     },
+    /// A directory that has to be empty is not.
+    #[error("{} is not empty, it holds '{found}': choose a new or an empty directory", dir.display())]
+    NotEmpty {
+        /// The directory.
+        dir: PathBuf,
+        /// The first entry in it.
+        found: String,
+    },
+    /// There is no store in a directory.
+    #[error("{} is no tidegate data directory: it has no catalog.json; --dir names the directory", dir.display())]
+    NotAStore {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A backup was taken for a store.
+    #[error(
+        "{} is a backup, which stays as it is: `tidegate restore {} --dir NEW_DIR` makes a data directory from it",
+        dir.display(), dir.display()
+    )]
+    IsBackup {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A directory was taken for a backup.
+    #[error(
+        "{} is no complete backup: it has no backup.json, which is written last; take another one with `tidegate backup`",
+        dir.display()
+    )]
+    NotABackup {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A restore was cut off.
+    #[error("{} holds a restore that did not finish: remove it and run `tidegate restore` again", dir.display())]
+    HalfRestored {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A backup is not what it was.
+    #[error(
+        "the backup is damaged at {} ({message}), nothing was restored: `tidegate check --dir` names everything that is; \
+         restore an older one",
+        path.display()
+    )]
+    BackupDamaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// A backup did not arrive as a whole.
+    #[error("the backup broke off ({why}), nothing of it was kept: run `tidegate backup` again")]
+    BrokeOff {
+        /// What happened.
+        why: String,
+    },
+    /// A segment holds other bytes than were written.
+    #[error(
+        "segment {} is damaged ({message}): `tidegate check` says what is lost; move the file away and restart to go on \
+         without it, or restore a backup",
+        path.display()
+    )]
+    SegmentDamaged {
+        /// The segment's file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
     /// The directory was written by a later version.
     #[error(
         "{} has format {found}, this tidegate knows formats up to {known}: use the version that wrote it, or a later one",

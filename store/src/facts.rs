@@ -12,7 +12,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tidegate_model::{Container, ContainerKey, Host, Mode, TimeMs};
 
-use crate::catalog::{read_json, replace_json};
+use crate::catalog::{read_json, replace_json, sealed_json};
 use crate::dir::FACTS;
 use crate::error::StoreError;
 use crate::store::Store;
@@ -79,6 +79,16 @@ struct FactsFile {
     rules: Vec<RuleRow>,
 }
 
+impl FactsFile {
+    fn of(facts: &Facts) -> Self {
+        Self {
+            containers: facts.containers.values().cloned().collect(),
+            hosts: facts.hosts.values().cloned().collect(),
+            rules: facts.rules.clone(),
+        }
+    }
+}
+
 /// The facts in memory and on disk.
 pub(crate) struct FactBook {
     current: RwLock<Facts>,
@@ -125,6 +135,11 @@ impl FactBook {
         self.write(dir, &facts)
     }
 
+    /// All facts as their file holds them.
+    pub(crate) fn to_json(&self) -> Result<Vec<u8>, StoreError> {
+        sealed_json(FACTS, &FactsFile::of(&self.current.read()))
+    }
+
     /// Applies `change` to a copy, writes it, and only then makes it visible.
     fn change(&self, dir: &Path, change: impl FnOnce(&mut Facts)) -> Result<(), StoreError> {
         let _writer = self.writer.lock();
@@ -159,12 +174,7 @@ impl FactBook {
     }
 
     fn write(&self, dir: &Path, facts: &Facts) -> Result<(), StoreError> {
-        let file = FactsFile {
-            containers: facts.containers.values().cloned().collect(),
-            hosts: facts.hosts.values().cloned().collect(),
-            rules: facts.rules.clone(),
-        };
-        replace_json(dir, FACTS, &file)?;
+        replace_json(dir, FACTS, &FactsFile::of(facts))?;
         self.unwritten.store(false, Ordering::Release);
         Ok(())
     }
@@ -244,6 +254,10 @@ impl Store {
     /// All rules, in the order in which they were put.
     pub fn rules(&self) -> Vec<RuleRow> {
         self.facts.current.read().rules.clone()
+    }
+
+    pub(crate) fn rule_count(&self) -> usize {
+        self.facts.current.read().rules.len()
     }
 
     /// Notes how a rule's run went, in memory only. An unknown rule is ignored: it was dropped while it ran.

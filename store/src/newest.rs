@@ -6,6 +6,7 @@ use crate::error::StoreError;
 use crate::hot::Row;
 use crate::scan::Wanted;
 use crate::store::Store;
+use crate::tables::Slices;
 
 /// What a scan for the series of one metric that were not known has found out: the others have no sample at or after a time.
 #[derive(Clone, Copy, Debug)]
@@ -20,14 +21,16 @@ pub(crate) type LookUps = HashMap<String, LookedUp>;
 
 impl Store {
     /// The newest sample with `from <= time <= now` of each of the series `ids` (sorted) of a metric: its place in `ids`, time
-    /// and value, in that order. Reads files where what is kept in memory does not tell.
-    pub(crate) fn newest_of(
+    /// and value, in that order. Reads files where what is kept in memory does not tell, and asks `check` before each of them
+    /// whether to go on.
+    pub(crate) fn newest_of<E: From<StoreError>>(
         &self,
         metric: &str,
         ids: &[u32],
         from: i64,
         now: i64,
-    ) -> Result<Vec<(u32, i64, f64)>, StoreError> {
+        mut check: impl FnMut() -> Result<(), E>,
+    ) -> Result<Vec<(u32, i64, f64)>, E> {
         let known = self.lookups.lock().get(metric).copied();
         let (mut found, mut later, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new(), Vec::new());
         let hidden = {
@@ -54,14 +57,24 @@ impl Store {
         }
         // What was newest in the past can be learned only if nothing is newer now.
         let is_newest = self.stored_times().is_none_or(|(_, latest)| latest <= now);
-        let mut series = [later, unknown.clone()].concat();
-        series.sort_unstable();
-        let rows = self.scan_rows(&Wanted { metric, series: Some(&series), from, to: now })?;
-        for run in rows.chunk_by(|a, b| a.series == b.series) {
-            let Some(Row { series, time, value }) = run.last() else { continue };
-            if let Ok(place) = ids.binary_search(series) {
-                found.push((place as u32, *time, *value)); // places are counted in u32 as the ids are
+        let mut missing = [later, unknown.clone()].concat();
+        missing.sort_unstable();
+        let mut slices = Slices::new(from, now, self.stored_times()).of_series(missing.len());
+        while !missing.is_empty()
+            && let Some((from, to)) = slices.next()
+        {
+            check()?;
+            let rows = self.scan_rows(&Wanted { metric, series: Some(&missing), from, to })?;
+            slices.had(rows.len());
+            let mut seen = Vec::new();
+            for run in rows.chunk_by(|a, b| a.series == b.series) {
+                let Some(Row { series, time, value }) = run.last() else { continue };
+                if let Ok(place) = ids.binary_search(series) {
+                    found.push((place as u32, *time, *value)); // places are counted in u32 as the ids are
+                    seen.push(*series);
+                }
             }
+            missing.retain(|id| seen.binary_search(id).is_err());
         }
         found.sort_unstable_by_key(|(place, ..)| *place);
         if is_newest && !unknown.is_empty() {

@@ -21,6 +21,7 @@ use crate::facts::FactBook;
 use crate::functions::Recents;
 use crate::hot::{Data, Generation, Row};
 use crate::newest::{LookUps, Newest};
+use crate::query::Plans;
 use crate::query::session::QueryThreads;
 use crate::segment::{Segment, SegmentList};
 use crate::tables::LabelCache;
@@ -49,6 +50,7 @@ pub struct Store {
     pub(crate) interactive: QueryThreads,
     /// As `interactive`.
     pub(crate) rules: QueryThreads,
+    pub(crate) plans: Plans,
     /// One permit for each interactive query that may run. Shared, since a query may outlive whoever asked for it.
     pub(crate) query_slots: Arc<Semaphore>,
     me: Weak<Store>,
@@ -140,6 +142,7 @@ impl Store {
             lookups: Mutex::default(),
             recents: Recents::default(),
             counters,
+            plans: Plans::default(),
             interactive: QueryThreads::new("tidegate-query"),
             rules: QueryThreads::new("tidegate-rules"),
             me: me.clone(),

@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod dashboard;
 mod demo;
+mod disk;
 mod durability;
 mod scaling;
 mod support;

@@ -143,15 +143,14 @@ fn answer(sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result
 
 /// Starts the binary and waits for the address it prints. What it logs goes to a file that a failed test can be read by.
 pub fn spawn(args: &[&str], dir: &Path) -> (Process, String) {
+    spawn_by(Command::new(binary()), args, dir)
+}
+
+/// As [`spawn`], by a command that becomes the binary.
+pub fn spawn_by(mut command: Command, args: &[&str], dir: &Path) -> (Process, String) {
     let log = std::fs::File::options().append(true).create(true).open(dir.join("server.log")).unwrap();
-    let mut child = Command::new(binary())
-        .args(args)
-        .current_dir(dir)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+    let mut child =
+        command.args(args).current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let process = Process(child);
     let address = lines.by_ref().map_while(Result::ok).find_map(|line| {

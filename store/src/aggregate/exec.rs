@@ -22,7 +22,8 @@ use super::grid::{Bins, Cell, Filling, Grid};
 use super::groups::{groups_of, united};
 use super::visit::{Visit, Visitor};
 use crate::error::StoreError;
-use crate::query::guard::Deadline;
+use crate::query::guard::Stop;
+use crate::query::run::Run;
 use crate::tables::{Choice, Groups, Reader, Selected, Slices, TimeRange, UTC, each_row, executed};
 
 /// One column to group by.
@@ -42,6 +43,8 @@ pub(super) enum Function {
     Avg,
     Min,
     Max,
+    First,
+    Last,
 }
 
 /// What is asked of the rows of a table.
@@ -128,14 +131,15 @@ impl ExecutionPlan for AggregateScanExec {
             (Arc::clone(&self.reader), Arc::clone(&self.question), Arc::clone(&self.schema));
         let answer = async move {
             let batch_rows = context.session_config().batch_size();
-            let run = Run {
-                range: reader.range(&context)?,
-                deadline: context.session_config().get_extension::<Deadline>(),
+            let run = Run::of(&context)?;
+            let answer = Answer {
+                range: reader.range(&run)?,
+                run: &run,
                 memory: MemoryConsumer::new("aggregate").register(context.memory_pool()),
                 reader: &reader,
                 question: &question,
             };
-            let batch = run.answer(&schema)?;
+            let batch = answer.rows(&schema)?;
             let batches = (0..batch.num_rows()).step_by(batch_rows);
             let batches: Vec<_> =
                 batches.map(|from| Ok(batch.slice(from, batch_rows.min(batch.num_rows() - from)))).collect();
@@ -158,6 +162,12 @@ impl From<StoreError> for Ended {
     }
 }
 
+impl From<Stop> for Ended {
+    fn from(stop: Stop) -> Self {
+        Ended::Query(stop.into())
+    }
+}
+
 impl From<Ended> for DataFusionError {
     fn from(ended: Ended) -> Self {
         match ended {
@@ -168,19 +178,19 @@ impl From<Ended> for DataFusionError {
 }
 
 /// One execution.
-struct Run<'a> {
+struct Answer<'a> {
+    run: &'a Run,
     reader: &'a Reader,
     question: &'a Question,
     range: TimeRange,
-    deadline: Option<Arc<Deadline>>,
     memory: MemoryReservation,
 }
 
-impl Run<'_> {
-    fn answer(&self, schema: &SchemaRef) -> Result<RecordBatch> {
-        let (earliest, latest) = self.reader.store.stored_times().unwrap_or((i64::MAX, i64::MIN));
+impl Answer<'_> {
+    fn rows(&self, schema: &SchemaRef) -> Result<RecordBatch> {
+        let (earliest, latest) = self.run.store.stored_times().unwrap_or((i64::MAX, i64::MIN));
         let range = self.range.intersect(TimeRange { from: earliest, to: latest });
-        let parts = if range.from <= range.to { self.reader.selected()? } else { Vec::new() };
+        let parts = if range.from <= range.to { self.reader.selected(self.run)? } else { Vec::new() };
         let groups =
             parts.iter().map(|part| groups_of(&part.part.labels, self.reader.label_schema(), &self.question.labels));
         let groups = groups.collect::<Result<Vec<_>>>()?;
@@ -219,6 +229,9 @@ impl Run<'_> {
                 (Some(rows), chosen.len())
             }
         };
+        if let Some(filled) = self.newest(part, range)? {
+            return Ok(filled);
+        }
         let grid = Grid::new(count, self.question.bins, range);
         let held = grid.size();
         self.memory.try_grow(held)?;
@@ -234,7 +247,7 @@ impl Run<'_> {
             });
             checked.map_err(Ended::Query)
         };
-        let store = &self.reader.store;
+        let store = &self.run.store;
         match (&part.part.read, part.part.labels.members.first()) {
             (None, Some(members)) => {
                 let visit = Visit { members, labels, series: part.series(0), range };
@@ -261,11 +274,36 @@ impl Run<'_> {
         Ok(filled)
     }
 
+    /// As [`Answer::filled`], where nothing but the newest samples is asked for: they are known without reading any others.
+    fn newest(&self, part: &Selected, range: TimeRange) -> Result<Option<Vec<(u32, i64, Cell)>>> {
+        let Question { bins, functions, .. } = self.question;
+        let only = *bins == Bins::Whole && functions.iter().all(|function| *function == Function::Last);
+        let (true, None, [members]) = (only, &part.part.read, part.part.labels.members.as_slice()) else {
+            return Ok(None);
+        };
+        let ids = part.series(0).unwrap_or(&members.ids);
+        let newest = self
+            .run
+            .store
+            .newest_of(&members.metric, ids, range.from, range.to, || self.check().map_err(Ended::Query))?;
+        let cells = newest.into_iter().filter_map(|(place, time, value)| {
+            Some((members.rank.get(ids[place as usize])?, 0, Cell::of_last(time, value)))
+        });
+        let mut cells: Vec<_> = cells.collect();
+        // Several series may have the same label.
+        cells.sort_by_key(|(label, ..)| *label);
+        cells.dedup_by(|other, kept| {
+            let same = other.0 == kept.0;
+            if same {
+                kept.2.merge(&other.2);
+            }
+            same
+        });
+        Ok(Some(cells))
+    }
+
     fn check(&self) -> Result<()> {
-        match &self.deadline {
-            Some(deadline) => Ok(deadline.check()?),
-            None => Ok(()),
-        }
+        Ok(self.run.deadline.check()?)
     }
 
     /// Cells put together by group and bin.
@@ -289,6 +327,10 @@ impl Run<'_> {
         if keys.is_empty() && cells.is_empty() {
             cells.push((0, 0, Cell::EMPTY)); // without GROUP BY there is always one row
         }
+        if cells.is_empty() {
+            // Without a part there are no columns to take nothing from.
+            return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+        }
         let rows: UInt32Array = cells.iter().map(|(group, ..)| Some(*group)).collect();
         let key = |key: &Key| -> Result<ArrayRef> {
             Ok(match key {
@@ -309,6 +351,8 @@ impl Run<'_> {
             Function::Avg => double(|cell| cell.sum / cell.count as f64),
             Function::Min => double(|cell| cell.min),
             Function::Max => double(|cell| cell.max),
+            Function::First => double(|cell| cell.first.1),
+            Function::Last => double(|cell| cell.last.1),
         };
         let columns = keys.iter().map(key).chain(functions.iter().map(|of| Ok(function(of)))).zip(schema.fields());
         let columns = columns.map(|(column, field)| {

@@ -53,18 +53,45 @@ pub(crate) struct Cell {
     pub(crate) sum: f64,
     pub(crate) min: f64,
     pub(crate) max: f64,
+    /// Time and value; of several at that time the largest.
+    pub(crate) first: (i64, f64),
+    /// As `first`.
+    pub(crate) last: (i64, f64),
 }
 
 impl Cell {
-    pub(crate) const EMPTY: Cell = Cell { count: 0, sum: 0.0, min: f64::INFINITY, max: f64::NEG_INFINITY };
+    pub(crate) const EMPTY: Cell = Cell {
+        count: 0,
+        sum: 0.0,
+        min: f64::INFINITY,
+        max: f64::NEG_INFINITY,
+        first: (i64::MAX, f64::NEG_INFINITY),
+        last: (i64::MIN, f64::NEG_INFINITY),
+    };
 
     #[inline]
-    fn add(&mut self, value: f64) {
+    fn add(&mut self, time: i64, value: f64) {
         self.count += 1;
         self.sum += value;
         // Values are finite, so these say what comparing says.
         self.min = if value < self.min { value } else { self.min };
         self.max = if value > self.max { value } else { self.max };
+        self.see_ends((time, value), (time, value));
+    }
+
+    #[inline]
+    fn see_ends(&mut self, first: (i64, f64), last: (i64, f64)) {
+        if first.0 < self.first.0 || (first.0 == self.first.0 && first.1 > self.first.1) {
+            self.first = first;
+        }
+        if last.0 > self.last.0 || (last.0 == self.last.0 && last.1 > self.last.1) {
+            self.last = last;
+        }
+    }
+
+    /// A cell of which only the last sample is known.
+    pub(crate) fn of_last(time: i64, value: f64) -> Self {
+        Cell { count: 1, last: (time, value), ..Cell::EMPTY }
     }
 
     /// Adds what `other` has seen.
@@ -73,6 +100,7 @@ impl Cell {
         self.sum += other.sum;
         self.min = if other.min < self.min { other.min } else { self.min };
         self.max = if other.max > self.max { other.max } else { self.max };
+        self.see_ends(other.first, other.last);
     }
 }
 
@@ -185,7 +213,7 @@ impl Visitor for Filling<'_> {
     fn row(&mut self, label: u32, time: i64, value: f64) {
         let number = self.bin(time);
         let place = self.place(label);
-        self.grid.cell(place, number).add(value);
+        self.grid.cell(place, number).add(time, value);
     }
 
     fn run(&mut self, label: u32, mut rows: &[Row]) {
@@ -197,7 +225,7 @@ impl Visitor for Filling<'_> {
             let mut sum = *cell;
             let mut count = 0;
             for row in rows.iter().take_while(|row| row.time <= end) {
-                sum.add(row.value);
+                sum.add(row.time, row.value);
                 count += 1;
             }
             *cell = sum;

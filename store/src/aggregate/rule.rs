@@ -144,15 +144,30 @@ impl<'a> Below<'a> {
     }
 
     fn function(&self, aggregate: &AggregateFunctionExpr, data_type: &DataType) -> Option<Function> {
-        if aggregate.is_distinct() || !aggregate.order_bys().is_empty() {
+        if aggregate.is_distinct() {
             return None;
         }
+        let value = self.reader.source.label_count() + 1;
+        let is = |expr: &Arc<dyn PhysicalExpr>, column: usize| {
+            self.resolve(expr).is_some_and(|expr| expr.downcast_ref::<Column>().is_some_and(|at| at.index() == column))
+        };
         let arguments = aggregate.expressions();
-        let [argument] = arguments.as_slice() else { return None };
+        let name = aggregate.fun().name();
+        let end = match (name, arguments.as_slice(), aggregate.order_bys()) {
+            ("first_value" | "last_value", [of], [by]) if is(of, value) && is(&by.expr, 0) => {
+                Some((name == "first_value") != by.options.descending)
+            }
+            ("first" | "last", [of, by], []) if is(of, value) && is(by, 0) => Some(name == "first"),
+            _ => None,
+        };
+        if let Some(first) = end {
+            let function = if first { Function::First } else { Function::Last };
+            return (*data_type == DataType::Float64).then_some(function);
+        }
+        let ([argument], []) = (arguments.as_slice(), aggregate.order_bys()) else { return None };
         let argument = self.resolve(argument)?;
         let column = argument.downcast_ref::<Column>().map(Column::index);
-        let value = self.reader.source.label_count() + 1;
-        let function = match aggregate.fun().name() {
+        let function = match name {
             // Neither the time nor the value of a row is ever null.
             "count" if column.is_some_and(|at| at == 0 || at == value) => Function::Count,
             "count" if argument.downcast_ref::<Literal>().is_some_and(|one| !one.value().is_null()) => Function::Count,

@@ -1,7 +1,7 @@
 //! One pass over the samples of a metric, series by series in the order of time, without sorting anything.
 //!
 //! Segments are sorted by series and time, and what is in memory lies in the order of arrival, which is that of time within a
-//! series as a rule. So the parts of a metric are walked in the order in which they were written, and for each series it is
+//! series as a rule. So segments are walked in the order of time and then memory in that of arrival, and for each series it is
 //! watched that times only grow. Where they do not (a sample was late, or was sent twice) the pass begins anew over sorted
 //! and deduplicated samples.
 
@@ -92,7 +92,10 @@ impl Store {
         let rank = &visit.members.rank;
         let mut rows = Vec::new();
         let mut count = 0;
-        for segment in segments.overlapping(SegmentKind::Samples, from, to) {
+        // Which of them counts matters only for samples that are there twice, and those end this pass.
+        let mut by_time: Vec<_> = segments.overlapping(SegmentKind::Samples, from, to).collect();
+        by_time.sort_by_key(|segment| segment.meta.min_time);
+        for segment in by_time {
             rows.clear();
             segment.read_samples(&wanted, &mut rows)?;
             count += rows.len();

@@ -3,6 +3,7 @@
 mod durability;
 mod facts;
 mod flush;
+mod keep;
 mod model;
 mod refusal;
 

@@ -13,7 +13,7 @@ use super::recent::recent_columns;
 use super::roster::{Roster, Tables};
 use super::statistics::{Statistics, Window, increase};
 use crate::aggregate::{Ended, Visit, Visitor};
-use crate::query::guard::Deadline;
+use crate::query::run::Run;
 use crate::store::Store;
 use crate::tables::{
     LabelFilter, LabelTable, Selected, Slices, Source, SubjectSource, TimeRange, UsageSource, each_row, executed,
@@ -64,10 +64,8 @@ struct Gathered {
 
 /// One gathering, which answers [`Gathering::rows`].
 pub(super) struct Gathering<'a> {
-    pub(super) store: &'a Store,
-    pub(super) deadline: Option<Arc<Deadline>>,
+    pub(super) run: &'a Run,
     pub(super) memory: MemoryReservation,
-    pub(super) now: i64,
     /// The window is open here: a measurement at this very instant is not in it.
     pub(super) start: i64,
 }
@@ -103,20 +101,20 @@ impl Gathering<'_> {
     /// All rows with all columns, sorted by host, container and resource.
     pub(super) fn rows(&self) -> Result<RecordBatch> {
         let everything = LabelFilter::new(None, Arc::new(Schema::empty()));
-        let usage = UsageSource { maps: self.store.config().usage_maps.clone() };
-        let usage: Vec<Selected> = usage.parts(self.store, &everything).into_iter().map(Selected::all).collect();
-        let table = |metric: &'static str| SubjectSource { table: metric, metric }.labels(self.store);
+        let usage = UsageSource { maps: self.store().config().usage_maps.clone() };
+        let usage: Vec<Selected> = usage.parts(self.store(), &everything).into_iter().map(Selected::all).collect();
+        let table = |metric: &'static str| SubjectSource { table: metric, metric }.labels(self.store());
         let tables = Tables {
             usage: usage.iter().map(|part| Arc::clone(&part.part.labels)).collect(),
-            limits: SubjectSource::LIMITS.labels(self.store),
+            limits: SubjectSource::LIMITS.labels(self.store()),
             throttled: table(metrics::THROTTLED),
             pressure: table(metrics::PRESSURE_SOME),
             oom_kills: table(metrics::OOM_KILLS),
             unreclaimable: table(metrics::UNRECLAIMABLE),
         };
-        let roster = self.store.recents.roster(self.store, tables);
+        let roster = self.store().recents.roster(self.store(), tables);
         let mut gathered = self.usage(&roster, &usage)?;
-        let window = TimeRange { from: self.start + 1, to: self.now };
+        let window = TimeRange { from: self.start + 1, to: self.now() };
         let Roster { tables, throttled, pressure, oom_kills, unreclaimable, limits, .. } = roster.as_ref();
         self.each(&tables.throttled, throttled, window, &mut gathered.throttled, Mean::push)?;
         self.each(&tables.pressure, pressure, window, &mut gathered.pressure, Mean::push)?;
@@ -153,7 +151,7 @@ impl Gathering<'_> {
             oom_kills: vec![Vec::new(); rows],
             unreclaimable: vec![None; rows],
         };
-        let window = TimeRange { from: self.start + 1, to: self.now };
+        let window = TimeRange { from: self.start + 1, to: self.now() };
         let mut named = vec![i64::MIN; rows];
         for (selected, part) in parts.iter().zip(&roster.usage) {
             let newest = if selected.part.read.is_none() {
@@ -191,7 +189,7 @@ impl Gathering<'_> {
         };
         for members in &table.members {
             let visit = Visit { members, labels: table.count, series: None, range };
-            self.store.visit(&visit, &mut into, &mut check)?;
+            self.store().visit(&visit, &mut into, &mut check)?;
         }
         Ok(into.newest)
     }
@@ -205,10 +203,10 @@ impl Gathering<'_> {
         targets: &mut [Window],
     ) -> Result<Vec<i64>> {
         let mut newest = vec![i64::MIN; selected.part.labels.count];
-        let mut slices = Slices::new(range.from, range.to, self.store.stored_times());
+        let mut slices = Slices::new(range.from, range.to, self.store().stored_times());
         while let Some((from, to)) = slices.next() {
             self.check()?;
-            let blocks = selected.read(self.store, from, to).map_err(executed)?;
+            let blocks = selected.read(self.store(), from, to).map_err(executed)?;
             let count: usize = blocks.iter().map(|block| block.time.values().len()).sum();
             self.memory.try_grow(2 * count * POINT_BYTES)?;
             for block in &blocks {
@@ -228,7 +226,8 @@ impl Gathering<'_> {
     /// Calls `each` with the newest sample at or after `from` of each label: of several series the newest.
     fn newest(&self, table: &LabelTable, from: i64, mut each: impl FnMut(usize, i64, f64)) -> Result<()> {
         for members in &table.members {
-            let found = self.store.newest_of(&members.metric, &members.ids, from, self.now).map_err(executed)?;
+            let check = || self.check().map_err(Ended::Query);
+            let found = self.store().newest_of(&members.metric, &members.ids, from, self.now(), check)?;
             let mut newest = vec![i64::MIN; table.count];
             for (place, time, value) in found {
                 let Some(label) = members.rank.get(members.ids[place as usize]) else { continue };
@@ -242,21 +241,26 @@ impl Gathering<'_> {
         Ok(())
     }
 
+    fn store(&self) -> &Store {
+        &self.run.store
+    }
+
+    fn now(&self) -> i64 {
+        self.run.now.0
+    }
+
     fn check(&self) -> Result<()> {
-        match &self.deadline {
-            Some(deadline) => Ok(deadline.check()?),
-            None => Ok(()),
-        }
+        Ok(self.run.deadline.check()?)
     }
 
     fn batch(&self, roster: &Roster, mut gathered: Gathered) -> Result<RecordBatch> {
-        let free = roster.free(self.store, &gathered.limit);
-        let boundary = self.store.config().boundary;
+        let free = roster.free(self.store(), &gathered.limit);
+        let boundary = self.store().config().boundary;
         let mut keys = Vec::new();
         let rows: Vec<(usize, Statistics)> = (gathered.usage.iter_mut().enumerate())
             .filter_map(|(row, usage)| Some((row, usage.statistics(&mut keys)?)))
             .collect();
-        let seconds = |since: i64| (self.now - since) as f64 / 1000.0;
+        let seconds = |since: i64| (self.now() - since) as f64 / 1000.0;
         let double = |value: &dyn Fn(usize) -> Option<f64>| -> ArrayRef {
             Arc::new(rows.iter().map(|(row, _)| value(*row)).collect::<Float64Array>())
         };

@@ -1,7 +1,7 @@
 //! `last(metric)`: the newest sample of every series.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::take;
@@ -10,17 +10,19 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::datasource::source_as_provider;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{Expr, TableScan, TableType};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use tidegate_model::TimeMs;
 
-use super::recent::span_ms;
+use super::span::span_ms;
+use crate::aggregate::Ended;
+use crate::query::run::Run;
 use crate::store::Store;
-use crate::tables::{Column, Kind, MetricSource, Source, UTC, executed};
+use crate::tables::{Column, Kind, MetricSource, Source, UTC};
 
 /// How old the newest sample of a series is at most where the question does not say.
 const DEFAULT_AGE_MS: i64 = 60 * 60 * 1000;
@@ -33,29 +35,32 @@ pub(crate) fn last_columns() -> Vec<Column> {
     ]
 }
 
-/// The table function for queries as of one instant.
-pub(crate) struct Last {
-    store: Arc<Store>,
-    now: TimeMs,
-}
+/// The table function. Weak, since the store keeps plans and what they are made with.
+pub(super) struct Last(Weak<Store>);
 
 impl Last {
-    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
-        Self { store, now }
+    pub(super) fn new(store: Weak<Store>) -> Self {
+        Self(store)
     }
 }
 
 impl fmt::Debug for Last {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Last").field("now", &self.now).finish_non_exhaustive()
+        f.write_str("Last")
     }
+}
+
+/// The metric whose newest samples `scan` asks for, if that is what it does.
+pub(crate) fn last_metric(scan: &TableScan) -> Option<String> {
+    let provider = source_as_provider(&scan.source).ok()?;
+    provider.downcast_ref::<LastTable>().map(|table| table.metric.clone())
 }
 
 impl TableFunctionImpl for Last {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let (name, age_ms) = match args.exprs() {
             [Expr::Literal(name, _)] => (text(name), DEFAULT_AGE_MS),
-            [Expr::Literal(name, _), Expr::Literal(age, _)] => (text(name), span_ms("the age of last()", age)?),
+            [Expr::Literal(name, _), Expr::Literal(age, _)] => (text(name), span_ms(age, "the age of last()")?),
             _ => (None, 0),
         };
         let Some(name) = name else {
@@ -63,17 +68,12 @@ impl TableFunctionImpl for Last {
                 "last() takes a metric's name and how old a sample may be: last('cpu', INTERVAL '1 hour')"
             );
         };
-        let Some(metric) = self.store.metric(name) else { return plan_err!("metric '{name}' not found in last()") };
+        let Some(metric) = self.0.upgrade().and_then(|store| store.metric(name)) else {
+            return plan_err!("metric '{name}' not found in last()");
+        };
         let source = Arc::new(MetricSource::new(metric.name.clone(), metric.tag_keys));
         let schema = source.schema();
-        Ok(Arc::new(LastTable {
-            store: Arc::clone(&self.store),
-            now: self.now,
-            metric: metric.name,
-            source,
-            age_ms,
-            schema,
-        }))
+        Ok(Arc::new(LastTable { metric: metric.name, source, age_ms, schema }))
     }
 }
 
@@ -84,19 +84,12 @@ fn text(value: &ScalarValue) -> Option<&str> {
     }
 }
 
+#[derive(Debug)]
 struct LastTable {
-    store: Arc<Store>,
-    now: TimeMs,
     metric: String,
     source: Arc<MetricSource>,
     age_ms: i64,
     schema: SchemaRef,
-}
-
-impl fmt::Debug for LastTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LastTable").field("source", &self.source).field("age_ms", &self.age_ms).finish_non_exhaustive()
-    }
 }
 
 #[async_trait]
@@ -125,8 +118,6 @@ impl TableProvider for LastTable {
             Boundedness::Bounded,
         ));
         Ok(Arc::new(LastExec {
-            store: Arc::clone(&self.store),
-            now: self.now.0,
             metric: self.metric.clone(),
             source: Arc::clone(&self.source),
             age_ms: self.age_ms,
@@ -138,21 +129,14 @@ impl TableProvider for LastTable {
 }
 
 /// Looks the samples up when it is executed, not when it is planned.
+#[derive(Debug)]
 struct LastExec {
-    store: Arc<Store>,
-    now: i64,
     metric: String,
     source: Arc<MetricSource>,
     age_ms: i64,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
-}
-
-impl fmt::Debug for LastExec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LastExec").field("source", &self.source).field("now", &self.now).finish_non_exhaustive()
-    }
 }
 
 impl DisplayAs for LastExec {
@@ -162,11 +146,12 @@ impl DisplayAs for LastExec {
 }
 
 impl LastExec {
-    fn rows(&self) -> Result<RecordBatch> {
-        let table = self.source.labels(&self.store);
+    fn rows(&self, run: &Run) -> Result<RecordBatch> {
+        let table = self.source.labels(&run.store);
         let ids = table.members.first().map_or(&[][..], |members| &members.ids);
-        let from = self.now.saturating_sub(self.age_ms);
-        let found = self.store.newest_of(&self.metric, ids, from, self.now).map_err(executed)?;
+        let now = run.now.0;
+        let from = now.saturating_sub(self.age_ms);
+        let found = run.store.newest_of(&self.metric, ids, from, now, || run.deadline.check().map_err(Ended::from))?;
         let labels: UInt32Array = found.iter().map(|(place, ..)| Some(*place)).collect();
         let all = found.len() == table.count;
         let column = |at: &usize| -> Result<ArrayRef> {
@@ -211,7 +196,7 @@ impl ExecutionPlan for LastExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = self.rows()?;
+        let rows = self.rows(Run::of(&context)?.as_ref())?;
         let size = context.session_config().batch_size();
         let batches: Vec<_> = (0..rows.num_rows())
             .step_by(size)

@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::common::{Result, plan_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
@@ -17,12 +17,11 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use tidegate_model::TimeMs;
 
 use super::gather::Gathering;
 use super::roster::{FrameKey, version, watch};
-use crate::query::guard::Deadline;
-use crate::store::Store;
+use super::span::span_ms;
+use crate::query::run::Run;
 use crate::tables::{Column, Kind, schema_of};
 
 /// How long to wait for rows that somebody else makes before looking at the deadline.
@@ -62,72 +61,25 @@ pub(crate) fn recent_columns() -> Vec<Column> {
     ]
 }
 
-/// The table function for queries as of one instant.
-pub(crate) struct Recent {
-    store: Arc<Store>,
-    now: TimeMs,
-}
-
-impl Recent {
-    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
-        Self { store, now }
-    }
-}
-
-impl fmt::Debug for Recent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recent").field("now", &self.now).finish_non_exhaustive()
-    }
-}
+/// The table function.
+#[derive(Debug)]
+pub(crate) struct Recent;
 
 impl TableFunctionImpl for Recent {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
         let [Expr::Literal(window, _)] = args.exprs() else {
             return plan_err!("recent() takes one constant window: recent(INTERVAL '60 seconds') or recent(60)");
         };
-        let window_ms = span_ms("the window of recent()", window)?;
+        let window_ms = span_ms(window, "the window of recent()")?;
         let schema = schema_of(&recent_columns());
-        Ok(Arc::new(RecentTable { store: Arc::clone(&self.store), now: self.now, window_ms, schema }))
+        Ok(Arc::new(RecentTable { window_ms, schema }))
     }
 }
 
-/// A span of time in ms, given as an interval or in seconds; `what` it is, for an error.
-pub(super) fn span_ms(what: &str, span: &ScalarValue) -> Result<i64> {
-    const DAY_MS: i64 = 86_400_000;
-    let seconds_to_ms = |seconds: f64| (seconds * 1000.0).round() as i64;
-    let ms = match span {
-        ScalarValue::IntervalMonthDayNano(Some(span)) if span.months == 0 => {
-            i64::from(span.days) * DAY_MS + span.nanoseconds / 1_000_000
-        }
-        ScalarValue::IntervalDayTime(Some(span)) => i64::from(span.days) * DAY_MS + i64::from(span.milliseconds),
-        ScalarValue::IntervalMonthDayNano(Some(_)) | ScalarValue::IntervalYearMonth(Some(_)) => {
-            return plan_err!("a month has no fixed length: give {what} in days or less");
-        }
-        ScalarValue::Int64(Some(seconds)) => seconds.saturating_mul(1000),
-        ScalarValue::UInt64(Some(seconds)) => i64::try_from(*seconds).unwrap_or(i64::MAX).saturating_mul(1000),
-        ScalarValue::Float64(Some(seconds)) => seconds_to_ms(*seconds),
-        _ => return plan_err!("{what} is an INTERVAL or a number of seconds, not {span}"),
-    };
-    if ms <= 0 {
-        return plan_err!("{what} must be longer than nothing");
-    }
-    Ok(ms)
-}
-
+#[derive(Debug)]
 struct RecentTable {
-    store: Arc<Store>,
-    now: TimeMs,
     window_ms: i64,
     schema: SchemaRef,
-}
-
-impl fmt::Debug for RecentTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecentTable")
-            .field("now", &self.now)
-            .field("window_ms", &self.window_ms)
-            .finish_non_exhaustive()
-    }
 }
 
 #[async_trait]
@@ -155,25 +107,17 @@ impl TableProvider for RecentTable {
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        let store = Arc::clone(&self.store);
-        Ok(Arc::new(RecentExec { store, now: self.now.0, window_ms: self.window_ms, projection, schema, properties }))
+        Ok(Arc::new(RecentExec { window_ms: self.window_ms, projection, schema, properties }))
     }
 }
 
 /// Gathers the rows when it is executed, not when it is planned.
+#[derive(Debug)]
 struct RecentExec {
-    store: Arc<Store>,
-    now: i64,
     window_ms: i64,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
-}
-
-impl fmt::Debug for RecentExec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecentExec").field("now", &self.now).field("window_ms", &self.window_ms).finish_non_exhaustive()
-    }
 }
 
 impl DisplayAs for RecentExec {
@@ -207,30 +151,21 @@ impl ExecutionPlan for RecentExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let store = Arc::clone(&self.store);
-        let (now, window_ms, projection) = (self.now, self.window_ms, self.projection.clone());
+        let (run, window_ms, projection) = (Run::of(&context)?, self.window_ms, self.projection.clone());
         let rows = futures::stream::once(async move {
-            let deadline = context.session_config().get_extension::<Deadline>();
             let memory = MemoryConsumer::new("recent").register(context.memory_pool());
-            Ok(rows(&store, now, window_ms, deadline, memory)?.project(&projection)?)
+            Ok(rows(&run, window_ms, memory)?.project(&projection)?)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
     }
 }
 
 /// All rows, of which many rules want some: whoever asks first for a window makes them, others wait for that.
-fn rows(
-    store: &Store,
-    now: i64,
-    window_ms: i64,
-    deadline: Option<Arc<Deadline>>,
-    memory: MemoryReservation,
-) -> Result<RecordBatch> {
+fn rows(run: &Run, window_ms: i64, memory: MemoryReservation) -> Result<RecordBatch> {
+    let (store, now) = (run.store.as_ref(), run.now.0);
     let frame = store.recents.frame(FrameKey { now, window_ms });
     let mut kept = loop {
-        if let Some(deadline) = &deadline {
-            deadline.check()?;
-        }
+        run.deadline.check()?;
         if let Some(kept) = frame.try_lock_for(WAIT) {
             break kept;
         }
@@ -242,28 +177,8 @@ fn rows(
     }
     // Before anything is read: what arrives from here on may be missed, and is noticed.
     let version = watch(store, now);
-    let gathering = Gathering { store, deadline, memory, now, start: now.saturating_sub(window_ms) };
+    let gathering = Gathering { run, memory, start: now.saturating_sub(window_ms) };
     let rows = gathering.rows()?;
     *kept = Some((version, rows.clone()));
     Ok(rows)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_are_intervals_or_seconds() {
-        let seconds = |span: &ScalarValue| span_ms("the window of recent()", span);
-        let interval = |months, days, nanos| {
-            let span = arrow::datatypes::IntervalMonthDayNano::new(months, days, nanos);
-            seconds(&ScalarValue::IntervalMonthDayNano(Some(span)))
-        };
-        assert_eq!(interval(0, 1, 2_000_000).unwrap(), 86_400_002);
-        assert_eq!(seconds(&ScalarValue::Int64(Some(60))).unwrap(), 60_000);
-        assert_eq!(seconds(&ScalarValue::Float64(Some(0.5))).unwrap(), 500);
-        assert!(interval(1, 0, 0).unwrap_err().to_string().contains("a month has no fixed length"));
-        assert!(seconds(&ScalarValue::Int64(Some(0))).is_err());
-        assert!(seconds(&ScalarValue::Utf8(Some("x".to_owned()))).is_err());
-    }
 }

@@ -41,10 +41,6 @@ impl Window {
         self.points.is_empty()
     }
 
-    pub(crate) fn clear(&mut self) {
-        self.points.clear();
-    }
-
     /// `None` when there is no point. `keys` is a place to sort in, kept from call to call.
     pub(crate) fn statistics(&mut self, keys: &mut Vec<i64>) -> Option<Statistics> {
         // A fixed order, so that sums have the same last bits for the same points.

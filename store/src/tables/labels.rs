@@ -64,17 +64,23 @@ pub(crate) struct Members {
     /// Sorted.
     pub(crate) ids: Vec<u32>,
     pub(crate) rank: Rank,
+    /// Whether the label of each is its place.
+    in_place: bool,
 }
 
 impl Members {
     /// `ids` sorted, with the label of each.
     pub(crate) fn new(metric: &str, ids: Vec<u32>, labels: &[u32]) -> Self {
         let rank = Rank::new(&ids, labels);
-        Self { metric: metric.to_owned(), ids, rank }
+        let in_place = (0..).zip(labels).all(|(place, label)| place == *label);
+        Self { metric: metric.to_owned(), ids, rank, in_place }
     }
 
     /// The series whose label is among `labels` (sorted), by id.
     pub(crate) fn with_labels(&self, labels: &[u32]) -> Vec<u32> {
+        if self.in_place {
+            return labels.iter().filter_map(|label| self.ids.get(*label as usize).copied()).collect();
+        }
         let wanted = |id: &u32| self.rank.get(*id).is_some_and(|label| labels.binary_search(&label).is_ok());
         self.ids.iter().copied().filter(wanted).collect()
     }
@@ -329,6 +335,7 @@ mod tests {
         let found = table.equal(0, &["b".to_owned(), "a".to_owned(), "b".to_owned(), "z".to_owned()]);
         assert_eq!(found, [0, 2, 3]);
         assert_eq!(table.members[0].with_labels(&found), [10, 12, 13]);
+        assert_eq!(Members::new("m", vec![10, 11, 12], &[3, 1, 0]).with_labels(&found), [10, 12]);
         assert_eq!(table.tagged(0, "k", &[]), None);
     }
 

@@ -8,7 +8,8 @@
 use tidegate_model::{Decision, Event, SeriesKey};
 
 const MARKER: [u8; 4] = *b"TGW1";
-const HEADER: usize = 16;
+/// Size of a frame's header.
+pub(crate) const HEADER: usize = 16;
 /// Samples in one record at most, so that no length comes near u32's end.
 pub(crate) const MAX_RECORD_SAMPLES: usize = 1 << 20;
 

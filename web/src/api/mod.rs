@@ -1,5 +1,6 @@
 //! The routes below `/api/v1`, one file a subject.
 
+mod backup;
 mod containers;
 pub(crate) mod decisions;
 mod rules;
@@ -31,9 +32,10 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/decisions/{id}/explain", get(decisions::explain))
 }
 
-/// Routes that change rules.
+/// Routes that change rules, or give everything away.
 pub(crate) fn operating() -> Router<App> {
     Router::new()
+        .route("/api/v1/backup", post(backup::backup))
         .route("/api/v1/rules", post(rules::apply))
         .route("/api/v1/rules/{name}", delete(rules::remove))
         .route("/api/v1/rules/{name}/mode", post(rules::set_mode))
