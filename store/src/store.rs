@@ -1,6 +1,6 @@
 //! The store itself: its parts, its locks, and how it comes back from a data directory.
 //!
-//! Locks are taken in this order: catalog (one flush at a time), wal (one writer at a time), series log, index, data. None
+//! Locks are taken in this order: compacting (one compaction at a time), catalog (one flush at a time), wal (one writer at a time), series log, index, data. None
 //! of them is held across an await.
 
 use std::collections::HashSet;
@@ -23,6 +23,7 @@ use crate::hot::{Data, Generation, Row};
 use crate::newest::{LookUps, Newest};
 use crate::query::Plans;
 use crate::query::session::QueryThreads;
+use crate::segment::horizon::Horizons;
 use crate::segment::{Segment, SegmentList};
 use crate::tables::LabelCache;
 use crate::write::record::Record;
@@ -36,6 +37,9 @@ pub struct Store {
     pub(crate) index: RwLock<SeriesIndex>,
     pub(crate) data: RwLock<Data>,
     pub(crate) catalog: Mutex<Catalog>,
+    pub(crate) compacting: Mutex<()>,
+    /// What the retention hides; as the catalog has it.
+    pub(crate) horizons: Arc<Horizons>,
     /// The writer lock. Shared, since a sync in progress outlives whoever asked for it.
     pub(crate) wal: Arc<Mutex<Wal>>,
     pub(crate) commit: GroupCommit,
@@ -64,6 +68,8 @@ pub(crate) struct Counters {
     pub appended: AtomicU64,
     pub rejected: AtomicU64,
     pub queries: AtomicU64,
+    pub compactions: AtomicU64,
+    pub compacted_rows: AtomicU64,
     /// In ms UTC; 0 before the first.
     pub last_append: AtomicI64,
     /// As `last_append`.
@@ -81,7 +87,7 @@ pub struct StoreStats {
     pub hot_samples: usize,
     /// Segments on disk.
     pub segments: usize,
-    /// Their size.
+    /// Their size, roll-ups included.
     pub segment_bytes: u64,
     /// Size of the write-ahead log.
     pub wal_bytes: u64,
@@ -91,6 +97,10 @@ pub struct StoreStats {
     pub rejected_total: u64,
     /// Queries run since the start.
     pub queries_total: u64,
+    /// Compactions since the start.
+    pub compactions_total: u64,
+    /// Rows that they wrote.
+    pub compacted_rows_total: u64,
     /// The last append since the start.
     pub last_append: Option<TimeMs>,
     /// The last flush that wrote something.
@@ -104,12 +114,14 @@ impl Store {
     /// When the directory cannot be used: it is in use by another process, holds something else, was written by a later
     /// version, or is damaged in a part that nothing can stand in for.
     pub fn open(config: StoreConfig, now: TimeMs) -> Result<Arc<Store>, StoreError> {
+        config.check()?;
         let dir = DataDir::open(&config.dir)?;
         let catalog = Catalog::load(dir.path())?;
         if catalog.segments.is_empty() && catalog == Catalog::default() {
             catalog.save(dir.path())?; // so that the directory can be told from a foreign one
         }
-        let segments = open_segments(&dir.segments(), &catalog)?;
+        let horizons = Arc::new(Horizons::new(catalog.horizons.clone()));
+        let segments = open_segments(&dir.segments(), &catalog, &horizons)?;
         let in_segments = segments.0.iter().map(|segment| segment.meta.max_time.0).max().unwrap_or(i64::MIN);
         let mut index = SeriesIndex::default();
         index.reserve_below(catalog.next_series);
@@ -134,6 +146,8 @@ impl Store {
             index: RwLock::new(replay.index),
             data: RwLock::new(data),
             catalog: Mutex::new(catalog),
+            compacting: Mutex::new(()),
+            horizons,
             wal: Arc::new(Mutex::new(wal)),
             commit: GroupCommit::default(),
             series_log: Mutex::new(replay.series_log),
@@ -160,7 +174,7 @@ impl Store {
         let time = |at: &AtomicI64| Some(at.load(Ordering::Relaxed)).filter(|at| *at != 0).map(TimeMs);
         let (segments, segment_bytes) = {
             let data = self.data.read();
-            (data.segments.0.len(), data.segments.0.iter().map(|segment| segment.meta.bytes).sum())
+            (data.segments.0.len(), data.segments.0.iter().map(|segment| segment.meta.all_bytes()).sum())
         };
         let (series, metrics) = {
             let index = self.index.read();
@@ -176,6 +190,8 @@ impl Store {
             appended_total: self.counters.appended.load(Ordering::Relaxed),
             rejected_total: self.counters.rejected.load(Ordering::Relaxed),
             queries_total: self.counters.queries.load(Ordering::Relaxed),
+            compactions_total: self.counters.compactions.load(Ordering::Relaxed),
+            compacted_rows_total: self.counters.compacted_rows.load(Ordering::Relaxed),
             last_append: time(&self.counters.last_append),
             last_flush: time(&self.counters.last_flush),
         }
@@ -244,24 +260,27 @@ impl Replay {
 }
 
 /// The segments that the catalog names; what it does not name is left over from a crash and removed.
-fn open_segments(dir: &Path, catalog: &Catalog) -> Result<SegmentList, StoreError> {
+fn open_segments(dir: &Path, catalog: &Catalog, horizons: &Arc<Horizons>) -> Result<SegmentList, StoreError> {
     let mut found = HashSet::new();
-    let named: HashSet<&str> = catalog.segments.iter().map(|meta| meta.file.as_str()).collect();
+    let named: HashSet<&str> = catalog.segments.iter().flat_map(SegmentMeta::files).collect();
     for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
         let path = entry.map_err(StoreError::io("list", dir))?.path();
         let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
         if named.contains(name.as_str()) {
             found.insert(name);
         } else if name.ends_with(".parquet") {
-            tracing::info!(file = %path.display(), "segment that no flush completed removed");
+            tracing::info!(file = %path.display(), "segment that no flush or compaction completed removed");
             fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
         }
     }
     let open = |meta: &SegmentMeta| {
-        let segment = Segment::new(dir, meta.clone());
+        let mut meta = meta.clone();
+        // Roll-ups can be done without.
+        meta.rollups.retain(|rollup| found.contains(&rollup.file));
+        let segment = Segment::new(dir, meta, horizons);
         // Going on without it is better for the hosts than not starting; its rows are lost either way.
-        if !found.contains(&meta.file) {
-            tracing::error!(file = %segment.path.display(), rows = meta.rows, "segment is missing, its rows are lost");
+        if !found.contains(&segment.meta.file) {
+            tracing::error!(file = %segment.path.display(), rows = segment.meta.rows, "segment is missing, its rows are lost");
             return None;
         }
         Some(Arc::new(segment))

@@ -1,11 +1,14 @@
 //! The engine as its users see it: append, crash, reopen, flush, scan. Here are the fixtures.
 
+mod compact;
 mod durability;
 mod facts;
 mod flush;
 mod keep;
 mod model;
 mod refusal;
+mod retention;
+mod size;
 
 use std::collections::BTreeMap;
 use std::fs;

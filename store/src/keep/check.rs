@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::files::{checksum, names, store_dir};
 use super::manifest::{FileSum, MANIFEST, Manifest, RESTORING};
-use crate::catalog::{CATALOG, Catalog, SegmentMeta};
+use crate::catalog::{CATALOG, Catalog, RollupMeta, SegmentMeta};
 use crate::dir::{FACTS, SEGMENTS, SERIES, WAL, holder};
 use crate::error::StoreError;
 use crate::facts::FactBook;
@@ -283,9 +283,12 @@ impl Checking {
         let named: Vec<SegmentMeta> = catalog.map(|catalog| catalog.segments.clone()).unwrap_or_default();
         for meta in &named {
             self.segment(&meta.file, Some(meta), progress);
+            for rollup in &meta.rollups {
+                self.rollup(rollup, meta, progress);
+            }
         }
         for name in names(&self.dir.join(SEGMENTS))? {
-            if named.iter().any(|meta| meta.file == name) || !name.ends_with(".parquet") {
+            if named.iter().any(|meta| meta.files().any(|file| file == name)) || !name.ends_with(".parquet") {
                 continue;
             }
             if catalog.is_none() {
@@ -344,9 +347,31 @@ impl Checking {
         }
     }
 
+    /// Roll-ups are made of samples, so nothing but time is lost with them.
+    fn rollup(&mut self, rollup: &RollupMeta, of: &SegmentMeta, progress: Progress<'_>) {
+        let file = format!("{SEGMENTS}/{}", rollup.file);
+        let path = self.dir.join(&file);
+        let bytes = self.begin(&file, progress);
+        let lost = || format!("roll-ups of {}; its samples are in {}", describe(of), of.file);
+        match (checksum(&path), rollup.crc32) {
+            (Ok((found, _)), Some(wanted)) if found != wanted => {
+                self.damaged_at(&file, 0, bytes, format!("checksum {found:08x} instead of {wanted:08x}"), lost());
+            }
+            (Ok(_), _) => self.note(FindingStatus::Ok, &file, bytes, "roll-ups", ""),
+            (Err(_), _) if !path.exists() && self.is_gone_rightly(&rollup.file) => {}
+            (Err(error), _) => {
+                let status = if path.exists() { FindingStatus::Damaged } else { FindingStatus::Missing };
+                self.note(status, &file, bytes, cause(&error), lost());
+            }
+        }
+    }
+
     /// Whether a running server has removed it since the catalog was read.
     fn is_gone_rightly(&self, name: &str) -> bool {
-        let named_now = || Catalog::load(&self.dir).is_ok_and(|now| now.segments.iter().any(|meta| meta.file == name));
+        let named_now = || {
+            Catalog::load(&self.dir)
+                .is_ok_and(|now| now.segments.iter().any(|meta| meta.files().any(|file| file == name)))
+        };
         self.in_use.is_some() && !named_now()
     }
 }

@@ -37,8 +37,8 @@ struct Part {
 enum Source {
     Bytes(Vec<u8>),
     File(PathBuf),
-    /// Held, so that its file stays until it was read.
-    Segment(Arc<Segment>),
+    /// A file of a segment, which is held so that the file stays until it was read.
+    Segment(Arc<Segment>, PathBuf),
 }
 
 impl Store {
@@ -68,11 +68,13 @@ impl Store {
         drop(catalog);
         let bytes = |name: &str, bytes| Part { name: name.to_owned(), source: Source::Bytes(bytes), crc32: None };
         let mut parts = vec![bytes(SERIES, series), bytes(FACTS, facts)];
-        parts.extend(segments.0.iter().map(|segment| Part {
-            name: format!("{SEGMENTS}/{}", segment.meta.file),
-            crc32: segment.meta.crc32,
-            source: Source::Segment(segment.clone()),
-        }));
+        for segment in &segments.0 {
+            parts.extend(segment.meta.sums().map(|(file, crc32)| Part {
+                name: format!("{SEGMENTS}/{file}"),
+                crc32,
+                source: Source::Segment(segment.clone(), segment.path.with_file_name(file)),
+            }));
+        }
         parts.push(bytes(CATALOG, kept.to_json()?));
         Ok(Snapshot { created: now, parts, _lock: None })
     }
@@ -103,7 +105,9 @@ impl Snapshot {
             add(format!("{WAL}/{name}"), None);
         }
         for meta in &catalog.segments {
-            add(format!("{SEGMENTS}/{}", meta.file), meta.crc32);
+            for (file, crc32) in meta.sums() {
+                add(format!("{SEGMENTS}/{file}"), crc32);
+            }
         }
         add(CATALOG.to_owned(), None);
         Ok(Self { created: now, parts, _lock: Some(lock) })
@@ -152,26 +156,23 @@ impl Source {
     fn path(&self) -> PathBuf {
         match self {
             Self::Bytes(_) => PathBuf::new(),
-            Self::File(path) => path.clone(),
-            Self::Segment(segment) => segment.path.clone(),
+            Self::File(path) | Self::Segment(_, path) => path.clone(),
         }
     }
 
     fn bytes(&self) -> Result<u64, StoreError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
-            Self::Segment(segment) => {
-                Ok(std::fs::metadata(&segment.path).map_err(StoreError::io("read", &segment.path))?.len())
+            Self::File(path) | Self::Segment(_, path) => {
+                Ok(std::fs::metadata(path).map_err(StoreError::io("read", path))?.len())
             }
-            Self::File(path) => Ok(std::fs::metadata(path).map_err(StoreError::io("read", path))?.len()),
         }
     }
 
     fn read(&self, mut each: impl FnMut(&[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
         match self {
             Self::Bytes(bytes) => each(bytes),
-            Self::File(path) => read_pieces(path, each),
-            Self::Segment(segment) => read_pieces(&segment.path, each),
+            Self::File(path) | Self::Segment(_, path) => read_pieces(path, each),
         }
     }
 }

@@ -134,10 +134,6 @@ impl ColumnFile {
         })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Rows written so far.
     pub(crate) fn rows(&self) -> usize {
         self.rows

@@ -74,7 +74,7 @@ impl Store {
             // Used up whatever happens: the catalog on disk may name its segments though replacing it has failed.
             let number = catalog.next_segment;
             catalog.next_segment += 1;
-            let written = self.write_segments(number, &generations)?;
+            let written = self.write_segments(number, &generations, now)?;
             for meta in &written {
                 match meta.kind {
                     SegmentKind::Samples => report.samples += meta.rows,
@@ -108,14 +108,23 @@ impl Store {
         Ok(due.cloned().collect())
     }
 
-    fn write_segments(&self, number: u64, generations: &[Arc<Generation>]) -> Result<Vec<SegmentMeta>, StoreError> {
+    fn write_segments(
+        &self,
+        number: u64,
+        generations: &[Arc<Generation>],
+        now: TimeMs,
+    ) -> Result<Vec<SegmentMeta>, StoreError> {
         let dir = self.dir.segments();
+        let decisions: Vec<_> = generations.iter().flat_map(|g| g.decisions()).map(Arc::as_ref).collect();
+        let events: Vec<_> = generations.iter().flat_map(|g| g.events()).map(Arc::as_ref).collect();
         let written = [
             write_samples(&dir, number, generations, &self.index)?,
-            write_decisions(&dir, number, generations)?,
-            write_events(&dir, number, generations)?,
+            write_decisions(&dir, number, &decisions)?,
+            write_events(&dir, number, &events)?,
         ];
-        Ok(written.into_iter().flatten().collect())
+        let mut written: Vec<_> = written.into_iter().flatten().collect();
+        written.iter_mut().for_each(|meta| meta.flushed = now);
+        Ok(written)
     }
 
     /// Names the new segments in the catalog, then swaps them for the generations they were made from.
@@ -138,7 +147,7 @@ impl Store {
         let dir = self.dir.segments();
         let mut data = self.data.write();
         let mut segments = data.segments.0.clone();
-        segments.extend(written.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta))));
+        segments.extend(written.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta, &self.horizons))));
         data.segments = Arc::new(SegmentList(segments));
         data.closed.retain(|generation| generation.wal >= wal_floor);
         Ok(())

@@ -16,7 +16,6 @@ use tidegate_model::{ContainerKey, Decision, Event, TimeMs};
 use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::Generation;
-use crate::keep::checksum;
 use crate::segment::{Segment, file_name};
 use crate::write::wal::sync_dir;
 
@@ -35,13 +34,8 @@ impl Generation {
     }
 }
 
-/// Writes all decisions of `generations` to one segment; `None` when there are none.
-pub(crate) fn write_decisions(
-    dir: &Path,
-    number: u64,
-    generations: &[Arc<Generation>],
-) -> Result<Option<SegmentMeta>, StoreError> {
-    let rows: Vec<&Decision> = generations.iter().flat_map(|g| g.decisions()).map(Arc::as_ref).collect();
+/// Writes decisions to one segment; `None` when there are none.
+pub(crate) fn write_decisions(dir: &Path, number: u64, rows: &[&Decision]) -> Result<Option<SegmentMeta>, StoreError> {
     if rows.is_empty() {
         return Ok(None);
     }
@@ -71,13 +65,8 @@ pub(crate) fn write_decisions(
     })
 }
 
-/// Writes all events of `generations` to one segment; `None` when there are none.
-pub(crate) fn write_events(
-    dir: &Path,
-    number: u64,
-    generations: &[Arc<Generation>],
-) -> Result<Option<SegmentMeta>, StoreError> {
-    let rows: Vec<&Event> = generations.iter().flat_map(|g| g.events()).map(Arc::as_ref).collect();
+/// Writes events to one segment; `None` when there are none.
+pub(crate) fn write_events(dir: &Path, number: u64, rows: &[&Event]) -> Result<Option<SegmentMeta>, StoreError> {
     if rows.is_empty() {
         return Ok(None);
     }
@@ -203,15 +192,5 @@ fn write_file(
     sync_dir(dir)?;
     let bytes = synced.metadata().map_err(|error| unwritable(&error))?.len();
     let rows = metadata.file_metadata().num_rows() as u64;
-    Ok(Some(SegmentMeta {
-        number,
-        kind,
-        file: file_name,
-        min_time: TimeMs(min_time),
-        max_time: TimeMs(max_time),
-        rows,
-        bytes,
-        crc32: Some(checksum(&path)?.0),
-        remote: false,
-    }))
+    Ok(Some(SegmentMeta::new(number, kind, file_name, (min_time, max_time), rows, bytes).summed(dir)?))
 }

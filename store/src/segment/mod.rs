@@ -5,9 +5,13 @@
 //! bit (see `scaled`). `columns` and `samples` write such files, `sorted_file` reads them.
 
 mod columns;
+pub(crate) mod compact;
 pub(crate) mod flush;
+pub(crate) mod horizon;
 pub(crate) mod journal;
+pub(crate) mod merge;
 mod retention;
+pub(crate) mod rollup;
 mod samples;
 mod scaled;
 mod sorted_file;
@@ -21,14 +25,15 @@ use arrow::array::AsArray;
 use arrow::datatypes::{DataType, UInt32Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tidegate_model::{SeriesKey, TimeMs};
+use tidegate_model::SeriesKey;
 
-use crate::catalog::{SegmentKind, SegmentMeta};
+use crate::catalog::{RollupMeta, SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::{Generation, Row, sort_last_write_wins};
-use crate::keep::checksum;
 use crate::scan::Wanted;
 use crate::segment::columns::Effort;
+use crate::segment::horizon::Horizons;
+use crate::segment::rollup::Step;
 use crate::segment::samples::{SampleFile, SeriesIndexLock, series_runs};
 use crate::segment::sorted_file::SortedFile;
 use crate::write::series::SeriesIndex;
@@ -44,11 +49,14 @@ pub(crate) struct Segment {
     pub meta: SegmentMeta,
     pub path: PathBuf,
     samples: SortedFile,
-    /// Set when the catalog no longer names it: the file goes with the last scan that still reads it.
+    rollups: Vec<(Step, SortedFile)>,
+    /// What the retention hides.
+    horizons: Arc<Horizons>,
+    /// Set when the catalog no longer names it: the files go with the last scan that still reads it.
     expired: AtomicBool,
 }
 
-/// All segments, sorted by number.
+/// All segments, in the catalog's order.
 #[derive(Debug, Default)]
 pub(crate) struct SegmentList(pub Vec<Arc<Segment>>);
 
@@ -61,12 +69,20 @@ impl SegmentList {
 }
 
 impl Segment {
-    pub(crate) fn new(dir: &Path, meta: SegmentMeta) -> Self {
+    pub(crate) fn new(dir: &Path, meta: SegmentMeta, horizons: &Arc<Horizons>) -> Self {
         let path = dir.join(&meta.file);
-        Self { meta, samples: SortedFile::new(path.clone()), path, expired: AtomicBool::new(false) }
+        let rollup = |rollup: &RollupMeta| (rollup.step, SortedFile::new(dir.join(&rollup.file)));
+        Self {
+            rollups: meta.rollups.iter().map(rollup).collect(),
+            samples: SortedFile::new(path.clone()),
+            horizons: horizons.clone(),
+            path,
+            meta,
+            expired: AtomicBool::new(false),
+        }
     }
 
-    /// Removes the file once nobody reads it any more.
+    /// Removes the files once nobody reads it any more.
     pub(crate) fn expire(&self) {
         self.expired.store(true, Ordering::Release);
     }
@@ -85,6 +101,7 @@ impl Segment {
     /// Appends the wanted rows, sorted by (series, time). Whether there were any.
     pub(crate) fn read_samples(&self, wanted: &Wanted<'_>, rows: &mut Vec<Row>) -> Result<bool, StoreError> {
         let before = rows.len();
+        let wanted = &self.visible(wanted);
         self.samples.read(&self.samples.runs(wanted)?, &["value"], None, |piece| {
             // Times ascend within a series.
             let first = piece.times.partition_point(|&time| time < wanted.from);
@@ -96,6 +113,11 @@ impl Segment {
             });
         })?;
         Ok(rows.len() > before)
+    }
+
+    /// What the retention leaves of `wanted`.
+    fn visible<'a>(&self, wanted: &Wanted<'a>) -> Wanted<'a> {
+        Wanted { from: wanted.from.max(self.horizons.of(wanted.metric)), ..*wanted }
     }
 
     /// The series that a sample segment names: what the series log can be restored from.
@@ -125,10 +147,13 @@ impl Segment {
 
 impl Drop for Segment {
     fn drop(&mut self) {
-        if self.expired.load(Ordering::Acquire)
-            && let Err(error) = fs::remove_file(&self.path)
-        {
-            tracing::warn!(file = %self.path.display(), %error, "expired segment stays until the next start");
+        if !self.expired.load(Ordering::Acquire) {
+            return;
+        }
+        for path in std::iter::once(self.path.as_path()).chain(self.rollups.iter().map(|(_, file)| file.path())) {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!(file = %path.display(), %error, "expired segment stays until the next start");
+            }
         }
     }
 }
@@ -153,18 +178,7 @@ pub(crate) fn write_samples(
         file.begin_metric(metric, rows.len())?;
         file.write(&series_runs(&rows), index)?;
     }
-    let Some(written) = file.finish()? else { return Ok(None) };
-    Ok(Some(SegmentMeta {
-        number,
-        kind: SegmentKind::Samples,
-        crc32: Some(checksum(&dir.join(&name))?.0),
-        file: name,
-        min_time: TimeMs(written.min_time),
-        max_time: TimeMs(written.max_time),
-        rows: written.rows,
-        bytes: written.bytes,
-        remote: false,
-    }))
+    file.finish()?.map(|written| written.meta(number, name).summed(dir)).transpose()
 }
 
 fn sorted_metrics(generations: &[Arc<Generation>], index: &SeriesIndex) -> Vec<(Arc<str>, u32)> {

@@ -13,6 +13,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 use tidegate_model::SeriesKey;
 
+use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
 use crate::hot::Row;
 use crate::segment::columns::{Coding, Codings, ColumnFile, Effort};
@@ -147,6 +148,13 @@ pub(crate) struct Written {
     pub max_time: i64,
 }
 
+impl Written {
+    pub(crate) fn meta(self, number: u64, file: String) -> SegmentMeta {
+        let times = (self.min_time, self.max_time);
+        SegmentMeta::new(number, SegmentKind::Samples, file, times, self.rows, self.bytes)
+    }
+}
+
 pub(crate) fn ranges_json(ranges: &[MetricRange]) -> Result<String, StoreError> {
     serde_json::to_string(ranges)
         .map_err(|error| StoreError::Unstorable { what: "list of metrics".to_owned(), why: error.to_string() })
@@ -224,6 +232,6 @@ const CODINGS: &Codings = &[
 /// A series' tags as a JSON object, keys sorted.
 fn tags_json(key: &SeriesKey) -> String {
     let tags: serde_json::Map<String, serde_json::Value> =
-        key.tags().iter().map(|(tag, value)| (tag.clone(), value.clone().into())).collect();
+        key.tags().map(|(tag, value)| (tag.to_owned(), value.into())).collect();
     serde_json::Value::Object(tags).to_string()
 }

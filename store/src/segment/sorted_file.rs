@@ -107,6 +107,20 @@ impl SortedFile {
         Ok(open.find(metric).map(|at| &open.ranges[at]))
     }
 
+    /// What the row groups hold of each metric, by its share of their rows.
+    pub(crate) fn bytes_by_metric(&self) -> std::result::Result<Vec<(String, u64)>, StoreError> {
+        let open = self.open()?;
+        let of = |range: &MetricRange| {
+            let all = range.offset..range.offset + range.rows;
+            let groups = open.groups().map(|(number, place)| {
+                let bytes = open.metadata.metadata().row_group(number).compressed_size().max(0) as f64;
+                bytes * common(&all, &place).len() as f64 / place.len().max(1) as f64
+            });
+            groups.sum::<f64>() as u64
+        };
+        Ok(open.ranges.iter().map(|range| (range.metric.clone(), of(range))).collect())
+    }
+
     /// Where the rows of each wanted series lie, in order.
     pub(crate) fn runs(&self, wanted: &Wanted<'_>) -> std::result::Result<Vec<Run>, StoreError> {
         let open = self.open()?;
