@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod aggregate;
 mod catalog;
 mod config;
 mod dir;
@@ -21,6 +22,7 @@ mod functions;
 mod hot;
 mod keep;
 mod maintain;
+mod newest;
 mod query;
 mod scan;
 mod sealed;

@@ -8,10 +8,12 @@ mod ewma;
 mod gaps;
 mod gather;
 mod histogram_quantile;
+mod last;
 mod made;
 mod now;
 mod points;
 mod recent;
+mod roster;
 mod span;
 mod statistics;
 mod tag;
@@ -24,18 +26,22 @@ use datafusion::logical_expr::Documentation;
 
 pub(crate) use self::bounded::{MULTIPLYING, bounded};
 pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
+pub(crate) use self::last::last_metric;
+pub(crate) use self::roster::Recents;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use tidegate_model::TimeMs;
 
 use self::aggregate::series_aggregates;
 use self::gaps::gap_fillers;
 use self::histogram_quantile::histogram_quantile;
+use self::last::{Last, last_columns};
 use self::now::now;
 use self::recent::{Recent, recent_columns};
 use self::tag::tag;
 use self::time_buckets::{TimeBuckets, time_buckets_columns};
+use crate::store::Store;
 use crate::tables::{Column, ColumnInfo, column_infos};
 
 /// Registers what does not depend on the store or the instant of a query.
@@ -52,8 +58,9 @@ pub(crate) fn register(state: &mut SessionState) -> Result<()> {
 }
 
 /// Registers what does, for plans as of `at`; `None` for plans that are told the instant each time they run.
-pub(crate) fn register_for(state: &mut SessionState, at: Option<TimeMs>) -> Result<()> {
+pub(crate) fn register_for(state: &mut SessionState, store: Weak<Store>, at: Option<TimeMs>) -> Result<()> {
     state.register_udf(Arc::new(now(at)))?;
+    state.register_udtf("last", Arc::new(Last::new(store)));
     state.register_udtf("recent", Arc::new(Recent));
     Ok(())
 }
@@ -111,6 +118,13 @@ fn own() -> Vec<FunctionInfo> {
             "one row per host, container and resource with a usage sample in the window before now(); window is an \
              INTERVAL or a number of seconds",
             recent_columns(),
+        ),
+        table(
+            "last",
+            "last(metric, age)",
+            "the newest sample at or before now() of every series of a metric, at most age old: an INTERVAL or a number \
+             of seconds, 1 hour when it is not given",
+            last_columns(),
         ),
         plain("now", "now()", "the instant that the query is asked for; the tick in a rule"),
         plain("tag", "tag(tags, key)", "one tag of the JSON object in samples.tags or containers.labels"),

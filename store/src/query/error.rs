@@ -158,6 +158,9 @@ fn unplaced(kind: QueryErrorKind, text: &str, sql: &str) -> QueryError {
     if message.contains("recent()") {
         return placed(QueryError::new(kind, message), sql, "recent");
     }
+    if message.contains("last()") {
+        return placed(QueryError::new(kind, message), sql, "last");
+    }
     QueryError::new(kind, message)
 }
 

@@ -27,6 +27,8 @@ struct Metric {
     series: BTreeSet<u32>,
     /// How many series have a tag key.
     tag_keys: Map<String, usize>,
+    /// See [`SeriesIndex::version`].
+    version: u64,
 }
 
 /// All known series.
@@ -40,6 +42,8 @@ pub(crate) struct SeriesIndex {
     metric_ids: Map<Arc<str>, u32>,
     next_id: u32,
     generation: u64,
+    /// Counts every series that came or went.
+    changes: u64,
 }
 
 impl SeriesIndex {
@@ -88,6 +92,8 @@ impl SeriesIndex {
             self.generation += 1;
         }
         entry.series.insert(id);
+        self.changes += 1;
+        entry.version = self.changes;
         for (tag, _) in key.tags() {
             let users = match entry.tag_keys.get_mut(tag) {
                 Some(users) => users,
@@ -119,6 +125,8 @@ impl SeriesIndex {
         }
         let metric = &mut self.metrics[old.metric as usize];
         metric.series.remove(&id);
+        self.changes += 1;
+        metric.version = self.changes;
         for (tag, _) in old.key.tags() {
             if let Some(users) = metric.tag_keys.get_mut(tag) {
                 *users -= 1;
@@ -140,7 +148,7 @@ impl SeriesIndex {
         let name: Arc<str> = name.into();
         let number = self.metrics.len() as u32; // every metric has a series, and those are numbered with u32
         self.metric_ids.insert(name.clone(), number);
-        self.metrics.push(Metric { name, series: BTreeSet::new(), tag_keys: Map::default() });
+        self.metrics.push(Metric { name, series: BTreeSet::new(), tag_keys: Map::default(), version: 0 });
         number
     }
 
@@ -202,6 +210,11 @@ impl SeriesIndex {
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Changes whenever a series of the metric comes or goes; 0 for a metric that was never seen.
+    pub(crate) fn version(&self, metric: &str) -> u64 {
+        self.metric_ids.get(metric).map_or(0, |&number| self.metrics[number as usize].version)
     }
 }
 
