@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -96,6 +96,8 @@ pub(crate) struct FactBook {
     writer: Mutex<()>,
     /// Whether something is only in memory.
     unwritten: AtomicBool,
+    /// See [`FactBook::version`].
+    version: AtomicU64,
 }
 
 impl FactBook {
@@ -110,7 +112,17 @@ impl FactBook {
             hosts: file.hosts.into_iter().map(|row| (row.name.clone(), row)).collect(),
             rules,
         };
-        Ok(Self { current: RwLock::new(facts), writer: Mutex::new(()), unwritten: AtomicBool::new(false) })
+        Ok(Self {
+            current: RwLock::new(facts),
+            writer: Mutex::new(()),
+            unwritten: AtomicBool::new(false),
+            version: AtomicU64::new(0),
+        })
+    }
+
+    /// Changes with every fact but when something was last seen and how a rule's last run went.
+    pub(crate) fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
     }
 
     /// Writes what is only in memory.
@@ -138,6 +150,7 @@ impl FactBook {
         // Rules may have run while this was being written.
         keep_status(&mut facts.rules, &current.rules);
         *current = facts;
+        self.version.fetch_add(1, Ordering::Release);
         Ok(())
     }
 

@@ -1,20 +1,24 @@
 //! The newest samples, in memory: a generation per write-ahead log file, chunks per metric.
 //!
-//! Rows are appended as they arrive. A chunk that is full or old enough is sealed: sorted by (series, time), which is what
-//! scans and segments want, and from then on shared and never changed.
+//! Rows are kept as they arrive, in columns. What has arrived last is what is asked about most, and it is asked about for all
+//! series at once: the last minute of a metric is one pass over the end of its chunks. A chunk that is full or old enough is
+//! sealed, from then on shared and never changed; who wants only some series of it reads it through an order by series, made
+//! the first time that somebody does.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Float64Array, Int64Array, UInt32Array};
 use tidegate_model::{Decision, Event};
 
+use crate::newest::Newest;
 use crate::scan::Wanted;
 use crate::segment::SegmentList;
 
-/// Rows at which a chunk is sealed.
-const CHUNK_ROWS: usize = 8_192;
+/// Rows at which a chunk is sealed. Positions in a chunk have 16 bits.
+const CHUNK_ROWS: usize = 16_384;
 /// Time after which a chunk is sealed, however few rows it has: scans of later times can then skip it.
 const CHUNK_MS: i64 = 60_000;
+/// Rows can be counted by series when their ids span at most this many times as many numbers as there are rows.
+const SPREAD: usize = 4;
 
 /// One sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,7 +31,12 @@ pub(crate) struct Row {
 
 /// Sorts by (series, time); of equal ones the last in the given order stays.
 pub(crate) fn sort_last_write_wins(rows: &mut Vec<Row>) {
-    // Stable, and fast on the concatenation of sorted runs that scans hand in.
+    group_by_series(rows);
+    // The samples of a series arrive in the order of their times, as a rule.
+    let sorted = rows.windows(2).all(|pair| (pair[0].series, pair[0].time) < (pair[1].series, pair[1].time));
+    if sorted {
+        return;
+    }
     rows.sort_by_key(|row| (row.series, row.time));
     rows.dedup_by(|later, kept| {
         let same = (later.series, later.time) == (kept.series, kept.time);
@@ -38,13 +47,61 @@ pub(crate) fn sort_last_write_wins(rows: &mut Vec<Row>) {
     });
 }
 
-/// A sealed chunk: sorted by (series, time), each once.
+/// Sorts by series, stable.
+fn group_by_series(rows: &mut Vec<Row>) {
+    if rows.is_sorted_by_key(|row| row.series) {
+        return;
+    }
+    let (first, last) =
+        rows.iter().fold((u32::MAX, 0), |(first, last), row| (first.min(row.series), last.max(row.series)));
+    let span = (last - first) as usize + 1;
+    if span > SPREAD * rows.len() {
+        rows.sort_by_key(|row| row.series);
+        return;
+    }
+    // Where the rows of each series begin, and while they are put there, where its next one goes.
+    let mut places = vec![0usize; span + 1];
+    rows.iter().for_each(|row| places[(row.series - first) as usize + 1] += 1);
+    for at in 0..span {
+        places[at + 1] += places[at];
+    }
+    let mut grouped = vec![Row { series: 0, time: 0, value: 0.0 }; rows.len()];
+    for row in rows.iter() {
+        let place = &mut places[(row.series - first) as usize];
+        grouped[*place] = *row;
+        *place += 1;
+    }
+    *rows = grouped;
+}
+
+/// Rows in columns, in arrival order.
+#[derive(Default)]
+struct Columns {
+    series: Vec<u32>,
+    times: Vec<i64>,
+    values: Vec<f64>,
+}
+
+impl Columns {
+    fn push(&mut self, row: Row) {
+        self.series.push(row.series);
+        self.times.push(row.time);
+        self.values.push(row.value);
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Row> + '_ {
+        let columns = self.series.iter().zip(&self.times).zip(&self.values);
+        columns.map(|((&series, &time), &value)| Row { series, time, value })
+    }
+}
+
+/// A sealed chunk, in arrival order.
 pub(crate) struct Chunk {
-    series: UInt32Array,
-    times: Int64Array,
-    values: Float64Array,
+    columns: Columns,
     min_time: i64,
     max_time: i64,
+    /// Positions by (series, arrival).
+    by_series: OnceLock<Box<[u16]>>,
 }
 
 impl Chunk {
@@ -52,20 +109,58 @@ impl Chunk {
         self.min_time <= to && self.max_time >= from
     }
 
-    /// Appends the wanted rows, in (series, time) order.
+    /// Appends the wanted rows; those of one series in the order of their arrival.
     pub(crate) fn copy_into(&self, wanted: &Wanted<'_>, rows: &mut Vec<Row>) {
-        let columns = self.series.values().iter().zip(self.times.values()).zip(self.values.values());
-        rows.extend(
-            columns.filter_map(|((&series, &time), &value)| {
-                wanted.has(series, time).then_some(Row { series, time, value })
-            }),
-        );
+        self.each(wanted, |row| rows.push(row));
+    }
+
+    /// Calls `each` with the wanted rows; those of one series in the order of their arrival.
+    #[inline]
+    pub(crate) fn each(&self, wanted: &Wanted<'_>, mut each: impl FnMut(Row)) {
+        let (from, to) = (wanted.from, wanted.to);
+        let Some(ids) = wanted.series else {
+            if from <= self.min_time && self.max_time <= to {
+                self.columns.rows().for_each(each);
+            } else {
+                self.columns.rows().filter(|row| from <= row.time && row.time <= to).for_each(each);
+            }
+            return;
+        };
+        let Columns { series, times, values } = &self.columns;
+        let mut order = self.by_series();
+        for &id in ids {
+            let begin = order.partition_point(|&at| series[at as usize] < id);
+            order = &order[begin..];
+            let count = order.iter().take_while(|&&at| series[at as usize] == id).count();
+            let (these, rest) = order.split_at(count);
+            order = rest;
+            for &at in these {
+                let time = times[at as usize];
+                if from <= time && time <= to {
+                    each(Row { series: id, time, value: values[at as usize] });
+                }
+            }
+            if order.is_empty() {
+                break;
+            }
+        }
+    }
+
+    fn by_series(&self) -> &[u16] {
+        self.by_series.get_or_init(|| {
+            let series = &self.columns.series;
+            // Id and position in one number sort at once, and positions break ties.
+            let mut keys: Vec<u64> =
+                series.iter().zip(0u64..).map(|(id, at)| u64::from(*id) << 16 | at & 0xFFFF).collect();
+            keys.sort_unstable();
+            keys.into_iter().map(|key| (key & 0xFFFF) as u16).collect()
+        })
     }
 }
 
-/// The chunk that is being filled, in arrival order.
+/// The chunk that is being filled.
 struct OpenChunk {
-    rows: Vec<Row>,
+    columns: Columns,
     min_time: i64,
     max_time: i64,
     /// When its first row arrived, in ms UTC.
@@ -74,22 +169,26 @@ struct OpenChunk {
 
 impl OpenChunk {
     fn new() -> Self {
-        Self { rows: Vec::new(), min_time: i64::MAX, max_time: i64::MIN, opened: 0 }
+        Self { columns: Columns::default(), min_time: i64::MAX, max_time: i64::MIN, opened: 0 }
+    }
+
+    fn len(&self) -> usize {
+        self.columns.times.len()
     }
 
     fn seal(&mut self) -> Option<Arc<Chunk>> {
-        if self.rows.is_empty() {
+        if self.len() == 0 {
             return None;
         }
-        let full = std::mem::replace(self, OpenChunk::new());
-        let mut rows = full.rows;
-        sort_last_write_wins(&mut rows);
+        let mut full = std::mem::replace(self, OpenChunk::new());
+        full.columns.series.shrink_to_fit();
+        full.columns.times.shrink_to_fit();
+        full.columns.values.shrink_to_fit();
         Some(Arc::new(Chunk {
-            series: rows.iter().map(|row| row.series).collect::<Vec<_>>().into(),
-            times: rows.iter().map(|row| row.time).collect::<Vec<_>>().into(),
-            values: rows.iter().map(|row| row.value).collect::<Vec<_>>().into(),
+            columns: full.columns,
             min_time: full.min_time,
             max_time: full.max_time,
+            by_series: OnceLock::new(),
         }))
     }
 }
@@ -97,6 +196,14 @@ impl OpenChunk {
 struct HotMetric {
     sealed: Vec<Arc<Chunk>>,
     open: OpenChunk,
+    /// Samples of this time or before come after somebody asked about that time.
+    watched: i64,
+}
+
+impl HotMetric {
+    fn new() -> Self {
+        Self { sealed: Vec::new(), open: OpenChunk::new(), watched: i64::MIN }
+    }
 }
 
 /// Everything in memory that is also in one write-ahead log file. It is flushed and dropped together with that file.
@@ -113,10 +220,14 @@ pub(crate) struct Generation {
     last_arrival: i64,
     /// The earliest and the latest time of any row; `None` without one.
     times: Option<(i64, i64)>,
+    /// Goes on from generation to generation: only that of the active one is looked at.
+    newest: Newest,
+    late: u64,
 }
 
 impl Generation {
-    pub(crate) fn new(wal: u64) -> Self {
+    /// A generation without rows; `newest` is what the one before it knew.
+    pub(crate) fn new(wal: u64, newest: Newest) -> Self {
         Self {
             wal,
             metrics: Vec::new(),
@@ -125,6 +236,8 @@ impl Generation {
             samples: 0,
             last_arrival: i64::MIN,
             times: None,
+            newest,
+            late: 0,
         }
     }
 
@@ -155,21 +268,23 @@ impl Generation {
         self.last_arrival = self.last_arrival.max(arrived);
         for (metric, row) in rows {
             self.see_time(row.time);
+            self.newest.see(row.series, row.time, row.value);
             let at = metric as usize;
             if at >= self.metrics.len() {
                 self.metrics.resize_with(at + 1, || None);
             }
-            let hot = self.metrics[at].get_or_insert_with(|| HotMetric { sealed: Vec::new(), open: OpenChunk::new() });
+            let hot = self.metrics[at].get_or_insert_with(HotMetric::new);
+            self.late += u64::from(row.time <= hot.watched);
             let open = &mut hot.open;
-            if open.rows.is_empty() {
+            if open.len() == 0 {
                 open.opened = arrived;
-            } else if open.rows.len() >= CHUNK_ROWS || arrived.saturating_sub(open.opened) >= CHUNK_MS {
+            } else if open.len() >= CHUNK_ROWS || arrived.saturating_sub(open.opened) >= CHUNK_MS {
                 hot.sealed.extend(open.seal());
                 open.opened = arrived;
             }
             open.min_time = open.min_time.min(row.time);
             open.max_time = open.max_time.max(row.time);
-            open.rows.push(row);
+            open.columns.push(row);
             self.samples += 1;
         }
     }
@@ -190,11 +305,40 @@ impl Generation {
         }
     }
 
-    /// Seals everything; nothing is appended to this generation any more.
-    pub(crate) fn close(&mut self) {
+    /// Notes that somebody asks what some metrics say up to `now`; see [`Generation::watched`].
+    pub(crate) fn watch(&mut self, metrics: &[u32], now: i64) {
+        for metric in metrics {
+            let at = *metric as usize;
+            if at >= self.metrics.len() {
+                self.metrics.resize_with(at + 1, || None);
+            }
+            let hot = self.metrics[at].get_or_insert_with(HotMetric::new);
+            hot.watched = hot.watched.max(now);
+        }
+    }
+
+    /// Changes when a sample arrives that would have changed the answer to a question which [`Generation::watch`] was told
+    /// of; also with each new generation.
+    pub(crate) fn watched(&self) -> (u64, u64) {
+        (self.wal, self.late)
+    }
+
+    /// Seals everything; nothing is appended to this generation any more. Returns what the next one goes on with.
+    pub(crate) fn close(&mut self) -> Newest {
         for hot in self.metrics.iter_mut().flatten() {
             hot.sealed.extend(hot.open.seal());
         }
+        std::mem::replace(&mut self.newest, Newest::new(i64::MAX))
+    }
+
+    /// The newest samples; known only by the active generation.
+    pub(crate) fn newest(&self) -> &Newest {
+        &self.newest
+    }
+
+    /// As [`Generation::newest`].
+    pub(crate) fn newest_mut(&mut self) -> &mut Newest {
+        &mut self.newest
     }
 
     /// The sealed chunks of one metric that may have rows with `from <= time <= to`, in arrival order.
@@ -210,10 +354,10 @@ impl Generation {
         if hot.open.min_time > wanted.to || hot.open.max_time < wanted.from {
             return Vec::new();
         }
-        hot.open.rows.iter().filter(|row| wanted.has(row.series, row.time)).copied().collect()
+        hot.open.columns.rows().filter(|row| wanted.has(row.series, row.time)).collect()
     }
 
-    /// Numbers of the metrics that have samples here.
+    /// Numbers of the metrics that may have samples here.
     pub(crate) fn metric_numbers(&self) -> impl Iterator<Item = u32> + '_ {
         (0u32..).zip(&self.metrics).filter(|(_, hot)| hot.is_some()).map(|(number, _)| number)
     }
@@ -251,8 +395,8 @@ impl Data {
 
     /// Closes the active generation; appends then go to one for log file `wal`.
     pub(crate) fn close_active(&mut self, wal: u64) {
-        let mut closed = std::mem::replace(&mut self.active, Generation::new(wal));
-        closed.close();
+        let newest = self.active.close();
+        let closed = std::mem::replace(&mut self.active, Generation::new(wal, newest));
         self.closed.push(Arc::new(closed));
     }
 }
@@ -274,7 +418,7 @@ mod tests {
 
     #[test]
     fn a_chunk_is_sealed_when_full_and_when_a_minute_old_and_later_scans_skip_it() {
-        let mut generation = Generation::new(1);
+        let mut generation = Generation::new(1, Newest::new(i64::MIN));
         let full = CHUNK_ROWS as i64;
         generation.push(0, (0..full).map(|time| (3, row(0, time, 0.0))));
         generation.push(1, [(3, row(0, full, 0.0))].into_iter());
@@ -287,5 +431,45 @@ mod tests {
             [row(0, full + 1, 0.0)]
         );
         assert_eq!(generation.samples(), CHUNK_ROWS + 2);
+    }
+
+    #[test]
+    fn a_sample_that_comes_after_the_question_is_noticed() {
+        let mut generation = Generation::new(3, Newest::new(i64::MIN));
+        generation.watch(&[1], 10);
+        let before = generation.watched();
+        generation.push(0, [(1, row(0, 11, 0.0)), (2, row(1, 5, 0.0))].into_iter());
+        assert_eq!(generation.watched(), before);
+        generation.push(0, [(1, row(0, 10, 0.0))].into_iter());
+        assert_ne!(generation.watched(), before);
+    }
+
+    #[test]
+    fn some_series_of_a_chunk_are_read_in_the_order_of_their_arrival() {
+        let mut generation = Generation::new(1, Newest::new(i64::MIN));
+        let arrivals = [(7, 1), (3, 1), (7, 2), (5, 2), (3, 2), (7, 1)];
+        generation.push(0, arrivals.iter().map(|&(series, time)| (0, row(series, time, f64::from(series)))));
+        generation.close();
+        let read = |series: Option<&[u32]>, from, to| {
+            let mut rows = Vec::new();
+            let wanted = Wanted { metric: "m", series, from, to };
+            generation.sealed(0, from, to).iter().for_each(|chunk| chunk.copy_into(&wanted, &mut rows));
+            rows.iter().map(|row| (row.series, row.time)).collect::<Vec<_>>()
+        };
+        assert_eq!(read(None, 0, 9), arrivals);
+        assert_eq!(read(Some(&[3, 4, 7, 9]), 0, 9), [(3, 1), (3, 2), (7, 1), (7, 2), (7, 1)]);
+        assert_eq!(read(Some(&[7]), 2, 9), [(7, 2)]);
+    }
+
+    #[test]
+    fn rows_in_the_order_of_time_are_sorted_as_any_others() {
+        for spread in [1, 1_000_000] {
+            let mut rows: Vec<Row> =
+                (0..500).map(|at| row((at * 7 % 11) * spread, i64::from(at / 11), f64::from(at))).collect();
+            let mut sorted = rows.clone();
+            sorted.sort_by_key(|row| (row.series, row.time));
+            sort_last_write_wins(&mut rows);
+            assert_eq!(rows, sorted);
+        }
     }
 }

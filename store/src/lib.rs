@@ -10,6 +10,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod aggregate;
 mod catalog;
 mod config;
 mod dir;
@@ -22,6 +23,7 @@ mod history;
 mod hot;
 mod keep;
 mod maintain;
+mod newest;
 mod query;
 mod scan;
 mod sealed;

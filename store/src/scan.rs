@@ -8,7 +8,8 @@ use tidegate_model::{Decision, Event, SeriesKey};
 
 use crate::catalog::SegmentKind;
 use crate::error::StoreError;
-use crate::hot::{Generation, Row, sort_last_write_wins};
+use crate::hot::{Chunk, Generation, Row, sort_last_write_wins};
+use crate::segment::SegmentList;
 use crate::store::Store;
 
 /// Rows of one [`ScanChunk`] at most.
@@ -49,6 +50,15 @@ pub(crate) struct ScanChunk {
     pub values: Float64Array,
 }
 
+/// Where samples of one metric are, in the order of arrival, which decides between duplicates: segments, sealed chunks, the
+/// chunk that is being filled.
+pub(crate) struct Parts {
+    pub segments: Arc<SegmentList>,
+    pub sealed: Vec<Arc<Chunk>>,
+    /// Only the wanted ones.
+    pub open: Vec<Row>,
+}
+
 impl Store {
     /// All metrics that have series, sorted by name.
     pub(crate) fn metrics(&self) -> Vec<MetricInfo> {
@@ -87,29 +97,29 @@ impl Store {
 
     /// The wanted samples, deduplicated, sorted by (series, time). Reads files.
     pub(crate) fn scan(&self, wanted: &Wanted<'_>) -> Result<Vec<ScanChunk>, StoreError> {
-        let &Wanted { metric, from, to, .. } = wanted;
-        let Some(metric_id) = self.index.read().metric_id(metric) else { return Ok(Vec::new()) };
-        // Under the lock only what still changes is copied; segments and sealed chunks are shared and read afterwards.
-        let (segments, sealed, open) = {
-            let data = self.data.read();
-            let sealed: Vec<_> = data.generations().flat_map(|g| g.sealed(metric_id, from, to)).collect();
-            (data.segments.clone(), sealed, data.active.open_rows(metric_id, wanted))
-        };
-        // The order of arrival, which decides between duplicates: segments, sealed chunks, the open chunk.
+        Ok(self.scan_rows(wanted)?.chunks(CHUNK_ROWS).map(ScanChunk::from_rows).collect())
+    }
+
+    /// As [`Store::scan`], in rows.
+    pub(crate) fn scan_rows(&self, wanted: &Wanted<'_>) -> Result<Vec<Row>, StoreError> {
+        let Some(Parts { segments, sealed, open }) = self.parts_of(wanted) else { return Ok(Vec::new()) };
         let mut rows: Vec<Row> = Vec::new();
-        let mut sorted_parts = 0;
-        for segment in segments.overlapping(SegmentKind::Samples, from, to) {
-            sorted_parts += usize::from(segment.read_samples(wanted, &mut rows)?);
+        for segment in segments.overlapping(SegmentKind::Samples, wanted.from, wanted.to) {
+            segment.read_samples(wanted, &mut rows)?;
         }
-        for chunk in &sealed {
-            chunk.copy_into(wanted, &mut rows);
-            sorted_parts += 1;
-        }
-        if sorted_parts > 1 || !open.is_empty() {
-            rows.extend(open);
-            sort_last_write_wins(&mut rows);
-        }
-        Ok(rows.chunks(CHUNK_ROWS).map(ScanChunk::from_rows).collect())
+        sealed.iter().for_each(|chunk| chunk.copy_into(wanted, &mut rows));
+        rows.extend(open);
+        sort_last_write_wins(&mut rows);
+        Ok(rows)
+    }
+
+    /// Where the wanted samples are; `None` when the metric is unknown. Under the lock only what still changes is copied;
+    /// segments and sealed chunks are shared and read afterwards.
+    pub(crate) fn parts_of(&self, wanted: &Wanted<'_>) -> Option<Parts> {
+        let metric = self.index.read().metric_id(wanted.metric)?;
+        let data = self.data.read();
+        let sealed = data.generations().flat_map(|g| g.sealed(metric, wanted.from, wanted.to)).collect();
+        Some(Parts { segments: data.segments.clone(), sealed, open: data.active.open_rows(metric, wanted) })
     }
 
     /// All decisions with `from <= time <= to` (ms), sorted by time; of rows with the same id the newest. Reads files.

@@ -18,12 +18,15 @@ use crate::config::StoreConfig;
 use crate::dir::DataDir;
 use crate::error::StoreError;
 use crate::facts::FactBook;
+use crate::functions::Recents;
 use crate::history::History;
 use crate::hot::{Data, Generation, Row};
+use crate::newest::{LookUps, Newest};
 use crate::query::Plans;
 use crate::query::session::QueryThreads;
 use crate::segment::horizon::Horizons;
 use crate::segment::{Segment, SegmentList};
+use crate::tables::LabelCache;
 use crate::write::record::Record;
 use crate::write::series::SeriesIndex;
 use crate::write::series_log::SeriesLog;
@@ -44,6 +47,10 @@ pub struct Store {
     pub(crate) series_log: Mutex<SeriesLog>,
     pub(crate) facts: FactBook,
     pub(crate) history: History,
+    /// What queries know of series.
+    pub(crate) labels: LabelCache,
+    pub(crate) lookups: Mutex<LookUps>,
+    pub(crate) recents: Recents,
     pub(crate) counters: Counters,
     /// Dropped before what queries read.
     pub(crate) interactive: QueryThreads,
@@ -121,7 +128,8 @@ impl Store {
         let mut index = SeriesIndex::default();
         index.reserve_below(catalog.next_series);
         let series_log = open_series(dir.path(), &mut index, &segments)?;
-        let mut replay = Replay { index, series_log, generations: Vec::new(), files: Vec::new() };
+        let newest = Newest::new(in_segments);
+        let mut replay = Replay { index, series_log, generations: Vec::new(), files: Vec::new(), newest };
         let mut next_wal = catalog.wal_floor;
         for (number, path) in wal::files_from(&dir.wal(), catalog.wal_floor)? {
             replay.file(number, &path)?;
@@ -132,7 +140,8 @@ impl Store {
         let facts = FactBook::load(dir.path())?;
         let counters = Counters::default();
         counters.last_flush.store(catalog.last_flush.map_or(0, |time| time.0), Ordering::Relaxed);
-        let data = Data { closed: replay.generations, active: Generation::new(next_wal), segments: Arc::new(segments) };
+        let active = Generation::new(next_wal, replay.newest);
+        let data = Data { closed: replay.generations, active, segments: Arc::new(segments) };
         Ok(Arc::new_cyclic(|me| Store {
             query_slots: Arc::new(Semaphore::new(config.max_concurrent_queries.clamp(1, Semaphore::MAX_PERMITS))),
             history: History::new(&config),
@@ -146,6 +155,9 @@ impl Store {
             commit: GroupCommit::default(),
             series_log: Mutex::new(replay.series_log),
             facts,
+            labels: LabelCache::default(),
+            lookups: Mutex::default(),
+            recents: Recents::default(),
             counters,
             plans: Plans::default(),
             interactive: QueryThreads::new("tidegate-query"),
@@ -206,11 +218,13 @@ struct Replay {
     generations: Vec<Arc<Generation>>,
     /// Log files that stay, with their sizes.
     files: Vec<(u64, u64)>,
+    newest: Newest,
 }
 
 impl Replay {
     fn file(&mut self, number: u64, path: &Path) -> Result<(), StoreError> {
-        let mut generation = Generation::new(number);
+        let newest = std::mem::replace(&mut self.newest, Newest::new(i64::MIN));
+        let mut generation = Generation::new(number, newest);
         let mut lost = 0usize;
         let bytes = wal::replay(path, |record| match record {
             Record::Series(series) => {
@@ -234,6 +248,7 @@ impl Replay {
             Record::Decisions { arrived, rows } => generation.push_decisions(arrived, rows),
             Record::Events { arrived, rows } => generation.push_events(arrived, rows),
         })?;
+        self.newest = generation.close();
         if lost > 0 {
             tracing::warn!(file = %path.display(), samples = lost, "samples without a series definition skipped");
         }
@@ -241,7 +256,6 @@ impl Replay {
             // A process that stored nothing left it.
             return fs::remove_file(path).map_err(StoreError::io("remove", path));
         }
-        generation.close();
         self.generations.push(Arc::new(generation));
         self.files.push((number, bytes));
         Ok(())

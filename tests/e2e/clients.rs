@@ -16,8 +16,8 @@ fn python(test: &str) -> Option<PathBuf> {
 }
 
 #[test]
-fn bdwatchdog_monasca_and_influx_clients_are_understood() {
-    const TEST: &str = "clients::bdwatchdog_monasca_and_influx";
+fn bdwatchdog_monasca_influx_and_prometheus_clients_are_understood() {
+    const TEST: &str = "clients::bdwatchdog_monasca_influx_and_prometheus";
     let Some(python) = python(TEST) else { return };
     let server = Server::start(&["--local-host", "false"]);
     let script = repository().join("tests/e2e/clients/push.py");

@@ -168,7 +168,7 @@ fn a_bad_series_is_named_and_its_neighbours_are_kept() {
         assert_eq!(found.series, [0, 4]);
     }
     let mut bytes = v1(&[(&[("__name__", "mm")], &[(1.0, 1)])]);
-    let at = bytes.iter().position(|byte| *byte == b'm').unwrap();
+    let at = bytes.windows(2).position(|pair| pair == b"mm").unwrap();
     bytes[at] = 0xff;
     assert_eq!(decode(&bytes, Version::V1).unwrap().errors, ["timeseries 0: label '__name__' is not valid UTF-8"]);
 }

@@ -106,7 +106,7 @@ impl<'a> Reader<'a> {
 
 /// Appends a field of bytes, as a message has it.
 pub(super) fn put_bytes(out: &mut Vec<u8>, number: u8, bytes: &[u8]) {
-    out.push(number << 3 | 2);
+    out.push((number << 3) | 2);
     put_varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }

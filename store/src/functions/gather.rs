@@ -1,81 +1,32 @@
-//! Gathers the rows of `recent(window)` from the store.
+//! Gathers the rows of `recent(window)` from the store in one pass over each metric.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, UInt32Array};
+use arrow::compute::take;
+use arrow::datatypes::Schema;
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::MemoryReservation;
-use tidegate_model::{Resource, metrics};
+use tidegate_model::metrics;
 
 use super::recent::recent_columns;
+use super::roster::{Roster, Tables};
 use super::statistics::{Statistics, Window, increase};
-use crate::query::guard::Deadline;
+use crate::aggregate::{Ended, Visit, Visitor};
+use crate::query::run::Run;
 use crate::store::Store;
-use crate::tables::{Block, Slices, Source, Subject, SubjectSource, UsageSource, executed, schema_of, subjects};
+use crate::tables::{
+    LabelFilter, LabelTable, Selected, Slices, Source, SubjectSource, TimeRange, UsageSource, each_row, executed,
+    schema_of,
+};
 
 /// How far before the window the newest limit is looked for.
 const LIMIT_LOOKBACK_MS: i64 = 10 * 60 * 1000;
 /// Bytes that a measurement takes while its window is gathered.
 const POINT_BYTES: usize = 16;
 
-/// What is known of one container and resource.
-struct Gathered {
-    subject: Subject,
-    app: Option<String>,
-    app_time: i64,
-    usage: Window,
-    limit: Option<(i64, f64)>,
-    throttled: Mean,
-    pressure: Mean,
-    oom_kills: Vec<(i64, f64)>,
-    unreclaimable: Mean,
-}
-
-impl Gathered {
-    fn new(subject: Subject) -> Self {
-        Self {
-            subject,
-            app: None,
-            app_time: i64::MIN,
-            usage: Window::default(),
-            limit: None,
-            throttled: Mean::default(),
-            pressure: Mean::default(),
-            oom_kills: Vec::new(),
-            unreclaimable: Mean::default(),
-        }
-    }
-
-    fn see_limit(&mut self, time: i64, value: f64) {
-        if self.limit.is_none_or(|(newest, _)| newest <= time) {
-            self.limit = Some((time, value));
-        }
-    }
-}
-
-/// All of them, found by name once a series and by number once a row.
-#[derive(Default)]
-struct Table {
-    rows: Vec<Gathered>,
-    numbers: HashMap<Subject, usize>,
-}
-
-impl Table {
-    /// The row of `subject`, made when there is none.
-    fn row(&mut self, subject: &Subject) -> usize {
-        if let Some(number) = self.numbers.get(subject) {
-            return *number;
-        }
-        let number = self.rows.len();
-        self.rows.push(Gathered::new(subject.clone()));
-        self.numbers.insert(subject.clone(), number);
-        number
-    }
-}
-
 /// Mean and newest of a few values.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Mean {
     sum: f64,
     count: u32,
@@ -100,173 +51,257 @@ impl Mean {
     }
 }
 
+/// What is known of each row of the roster.
+struct Gathered {
+    usage: Vec<Window>,
+    app: Vec<Option<String>>,
+    limit: Vec<Option<(i64, f64)>>,
+    throttled: Vec<Mean>,
+    pressure: Vec<Mean>,
+    oom_kills: Vec<Vec<(i64, f64)>>,
+    unreclaimable: Vec<Option<f64>>,
+}
+
 /// One gathering, which answers [`Gathering::rows`].
 pub(super) struct Gathering<'a> {
-    pub(super) store: &'a Store,
-    pub(super) deadline: Option<Arc<Deadline>>,
+    pub(super) run: &'a Run,
     pub(super) memory: MemoryReservation,
-    pub(super) now: i64,
     /// The window is open here: a measurement at this very instant is not in it.
     pub(super) start: i64,
+}
+
+/// Puts the samples of labels into the rows that they belong to.
+struct Rows<'a, T> {
+    /// Per label.
+    rows: &'a [Option<u32>],
+    targets: &'a mut [T],
+    push: fn(&mut T, i64, f64),
+    clear: fn(&mut T),
+    /// The time of the newest sample of each label.
+    newest: Vec<i64>,
+}
+
+impl<T> Visitor for Rows<'_, T> {
+    #[inline]
+    fn row(&mut self, label: u32, time: i64, value: f64) {
+        if let Some(row) = self.rows[label as usize] {
+            (self.push)(&mut self.targets[row as usize], time, value);
+            let newest = &mut self.newest[label as usize];
+            *newest = time.max(*newest);
+        }
+    }
+
+    fn restart(&mut self) {
+        // Only what came from these labels: others may have been seen before.
+        self.rows.iter().flatten().for_each(|row| (self.clear)(&mut self.targets[*row as usize]));
+    }
 }
 
 impl Gathering<'_> {
     /// All rows with all columns, sorted by host, container and resource.
     pub(super) fn rows(&self) -> Result<RecordBatch> {
-        let window = (self.start + 1, self.now);
-        let mut table = Table::default();
-        let usage = UsageSource { maps: self.store.config().usage_maps.clone() };
-        self.each(
-            &usage,
-            window,
-            &mut table,
-            |table, who| Some(table.row(who)),
-            |row, app, time, value| {
-                row.usage.push(time, value);
-                if time >= row.app_time && app.is_some() {
-                    (row.app, row.app_time) = (app.clone(), time);
-                }
-            },
-        )?;
-        self.collected(&mut table, metrics::THROTTLED, |row, time, value| row.throttled.push(time, value))?;
-        self.collected(&mut table, metrics::PRESSURE_SOME, |row, time, value| row.pressure.push(time, value))?;
-        self.collected(&mut table, metrics::OOM_KILLS, |row, time, value| row.oom_kills.push((time, value)))?;
-        self.collected(&mut table, metrics::UNRECLAIMABLE, |row, time, value| row.unreclaimable.push(time, value))?;
-        // Limits in the window of all containers, since they share a host, and older ones of those that have usage and no
-        // limit in the window.
-        let limits = SubjectSource::LIMITS;
-        self.each(
-            &limits,
-            window,
-            &mut table,
-            |table, who| Some(table.row(who)),
-            |row, _, time, value| {
-                row.see_limit(time, value);
-            },
-        )?;
-        let unlimited = |table: &mut Table, who: &Subject| {
-            let number = *table.numbers.get(who)?;
-            let row = &table.rows[number];
-            (row.limit.is_none() && !row.usage.is_empty()).then_some(number)
+        let everything = LabelFilter::new(None, Arc::new(Schema::empty()));
+        let usage = UsageSource { maps: self.store().config().usage_maps.clone() };
+        let usage: Vec<Selected> = usage.parts(self.store(), &everything).into_iter().map(Selected::all).collect();
+        let table = |metric: &'static str| SubjectSource { table: metric, metric }.labels(self.store());
+        let tables = Tables {
+            usage: usage.iter().map(|part| Arc::clone(&part.part.labels)).collect(),
+            limits: SubjectSource::LIMITS.labels(self.store()),
+            throttled: table(metrics::THROTTLED),
+            pressure: table(metrics::PRESSURE_SOME),
+            oom_kills: table(metrics::OOM_KILLS),
+            unreclaimable: table(metrics::UNRECLAIMABLE),
         };
-        let before = (self.start.saturating_sub(LIMIT_LOOKBACK_MS), self.start);
-        self.each(&limits, before, &mut table, unlimited, |row, _, time, value| row.see_limit(time, value))?;
-        table.rows.sort_by(|a, b| a.subject.cmp(&b.subject));
-        self.batch(&table.rows)
-    }
-
-    /// Adds what one of the collector's metrics says in the window of those that have a row.
-    fn collected(
-        &self,
-        table: &mut Table,
-        metric: &'static str,
-        mut push: impl FnMut(&mut Gathered, i64, f64),
-    ) -> Result<()> {
-        let known = |table: &mut Table, who: &Subject| table.numbers.get(who).copied();
-        let source = SubjectSource { table: metric, metric };
-        self.each(&source, (self.start + 1, self.now), table, known, |row, _, time, value| push(row, time, value))
-    }
-
-    /// Reads a source in a range. `number` says which row a subject's values go to, if they are wanted at all; `push` adds
-    /// a value, with the app that it came with.
-    fn each(
-        &self,
-        source: &dyn Source,
-        range: (i64, i64),
-        table: &mut Table,
-        number: impl Fn(&mut Table, &Subject) -> Option<usize>,
-        mut push: impl FnMut(&mut Gathered, &Option<String>, i64, f64),
-    ) -> Result<()> {
-        let stored = self.store.stored_times();
-        for part in source.parts(self.store, range.0) {
-            let subjects = subjects(&part.labels);
-            let numbers: Vec<Option<usize>> = subjects.iter().map(|(who, _)| number(table, who)).collect();
-            if numbers.iter().all(Option::is_none) {
-                continue;
+        let roster = self.store().recents.roster(self.store(), tables);
+        let mut gathered = self.usage(&roster, &usage)?;
+        let window = TimeRange { from: self.start + 1, to: self.now() };
+        let Roster { tables, throttled, pressure, oom_kills, unreclaimable, limits, .. } = roster.as_ref();
+        self.each(&tables.throttled, throttled, window, &mut gathered.throttled, Mean::push)?;
+        self.each(&tables.pressure, pressure, window, &mut gathered.pressure, Mean::push)?;
+        self.each(&tables.oom_kills, oom_kills, window, &mut gathered.oom_kills, |readings, time, value| {
+            // The counter stands still nearly always, and adds nothing then.
+            if readings.last().is_none_or(|(_, last)| *last != value) {
+                readings.push((time, value));
             }
-            let mut slices = Slices::new(range.0, range.1, stored);
-            while let Some((from, to)) = slices.next() {
-                if let Some(deadline) = &self.deadline {
-                    deadline.check()?;
+        })?;
+        self.newest(&tables.unreclaimable, window.from, |label, _, value| {
+            if let Some(row) = unreclaimable[label] {
+                gathered.unreclaimable[row as usize] = Some(value);
+            }
+        })?;
+        // Limits in the window of all containers, since they share a host, and older ones of those that have usage.
+        self.newest(&tables.limits, self.start.saturating_sub(LIMIT_LOOKBACK_MS), |label, time, value| {
+            let Some(row) = limits[label] else { return };
+            if time > self.start || !gathered.usage[row as usize].is_empty() {
+                gathered.limit[row as usize] = Some((time, value));
+            }
+        })?;
+        self.batch(&roster, gathered)
+    }
+
+    /// The windows of usage, and the apps that the newest measurements name.
+    fn usage(&self, roster: &Roster, parts: &[Selected]) -> Result<Gathered> {
+        let rows = roster.subjects.len();
+        let mut gathered = Gathered {
+            usage: vec![Window::default(); rows],
+            app: vec![None; rows],
+            limit: vec![None; rows],
+            throttled: vec![Mean::default(); rows],
+            pressure: vec![Mean::default(); rows],
+            oom_kills: vec![Vec::new(); rows],
+            unreclaimable: vec![None; rows],
+        };
+        let window = TimeRange { from: self.start + 1, to: self.now() };
+        let mut named = vec![i64::MIN; rows];
+        for (selected, part) in parts.iter().zip(&roster.usage) {
+            let newest = if selected.part.read.is_none() {
+                // The first part: nothing has been seen before that a restart would forget.
+                self.each(&selected.part.labels, &part.rows, window, &mut gathered.usage, Window::push)?
+            } else {
+                self.blocks(selected, &part.rows, window, &mut gathered.usage)?
+            };
+            for ((row, app), newest) in part.rows.iter().zip(&part.apps).zip(newest) {
+                let Some(row) = row.map(|row| row as usize) else { continue };
+                if newest > i64::MIN && app.is_some() && newest >= named[row] {
+                    gathered.app[row].clone_from(app);
+                    named[row] = newest;
                 }
-                let blocks = (part.read)(self.store, from, to).map_err(executed)?;
-                let count: usize = blocks.iter().map(|block| block.time.len()).sum();
-                // What was read and what is kept of it.
-                self.memory.try_grow(2 * count * POINT_BYTES)?;
-                for block in &blocks {
-                    each_row(block, |label, time, value| {
-                        if let Some(number) = numbers[label] {
-                            push(&mut table.rows[number], &subjects[label].1, time, value);
-                        }
-                    });
+            }
+        }
+        Ok(gathered)
+    }
+
+    /// Puts the samples of a table's series in a range into the rows that its labels belong to. Returns the newest time of
+    /// each label.
+    fn each<T: Default>(
+        &self,
+        table: &LabelTable,
+        rows: &[Option<u32>],
+        range: TimeRange,
+        targets: &mut [T],
+        push: fn(&mut T, i64, f64),
+    ) -> Result<Vec<i64>> {
+        let mut into =
+            Rows { rows, targets, push, clear: |target| *target = T::default(), newest: vec![i64::MIN; table.count] };
+        let mut check = |bytes: usize| -> std::result::Result<(), Ended> {
+            // What was read is kept, in a little less memory.
+            self.check().and_then(|()| self.memory.try_grow(bytes)).map_err(Ended::Query)
+        };
+        for members in &table.members {
+            let visit = Visit { members, labels: table.count, series: None, range };
+            self.store().visit(&visit, &mut into, &mut check)?;
+        }
+        Ok(into.newest)
+    }
+
+    /// As [`Gathering::each`], for usage that has to be put together from several metrics.
+    fn blocks(
+        &self,
+        selected: &Selected,
+        rows: &[Option<u32>],
+        range: TimeRange,
+        targets: &mut [Window],
+    ) -> Result<Vec<i64>> {
+        let mut newest = vec![i64::MIN; selected.part.labels.count];
+        let mut slices = Slices::new(range.from, range.to, self.store().stored_times());
+        while let Some((from, to)) = slices.next() {
+            self.check()?;
+            let blocks = selected.read(self.store(), from, to).map_err(executed)?;
+            let count: usize = blocks.iter().map(|block| block.time.values().len()).sum();
+            self.memory.try_grow(2 * count * POINT_BYTES)?;
+            for block in &blocks {
+                each_row(block, |label, time, value| {
+                    if let Some(row) = rows[label as usize] {
+                        targets[row as usize].push(time, value);
+                        newest[label as usize] = time.max(newest[label as usize]);
+                    }
+                });
+            }
+            self.memory.shrink(count * POINT_BYTES);
+            slices.had(count);
+        }
+        Ok(newest)
+    }
+
+    /// Calls `each` with the newest sample at or after `from` of each label: of several series the newest.
+    fn newest(&self, table: &LabelTable, from: i64, mut each: impl FnMut(usize, i64, f64)) -> Result<()> {
+        for members in &table.members {
+            let check = || self.check().map_err(Ended::Query);
+            let found = self.store().newest_of(&members.metric, &members.ids, from, self.now(), check)?;
+            let mut newest = vec![i64::MIN; table.count];
+            for (place, time, value) in found {
+                let Some(label) = members.rank.get(members.ids[place as usize]) else { continue };
+                let label = label as usize;
+                if newest[label] <= time {
+                    newest[label] = time;
+                    each(label, time, value);
                 }
-                self.memory.shrink(count * POINT_BYTES);
-                slices.had(count);
             }
         }
         Ok(())
     }
 
-    fn batch(&self, gathered: &[Gathered]) -> Result<RecordBatch> {
-        let bounds = Bounds::new(self.store);
-        let free = HostFree::new(self.store, gathered);
-        let boundary = self.store.config().boundary;
-        let rows: Vec<Row<'_>> = gathered
-            .iter()
-            .filter_map(|gathered| Some(Row { gathered, statistics: gathered.usage.statistics()? }))
+    fn store(&self) -> &Store {
+        &self.run.store
+    }
+
+    fn now(&self) -> i64 {
+        self.run.now.0
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(self.run.deadline.check()?)
+    }
+
+    fn batch(&self, roster: &Roster, mut gathered: Gathered) -> Result<RecordBatch> {
+        let free = roster.free(self.store(), &gathered.limit);
+        let boundary = self.store().config().boundary;
+        let mut keys = Vec::new();
+        let rows: Vec<(usize, Statistics)> = (gathered.usage.iter_mut().enumerate())
+            .filter_map(|(row, usage)| Some((row, usage.statistics(&mut keys)?)))
             .collect();
-        let seconds = |since: i64| (self.now - since) as f64 / 1000.0;
-        let text = |value: &dyn Fn(&Row<'_>) -> Option<String>| -> ArrayRef {
-            Arc::new(rows.iter().map(value).collect::<StringViewArray>())
+        let seconds = |since: i64| (self.now() - since) as f64 / 1000.0;
+        let double = |value: &dyn Fn(usize) -> Option<f64>| -> ArrayRef {
+            Arc::new(rows.iter().map(|(row, _)| value(*row)).collect::<Float64Array>())
         };
-        let double = |value: &dyn Fn(&Row<'_>) -> Option<f64>| -> ArrayRef {
-            Arc::new(rows.iter().map(value).collect::<Float64Array>())
+        let figure = |value: fn(&Statistics) -> Option<f64>| -> ArrayRef {
+            Arc::new(rows.iter().map(|(_, statistics)| value(statistics)).collect::<Float64Array>())
         };
-        let limit = |row: &Row<'_>| row.gathered.limit.map(|(_, limit)| limit);
-        let samples: Int64Array = rows.iter().map(|row| Some(row.statistics.samples)).collect();
+        let places: UInt32Array = rows.iter().map(|(row, _)| u32::try_from(*row).ok()).collect();
+        let text = |column: usize| -> Result<ArrayRef> { Ok(take(&roster.columns[column], &places, None)?) };
+        let limit = |row: usize| gathered.limit[row].map(|(_, limit)| limit);
+        let apps: StringViewArray = rows.iter().map(|(row, _)| gathered.app[*row].as_deref()).collect();
+        let samples: Int64Array = rows.iter().map(|(_, statistics)| Some(statistics.samples)).collect();
+        let ages = rows.iter().map(|(_, statistics)| Some(seconds(statistics.newest.0)));
         let columns: Vec<ArrayRef> = vec![
-            text(&|row| Some(row.gathered.subject.host.clone())),
-            text(&|row| Some(row.gathered.subject.container.clone())),
-            text(&|row| row.gathered.app.clone()),
-            text(&|row| Some(row.gathered.subject.resource.clone())),
+            text(0)?,
+            text(1)?,
+            Arc::new(apps),
+            text(2)?,
             Arc::new(samples),
-            double(&|row| Some(seconds(row.statistics.newest.0))),
-            double(&|row| Some(row.statistics.newest.1)),
-            double(&|row| Some(row.statistics.avg)),
-            double(&|row| Some(row.statistics.max)),
-            double(&|row| Some(row.statistics.p50)),
-            double(&|row| Some(row.statistics.p95)),
-            double(&|row| Some(row.statistics.p99)),
-            double(&|row| row.statistics.stddev),
-            double(&|row| row.statistics.slope),
+            Arc::new(ages.collect::<Float64Array>()),
+            figure(|of| Some(of.newest.1)),
+            figure(|of| Some(of.avg)),
+            figure(|of| Some(of.max)),
+            figure(|of| Some(of.p50)),
+            figure(|of| Some(of.p95)),
+            figure(|of| Some(of.p99)),
+            figure(|of| of.stddev),
+            figure(|of| of.slope),
             double(&limit),
-            double(&|row| row.gathered.limit.map(|(time, _)| seconds(time))),
-            double(&|row| bounds.of(&row.gathered.subject).map(|bounds| bounds.min)),
-            double(&|row| bounds.of(&row.gathered.subject).map(|bounds| bounds.max)),
+            double(&|row| gathered.limit[row].map(|(time, _)| seconds(time))),
+            double(&|row| roster.bounds[row].map(|bounds| bounds.min)),
+            double(&|row| roster.bounds[row].map(|bounds| bounds.max)),
             double(&|row| limit(row).map(|limit| limit - boundary * limit)),
             double(&|row| limit(row).map(|limit| limit - 2.0 * boundary * limit)),
-            double(&|row| row.gathered.throttled.mean()),
-            double(&|row| row.gathered.throttled.last()),
-            double(&|row| row.gathered.pressure.mean()),
-            double(&|row| oom_kills(&row.gathered.oom_kills)),
-            double(&|row| row.gathered.unreclaimable.last()),
-            double(&|row| free.of(&row.gathered.subject)),
+            double(&|row| gathered.throttled[row].mean()),
+            double(&|row| gathered.throttled[row].last()),
+            double(&|row| gathered.pressure[row].mean()),
+            double(&|row| oom_kills(&gathered.oom_kills[row])),
+            double(&|row| gathered.unreclaimable[row]),
+            double(&|row| free[row]),
         ];
         Ok(RecordBatch::try_new(schema_of(&recent_columns()), columns)?)
-    }
-}
-
-struct Row<'a> {
-    gathered: &'a Gathered,
-    statistics: Statistics,
-}
-
-fn each_row(block: &Block, mut row: impl FnMut(usize, i64, f64)) {
-    let Some(values) = block.values.first().and_then(|column| column.as_any().downcast_ref::<Float64Array>()) else {
-        return;
-    };
-    for ((label, time), value) in block.label.values().iter().zip(block.time.values()).zip(values.values()) {
-        row(*label as usize, *time, *value);
     }
 }
 
@@ -278,54 +313,4 @@ fn oom_kills(readings: &[(i64, f64)]) -> Option<f64> {
     let mut readings = readings.to_vec();
     readings.sort_by_key(|(time, _)| *time);
     Some(increase(&readings))
-}
-
-/// What operators allow, by subject.
-struct Bounds(HashMap<Subject, tidegate_model::Bounds>);
-
-impl Bounds {
-    fn new(store: &Store) -> Self {
-        let mut bounds = HashMap::new();
-        for container in store.containers() {
-            for (resource, allowed) in container.bounds {
-                let (host, container) = (container.key.host.clone(), container.key.name.clone());
-                bounds.insert(Subject { host, container, resource: resource.as_str().to_owned() }, allowed);
-            }
-        }
-        Self(bounds)
-    }
-
-    fn of(&self, subject: &Subject) -> Option<tidegate_model::Bounds> {
-        self.0.get(subject).copied()
-    }
-}
-
-/// What hosts have left when every container uses up its limit, by host and resource.
-struct HostFree(HashMap<(String, String), f64>);
-
-impl HostFree {
-    /// `rows` in a fixed order, so that the sums are the same for the same limits.
-    fn new(store: &Store, rows: &[Gathered]) -> Self {
-        let mut free = HashMap::new();
-        for host in store.hosts() {
-            for resource in Resource::ALL {
-                let capacity = match resource {
-                    Resource::Cpu => host.cpu.0,
-                    Resource::Memory => host.memory.0 as f64,
-                };
-                free.insert((host.name.clone(), resource.as_str().to_owned()), capacity);
-            }
-        }
-        for row in rows {
-            let key = (row.subject.host.clone(), row.subject.resource.clone());
-            if let (Some((_, limit)), Some(left)) = (row.limit, free.get_mut(&key)) {
-                *left -= limit;
-            }
-        }
-        Self(free)
-    }
-
-    fn of(&self, subject: &Subject) -> Option<f64> {
-        self.0.get(&(subject.host.clone(), subject.resource.clone())).map(|left| left.max(0.0))
-    }
 }

@@ -11,10 +11,12 @@ mod gaps;
 mod gather;
 mod histogram_quantile;
 mod history;
+mod last;
 mod made;
 mod now;
 mod points;
 mod recent;
+mod roster;
 mod span;
 mod statistics;
 mod tag;
@@ -27,9 +29,11 @@ use datafusion::logical_expr::Documentation;
 
 pub(crate) use self::bounded::{MULTIPLYING, bounded};
 pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
+pub(crate) use self::last::last_metric;
 pub(crate) use self::made::Making;
+pub(crate) use self::roster::Recents;
 
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
 use tidegate_model::TimeMs;
 
@@ -39,6 +43,7 @@ use self::fill::Fill;
 use self::gaps::gap_fillers;
 use self::histogram_quantile::histogram_quantile;
 use self::history::{HistoryFunction, history_columns};
+use self::last::{Last, last_columns};
 use self::now::now;
 use self::recent::{Recent, recent_columns};
 use self::tag::tag;
@@ -60,11 +65,12 @@ pub(crate) fn register(state: &mut SessionState) -> Result<()> {
 }
 
 /// Registers what does, for plans as of `at`; `None` for plans that are told the instant each time they run.
-pub(crate) fn register_for(state: &mut SessionState, store: &Arc<Store>, at: Option<TimeMs>) -> Result<()> {
+pub(crate) fn register_for(state: &mut SessionState, store: Weak<Store>, at: Option<TimeMs>) -> Result<()> {
     state.register_udf(Arc::new(now(at)))?;
+    state.register_udtf("last", Arc::new(Last::new(Weak::clone(&store))));
     state.register_udtf("recent", Arc::new(Recent));
     state.register_udtf("history", Arc::new(HistoryFunction));
-    state.register_udtf("asof", Arc::new(AsOf::new(store, at)));
+    state.register_udtf("asof", Arc::new(AsOf::new(Weak::clone(&store), at)));
     state.register_udtf("fill", Arc::new(Fill::new(store, at)));
     Ok(())
 }
@@ -128,6 +134,13 @@ fn own() -> Vec<FunctionInfo> {
             "one row per host, container and resource with a usage sample in the window before now(); window is an \
              INTERVAL or a number of seconds",
             recent_columns(),
+        ),
+        table(
+            "last",
+            "last(metric, age)",
+            "the newest sample at or before now() of every series of a metric, at most age old: an INTERVAL or a number \
+             of seconds, 1 hour when it is not given",
+            last_columns(),
         ),
         table(
             "history",

@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, ScalarValue, plan_err};
-use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::common::{Result, plan_err};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
@@ -17,8 +19,13 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 
 use super::gather::Gathering;
+use super::roster::{FrameKey, version, watch};
+use super::span::span_ms;
 use crate::query::run::Run;
 use crate::tables::{Column, Kind, schema_of};
+
+/// How long to wait for rows that somebody else makes before looking at the deadline.
+const WAIT: Duration = Duration::from_millis(10);
 
 /// The columns of `recent(window)`.
 pub(crate) fn recent_columns() -> Vec<Column> {
@@ -63,32 +70,10 @@ impl TableFunctionImpl for Recent {
         let [Expr::Literal(window, _)] = args.exprs() else {
             return plan_err!("recent() takes one constant window: recent(INTERVAL '60 seconds') or recent(60)");
         };
-        let window_ms = window_ms(window)?;
+        let window_ms = span_ms(window, "the window of recent()")?;
         let schema = schema_of(&recent_columns());
         Ok(Arc::new(RecentTable { window_ms, schema }))
     }
-}
-
-fn window_ms(window: &ScalarValue) -> Result<i64> {
-    const DAY_MS: i64 = 86_400_000;
-    let seconds_to_ms = |seconds: f64| (seconds * 1000.0).round() as i64;
-    let ms = match window {
-        ScalarValue::IntervalMonthDayNano(Some(span)) if span.months == 0 => {
-            i64::from(span.days) * DAY_MS + span.nanoseconds / 1_000_000
-        }
-        ScalarValue::IntervalDayTime(Some(span)) => i64::from(span.days) * DAY_MS + i64::from(span.milliseconds),
-        ScalarValue::IntervalMonthDayNano(Some(_)) | ScalarValue::IntervalYearMonth(Some(_)) => {
-            return plan_err!("a month has no fixed length: give the window of recent() in days or less");
-        }
-        ScalarValue::Int64(Some(seconds)) => seconds.saturating_mul(1000),
-        ScalarValue::UInt64(Some(seconds)) => i64::try_from(*seconds).unwrap_or(i64::MAX).saturating_mul(1000),
-        ScalarValue::Float64(Some(seconds)) => seconds_to_ms(*seconds),
-        _ => return plan_err!("the window of recent() is an INTERVAL or a number of seconds, not {window}"),
-    };
-    if ms <= 0 {
-        return plan_err!("the window of recent() must be longer than nothing");
-    }
-    Ok(ms)
 }
 
 #[derive(Debug)]
@@ -168,34 +153,32 @@ impl ExecutionPlan for RecentExec {
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let (run, window_ms, projection) = (Run::of(&context)?, self.window_ms, self.projection.clone());
         let rows = futures::stream::once(async move {
-            let gathering = Gathering {
-                store: &run.store,
-                deadline: Some(Arc::clone(&run.deadline)),
-                memory: MemoryConsumer::new("recent").register(context.memory_pool()),
-                now: run.now.0,
-                start: run.now.0.saturating_sub(window_ms),
-            };
-            Ok(gathering.rows()?.project(&projection)?)
+            let memory = MemoryConsumer::new("recent").register(context.memory_pool());
+            Ok(rows(&run, window_ms, memory)?.project(&projection)?)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_are_intervals_or_seconds() {
-        let interval = |months, days, nanos| {
-            let span = arrow::datatypes::IntervalMonthDayNano::new(months, days, nanos);
-            window_ms(&ScalarValue::IntervalMonthDayNano(Some(span)))
-        };
-        assert_eq!(interval(0, 1, 2_000_000).unwrap(), 86_400_002);
-        assert_eq!(window_ms(&ScalarValue::Int64(Some(60))).unwrap(), 60_000);
-        assert_eq!(window_ms(&ScalarValue::Float64(Some(0.5))).unwrap(), 500);
-        assert!(interval(1, 0, 0).unwrap_err().to_string().contains("a month has no fixed length"));
-        assert!(window_ms(&ScalarValue::Int64(Some(0))).is_err());
-        assert!(window_ms(&ScalarValue::Utf8(Some("x".to_owned()))).is_err());
+/// All rows, of which many rules want some: whoever asks first for a window makes them, others wait for that.
+fn rows(run: &Run, window_ms: i64, memory: MemoryReservation) -> Result<RecordBatch> {
+    let (store, now) = (run.store.as_ref(), run.now.0);
+    let frame = store.recents.frame(FrameKey { now, window_ms });
+    let mut kept = loop {
+        run.deadline.check()?;
+        if let Some(kept) = frame.try_lock_for(WAIT) {
+            break kept;
+        }
+    };
+    if let Some((known, rows)) = kept.as_ref()
+        && *known == version(store)
+    {
+        return Ok(rows.clone());
     }
+    // Before anything is read: what arrives from here on may be missed, and is noticed.
+    let version = watch(store, now);
+    let gathering = Gathering { run, memory, start: now.saturating_sub(window_ms) };
+    let rows = gathering.rows()?;
+    *kept = Some((version, rows.clone()));
+    Ok(rows)
 }

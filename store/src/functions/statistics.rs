@@ -1,9 +1,12 @@
 //! What a window of measurements comes to.
 
+/// Points that a window has room for at first: as many as a minute has seconds, and a few.
+const FEW_POINTS: usize = 64;
+
 /// The measurements of one container and resource in a window.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Window {
-    /// (time in ms, value), in any order.
+    /// (time in ms, value).
     points: Vec<(i64, f64)>,
 }
 
@@ -25,7 +28,12 @@ pub(crate) struct Statistics {
 }
 
 impl Window {
+    /// Points are expected in the order of time, and sorted where they are not.
+    #[inline]
     pub(crate) fn push(&mut self, time: i64, value: f64) {
+        if self.points.capacity() == 0 {
+            self.points.reserve(FEW_POINTS);
+        }
         self.points.push((time, value));
     }
 
@@ -33,38 +41,40 @@ impl Window {
         self.points.is_empty()
     }
 
-    /// `None` when there is no point.
-    pub(crate) fn statistics(&self) -> Option<Statistics> {
-        let mut sorted: Vec<f64> = self.points.iter().map(|(_, value)| *value).collect();
-        sorted.sort_by(f64::total_cmp);
-        let max = *sorted.last()?;
-        let newest = self.points.iter().copied().max_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)))?;
-        let count = sorted.len() as f64;
-        // Sums of the sorted values do not depend on the order in which the points came.
-        let avg = sorted.iter().sum::<f64>() / count;
-        let squares: f64 = sorted.iter().map(|value| (value - avg) * (value - avg)).sum();
+    /// `None` when there is no point. `keys` is a place to sort in, kept from call to call.
+    pub(crate) fn statistics(&mut self, keys: &mut Vec<i64>) -> Option<Statistics> {
+        // A fixed order, so that sums have the same last bits for the same points.
+        let order = |a: &(i64, f64), b: &(i64, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
+        if !self.points.is_sorted_by(|a, b| order(a, b).is_le()) {
+            self.points.sort_unstable_by(order);
+        }
+        let newest = *self.points.last()?;
+        keys.clear();
+        keys.extend(self.points.iter().map(|(_, value)| key(*value)));
+        keys.sort_unstable();
+        let count = self.points.len() as f64;
+        let avg = self.points.iter().map(|(_, value)| value).sum::<f64>() / count;
+        let squares: f64 = self.points.iter().map(|(_, value)| (value - avg) * (value - avg)).sum();
         Some(Statistics {
-            samples: i64::try_from(sorted.len()).unwrap_or(i64::MAX),
+            samples: i64::try_from(self.points.len()).unwrap_or(i64::MAX),
             newest,
             avg,
-            max,
-            p50: percentile(&sorted, 0.50),
-            p95: percentile(&sorted, 0.95),
-            p99: percentile(&sorted, 0.99),
-            stddev: (sorted.len() > 1).then(|| (squares / (count - 1.0)).sqrt()),
+            max: value(keys.last().copied()?),
+            p50: percentile(keys, 0.50),
+            p95: percentile(keys, 0.95),
+            p99: percentile(keys, 0.99),
+            stddev: (self.points.len() > 1).then(|| (squares / (count - 1.0)).sqrt()),
             slope: self.slope(newest.0, avg),
         })
     }
 
     /// Times are taken relative to the newest, since squares of milliseconds since 1970 have no digits left to differ in.
     fn slope(&self, newest: i64, avg: f64) -> Option<f64> {
-        let mut points = self.points.clone();
-        points.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
         let seconds = |time: i64| (time - newest) as f64 / 1000.0;
-        let mean = points.iter().map(|(time, _)| seconds(*time)).sum::<f64>() / points.len() as f64;
+        let mean = self.points.iter().map(|(time, _)| seconds(*time)).sum::<f64>() / self.points.len() as f64;
         let (mut spread, mut common) = (0.0, 0.0);
-        for (time, value) in points {
-            let x = seconds(time) - mean;
+        for (time, value) in &self.points {
+            let x = seconds(*time) - mean;
             spread += x * x;
             common += x * (value - avg);
         }
@@ -72,12 +82,23 @@ impl Window {
     }
 }
 
+/// A number that sorts as `f64::total_cmp` does: integers sort in a fraction of the time.
+fn key(value: f64) -> i64 {
+    let bits = value.to_bits() as i64;
+    bits ^ (((bits >> 63) as u64) >> 1) as i64
+}
+
+/// The value of a [`key`]: the same turned back.
+fn value(key: i64) -> f64 {
+    f64::from_bits((key ^ (((key >> 63) as u64) >> 1) as i64) as u64)
+}
+
 /// The value below which the share `p` of the sorted values lies, interpolated linearly, as SQL's `percentile_cont`.
-fn percentile(sorted: &[f64], p: f64) -> f64 {
+fn percentile(sorted: &[i64], p: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let at = p * last as f64;
-    let below = sorted[at.floor() as usize];
-    let above = sorted[at.ceil() as usize];
+    let below = value(sorted[at.floor() as usize]);
+    let above = value(sorted[at.ceil() as usize]);
     below + (above - below) * at.fract()
 }
 
@@ -98,7 +119,7 @@ mod tests {
         for (time, value) in [(3_000, 4.0), (1_000, 1.0), (2_000, 3.0), (4_000, 4.0)] {
             window.push(time, value);
         }
-        let found = window.statistics().unwrap();
+        let found = window.statistics(&mut Vec::new()).unwrap();
         assert_eq!((found.samples, found.newest, found.avg, found.max, found.p50), (4, (4_000, 4.0), 3.0, 4.0, 3.5));
         assert!((found.stddev.unwrap() - 2.0_f64.sqrt()).abs() < 1e-12);
         assert!((found.slope.unwrap() - 1.0).abs() < 1e-12);
@@ -106,11 +127,19 @@ mod tests {
     }
 
     #[test]
+    fn keys_sort_as_the_values_do() {
+        let values = [f64::MIN, -1.5, -0.0, 0.0, 1e-300, 2.0, f64::MAX];
+        let keys = values.map(key);
+        assert!(keys.is_sorted());
+        assert_eq!(keys.map(|key| value(key).to_bits()), values.map(f64::to_bits));
+    }
+
+    #[test]
     fn one_point_has_no_spread_and_no_slope() {
         let mut window = Window::default();
-        assert_eq!(window.statistics(), None);
+        assert_eq!(window.statistics(&mut Vec::new()), None);
         window.push(5, 2.0);
-        let found = window.statistics().unwrap();
+        let found = window.statistics(&mut Vec::new()).unwrap();
         assert_eq!((found.p99, found.stddev, found.slope), (2.0, None, None));
     }
 

@@ -14,6 +14,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use parking_lot::Mutex;
 
+use crate::functions::last_metric;
 use crate::query::Plan;
 use crate::scan::MetricInfo;
 use crate::store::Store;
@@ -27,8 +28,9 @@ const MAX_RUNS: u32 = 1_000;
 const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Operators that have no state beyond a run, or one that [`reset_plan_states`] clears. Others are planned each time.
-const REPEATABLE: [&str; 27] = [
+const REPEATABLE: [&str; 28] = [
     "AggregateExec",
+    "AggregateScanExec",
     "BoundedWindowAggExec",
     "CoalesceBatchesExec",
     "CoalescePartitionsExec",
@@ -47,7 +49,7 @@ const REPEATABLE: [&str; 27] = [
     "ProjectionExec",
     "RecentExec",
     "ScalarSubqueryExec",
-    "SeriesAggregateExec",
+    "LastExec",
     "SortExec",
     "SortMergeJoinExec",
     "SortPreservingMergeExec",
@@ -71,10 +73,11 @@ pub(crate) fn is_repeatable(plan: &Arc<dyn ExecutionPlan>) -> bool {
 pub(crate) fn metrics_of(plan: &LogicalPlan, store: &Store) -> Option<Vec<MetricInfo>> {
     let mut names = Vec::new();
     let visited = plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node
-            && scan.table_name.schema() == Some(METRIC)
-        {
-            names.push(scan.table_name.table().to_owned());
+        if let LogicalPlan::TableScan(scan) = node {
+            if scan.table_name.schema() == Some(METRIC) {
+                names.push(scan.table_name.table().to_owned());
+            }
+            names.extend(last_metric(scan));
         }
         Ok(TreeNodeRecursion::Continue)
     });

@@ -160,6 +160,9 @@ fn unplaced(kind: QueryErrorKind, text: &str, sql: &str) -> QueryError {
     if let Some(name) = own_names().find(|name| names_call(&message, name)) {
         return placed(QueryError::new(kind, message), sql, name);
     }
+    if message.contains("last()") {
+        return placed(QueryError::new(kind, message), sql, "last");
+    }
     QueryError::new(kind, message)
 }
 

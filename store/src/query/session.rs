@@ -23,6 +23,7 @@ use tidegate_model::TimeMs;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
+use crate::aggregate::AggregateScans;
 use crate::functions;
 use crate::query::Plan;
 use crate::query::cache::{Kept, is_repeatable, metrics_of};
@@ -85,6 +86,7 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
     let mut state = SessionStateBuilder::new()
         .with_config(config())
         .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(AggregateScans))
         .with_session_id("tidegate".to_owned())
         .build();
     // Failing here would mean that a name is no valid one, and all of them are known.
@@ -149,7 +151,7 @@ pub(crate) fn session(store: &Arc<Store>, present: Present) -> SessionState {
     props.config_options = Some(Arc::clone(state.config_options()));
     *state.execution_props_mut() = props;
     state.register_catalog_list(Arc::new(Catalog::new(Arc::downgrade(store), now)));
-    let _ = functions::register_for(&mut state, store, now);
+    let _ = functions::register_for(&mut state, Arc::downgrade(store), now);
     state
 }
 

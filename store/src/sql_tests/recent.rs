@@ -84,7 +84,14 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = open();
-            store.store.append(&batch(&points), NOW).await.unwrap();
+            // In two parts with a question in between, whose answer is kept.
+            let (first, second) = points.split_at(points.len() / 2);
+            store.store.append(&batch(first), NOW).await.unwrap();
+            if flush {
+                store.store.flush(TimeMs(NOW.0 + 3_600_000)).await.unwrap();
+            }
+            table(&store, RECENT).await;
+            store.store.append(&batch(second), NOW).await.unwrap();
             if flush {
                 store.store.flush(TimeMs(NOW.0 + 3_600_000)).await.unwrap();
             }
@@ -95,6 +102,26 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn what_is_kept_is_made_anew_for_what_comes_late() {
+    let store = open();
+    let usage = |container| [("host", "h"), ("container", container), ("resource", "cpu")];
+    store.push(&[("tidegate.usage", &usage("a"), 5.0, 1.0)]).await;
+    let sql = "SELECT container, usage, samples, app FROM recent(60) ORDER BY container";
+    assert_eq!(store.rows(sql).await, r#"[["a",1.0,1,null]]"#);
+    // Later than the question: no part of the answer.
+    store.push(&[("tidegate.usage", &usage("a"), -5.0, 2.0)]).await;
+    assert_eq!(store.rows(sql).await, r#"[["a",1.0,1,null]]"#);
+    store.push(&[("tidegate.usage", &usage("a"), 0.0, 3.0), ("tidegate.usage", &usage("b"), 7.0, 4.0)]).await;
+    assert_eq!(store.rows(sql).await, r#"[["a",3.0,2,null],["b",4.0,1,null]]"#);
+    // The same sample again, with another value.
+    store.push(&[("tidegate.usage", &usage("b"), 7.0, 5.0)]).await;
+    assert_eq!(store.rows(sql).await, r#"[["a",3.0,2,null],["b",5.0,1,null]]"#);
+    store.store.flush(NOW).await.unwrap();
+    store.push(&[("tidegate.usage", &usage("b"), 6.0, 6.0)]).await;
+    assert_eq!(store.rows(sql).await, r#"[["a",3.0,2,null],["b",6.0,2,null]]"#);
 }
 
 #[tokio::test]

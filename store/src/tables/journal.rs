@@ -6,7 +6,9 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewArray, Timestam
 use arrow::datatypes::SchemaRef;
 use tidegate_model::{Decision, Event};
 
+use super::choice::LabelFilter;
 use super::filter::TIME;
+use super::labels::LabelTable;
 use super::source::{Block, Part, Read, Source};
 use super::{Column, Kind, UTC, schema_of};
 use crate::store::Store;
@@ -42,8 +44,12 @@ impl Source for EventsSource {
         0
     }
 
-    fn parts(&self, _: &Store, _: i64) -> Vec<Part> {
-        let read: Read = Box::new(|store, from, to| {
+    fn has_one_value(&self) -> bool {
+        false
+    }
+
+    fn parts(&self, _: &Store, _: &LabelFilter) -> Vec<Part> {
+        let read: Read = Box::new(|store, _, from, to| {
             let rows = store.scan_events(from, to)?;
             let value: Float64Array = rows.iter().map(|row| Some(row.value)).collect();
             let values = vec![
@@ -56,7 +62,7 @@ impl Source for EventsSource {
             ];
             Ok(block(rows.iter().map(|row| row.time.0), values))
         });
-        vec![Part { labels: Vec::new(), read }]
+        vec![Part { labels: Arc::new(LabelTable::none()), read: Some(read) }]
     }
 }
 
@@ -105,12 +111,16 @@ impl Source for DecisionsSource {
         0
     }
 
-    fn parts(&self, _: &Store, _: i64) -> Vec<Part> {
-        let read: Read = Box::new(|store, from, to| {
+    fn has_one_value(&self) -> bool {
+        false
+    }
+
+    fn parts(&self, _: &Store, _: &LabelFilter) -> Vec<Part> {
+        let read: Read = Box::new(|store, _, from, to| {
             let rows = store.scan_decisions(from, to)?;
             Ok(block(rows.iter().map(|row| row.time.0), decision_columns(&rows)))
         });
-        vec![Part { labels: Vec::new(), read }]
+        vec![Part { labels: Arc::new(LabelTable::none()), read: Some(read) }]
     }
 }
 

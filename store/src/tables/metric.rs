@@ -1,18 +1,17 @@
 //! Metrics as they were pushed: one table each, and all of them together as `samples`.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewBuilder, UInt32Array};
+use arrow::array::{ArrayRef, StringViewBuilder};
 use arrow::datatypes::SchemaRef;
 use tidegate_model::SeriesKey;
 
+use super::choice::LabelFilter;
 use super::filter::TIME;
+use super::labels::{LabelTable, Members, TableKey};
 use super::schema_of;
-use super::source::{Block, Part, Read, Source, label_rows};
+use super::source::{Part, Source};
 use super::{Column, Kind};
-use crate::error::StoreError;
-use crate::scan::Wanted;
 use crate::store::Store;
 
 /// Name of the column that holds the measurement.
@@ -38,6 +37,22 @@ impl MetricSource {
             |key: &String| Column::new(&tag_column(key, &self.keys), Kind::Text, "a tag; null where a series has none");
         let value = Column::new(VALUE, Kind::Double, "what was measured, in the pusher's unit");
         std::iter::once(time).chain(self.keys.iter().map(tag)).chain([value]).collect()
+    }
+
+    /// The tags of all series, each of which is a label.
+    pub(crate) fn labels(&self, store: &Store) -> Arc<LabelTable> {
+        // With the keys, since a plan may be older than the newest of them.
+        let key = TableKey::Metric(self.metric.clone(), self.keys.clone());
+        labels_of(store, &self.metric, key, None, |series| {
+            let column = |key: &String| {
+                let mut values = StringViewBuilder::with_capacity(series.len());
+                for (_, tags) in series {
+                    values.append_option(tags.tag(key));
+                }
+                Arc::new(values.finish()) as ArrayRef
+            };
+            self.keys.iter().map(column).collect()
+        })
     }
 }
 
@@ -67,23 +82,17 @@ impl Source for MetricSource {
         self.keys.len()
     }
 
-    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
-        let series = store.series_of(&self.metric, from);
-        let label = |key: &String| {
-            let mut values = StringViewBuilder::with_capacity(series.len());
-            for (_, tags) in &series {
-                values.append_option(tags.tag(key));
-            }
-            Arc::new(values.finish()) as ArrayRef
-        };
-        let labels = self.keys.iter().map(label).collect();
-        vec![Part { labels, read: read_metric(self.metric.clone(), &series) }]
+    fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
+        vec![Part { labels: self.labels(store), read: None }]
     }
 }
 
 /// `samples(time, metric, tags, value)`: the union of all metrics.
 #[derive(Debug)]
 pub(crate) struct SamplesSource;
+
+/// Position of `tags` among the labels of `samples`.
+const TAGS: usize = 1;
 
 /// The columns of `samples`.
 pub(crate) fn samples_columns() -> Vec<Column> {
@@ -108,52 +117,48 @@ impl Source for SamplesSource {
         2
     }
 
-    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
+    fn parts(&self, store: &Store, filter: &LabelFilter) -> Vec<Part> {
         let part = |metric: String| {
-            let series = store.series_of(&metric, from);
-            let mut names = StringViewBuilder::with_capacity(series.len());
-            let mut tags = StringViewBuilder::with_capacity(series.len());
-            for (_, key) in &series {
-                names.append_value(&metric);
-                tags.append_value(json_tags(key));
-            }
-            let labels: Vec<ArrayRef> = vec![Arc::new(names.finish()), Arc::new(tags.finish())];
-            Part { labels, read: read_metric(metric, &series) }
+            let labels = labels_of(store, &metric, TableKey::Samples(metric.clone()), Some(TAGS), |series| {
+                let mut names = StringViewBuilder::with_capacity(series.len());
+                let mut tags = StringViewBuilder::with_capacity(series.len());
+                for (_, key) in series {
+                    names.append_value(&metric);
+                    tags.append_value(json_tags(key));
+                }
+                vec![Arc::new(names.finish()), Arc::new(tags.finish())]
+            });
+            Part { labels, read: None }
         };
-        store.metrics().into_iter().map(|metric| part(metric.name)).collect()
+        let metrics = store.metrics().into_iter().map(|metric| metric.name);
+        metrics.filter(|metric| filter.allows(0, metric)).map(part).collect()
     }
+}
+
+/// A table with one label for each series of `metric`, whose columns `columns` makes; that at `tags` holds all tags.
+fn labels_of(
+    store: &Store,
+    metric: &str,
+    key: TableKey,
+    tags: Option<usize>,
+    columns: impl FnOnce(&[(u32, Arc<SeriesKey>)]) -> Vec<ArrayRef>,
+) -> Arc<LabelTable> {
+    let version = store.index.read().version(metric);
+    store.labels.get(key, vec![version], || {
+        let series = store.series_of(metric, i64::MIN);
+        let labels: Vec<u32> = (0u32..).take(series.len()).collect();
+        let members = Members::new(metric, series.iter().map(|(id, _)| *id).collect(), &labels);
+        let table = LabelTable::new(columns(&series), series.len(), vec![members]);
+        match tags {
+            Some(column) => table.with_tags(column, series.into_iter().map(|(_, key)| key).collect()),
+            None => table,
+        }
+    })
 }
 
 fn json_tags(key: &SeriesKey) -> String {
     let tags = key.tags().map(|(key, value)| (key.to_owned(), serde_json::Value::from(value)));
     serde_json::Value::Object(tags.collect()).to_string()
-}
-
-/// Reads the samples of one metric; the label of a series is its position in `series`.
-fn read_metric(metric: String, series: &[(u32, Arc<SeriesKey>)]) -> Read {
-    let known: HashMap<u32, u32> = series.iter().zip(0..).map(|((sid, _), label)| (*sid, label)).collect();
-    Box::new(move |store, from, to| read_labelled(store, &metric, from, to, &known))
-}
-
-/// The samples of `metric` in a range, of the series that `known` gives a label.
-pub(crate) fn read_labelled(
-    store: &Store,
-    metric: &str,
-    from: i64,
-    to: i64,
-    known: &HashMap<u32, u32>,
-) -> Result<Vec<Block>, StoreError> {
-    let mut blocks = Vec::new();
-    for chunk in store.scan(&Wanted { metric, series: None, from, to })? {
-        let rows = label_rows(&chunk.series, known);
-        let (time, values) = if rows.all {
-            (chunk.times, chunk.values)
-        } else {
-            (Int64Array::from(rows.keep(chunk.times.values())), Float64Array::from(rows.keep(chunk.values.values())))
-        };
-        blocks.push(Block { label: UInt32Array::from(rows.labels), time, values: vec![Arc::new(values)] });
-    }
-    Ok(blocks)
 }
 
 #[cfg(test)]

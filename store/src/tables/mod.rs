@@ -1,9 +1,11 @@
 //! What SQL sees: the metric tables in schema `metric`, the domain's tables in schema `public`.
 
+mod choice;
 mod current;
 mod current_table;
 mod filter;
 mod journal;
+mod labels;
 mod metric;
 mod slices;
 mod source;
@@ -21,15 +23,17 @@ use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use tidegate_model::TimeMs;
 
+pub(crate) use self::choice::{Choice, LabelFilter, is_pure, label_batch};
 pub(crate) use self::filter::TimeRange;
+pub(crate) use self::labels::{Groups, LabelCache, LabelTable, Members};
+pub(crate) use self::metric::MetricSource;
 pub(crate) use self::slices::Slices;
-pub(crate) use self::source::{Block, Part, Source};
-pub(crate) use self::timed::{Filters, TimedTable, pushdown};
-pub(crate) use self::usage::{Subject, SubjectSource, UsageSource, subjects};
+pub(crate) use self::source::{Block, Part, Read, Selected, Source};
+pub(crate) use self::timed::{Filters, Reader, TimedScanExec, TimedTable, pushdown};
+pub(crate) use self::usage::{Subject, SubjectSource, UsageSource, each_row, subjects};
 
 use self::current::Current;
 use self::current_table::CurrentTable;
-use self::metric::MetricSource;
 use crate::scan::MetricInfo;
 use crate::store::Store;
 

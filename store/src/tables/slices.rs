@@ -28,6 +28,13 @@ impl Slices {
         Self { from, to, width: FIRST_MS, done: from > to }
     }
 
+    /// Begins with a piece that is as wide as it may be for so few series with a sample each second.
+    pub(crate) fn of_series(mut self, series: usize) -> Self {
+        let seconds = i64::try_from(MANY_ROWS / series.max(1)).unwrap_or(i64::MAX);
+        self.width = seconds.saturating_mul(1000).clamp(FIRST_MS, WIDEST_MS);
+        self
+    }
+
     /// The next piece, inclusive at both ends.
     pub(crate) fn next(&mut self) -> Option<(i64, i64)> {
         if self.done {
@@ -84,6 +91,15 @@ mod tests {
         assert_eq!(widest, WIDEST_MS);
         assert!(pieces < 40, "{pieces}");
         assert_eq!(Slices::new(i64::MIN, i64::MAX, None).next(), None);
+    }
+
+    #[test]
+    fn few_series_are_read_in_few_pieces() {
+        let day = 24 * 3600 * 1000;
+        let first =
+            |series| Slices::new(0, day, Some((0, day))).of_series(series).next().map(|(from, to)| to - from + 1);
+        assert_eq!((first(0), first(1), first(100)), (Some(WIDEST_MS), Some(WIDEST_MS), Some(8_000_000)));
+        assert_eq!(first(1_000_000), Some(FIRST_MS));
     }
 
     #[test]

@@ -1,14 +1,20 @@
 //! Where the rows of a table come from: the shape that all time-stamped tables share.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, StringViewBuilder, UInt32Array};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, UInt32Array};
 use arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
 
+use super::choice::{Choice, LabelFilter};
+use super::labels::{LabelTable, Rank};
 use crate::error::StoreError;
+use crate::scan::Wanted;
 use crate::store::Store;
+
+/// Series that there may be where they are not counted.
+const MANY: usize = 1_000_000;
 
 /// A table of rows with a time: the columns are the time, then the labels, then the values.
 ///
@@ -21,18 +27,23 @@ pub(crate) trait Source: fmt::Debug + Send + Sync {
     fn schema(&self) -> SchemaRef;
     /// How many of the columns after the time are labels.
     fn label_count(&self) -> usize;
-    /// The parts that are read one by one; their union is the table's rows at or after `from`.
-    fn parts(&self, store: &Store, from: i64) -> Vec<Part>;
+    /// The parts that are read one by one; their union is the table's rows. Parts in which `filter` can let nothing through
+    /// may be left out.
+    fn parts(&self, store: &Store, filter: &LabelFilter) -> Vec<Part>;
+    /// Whether every row has a value in its only value column, so that it can be aggregated without being shown.
+    fn has_one_value(&self) -> bool {
+        true
+    }
 }
 
 /// Reads the rows of a part with `from <= time <= to`.
-pub(crate) type Read = Box<dyn Fn(&Store, i64, i64) -> Result<Vec<Block>, StoreError> + Send>;
+pub(crate) type Read = Box<dyn Fn(&Store, &Selected, i64, i64) -> Result<Vec<Block>, StoreError> + Send + Sync>;
 
 /// Some series that are read together.
 pub(crate) struct Part {
-    /// One array a label column; the blocks' `label` points into them.
-    pub(crate) labels: Vec<ArrayRef>,
-    pub(crate) read: Read,
+    pub(crate) labels: Arc<LabelTable>,
+    /// `None`: the samples of the only member, as they are.
+    pub(crate) read: Option<Read>,
 }
 
 /// Rows in columns.
@@ -45,54 +56,97 @@ pub(crate) struct Block {
     pub(crate) values: Vec<ArrayRef>,
 }
 
-/// Distinct label tuples, numbered in the order in which they were first seen.
-#[derive(Debug)]
-pub(crate) struct Labels {
-    width: usize,
-    index: HashMap<Vec<Option<String>>, u32>,
-    rows: Vec<Vec<Option<String>>>,
+/// A part and which of its series are wanted.
+pub(crate) struct Selected {
+    pub(crate) part: Part,
+    pub(crate) choice: Choice,
+    /// For each member of the part the ids that are wanted, sorted; `None` for all of them.
+    series: Vec<Option<Vec<u32>>>,
 }
 
-impl Labels {
-    pub(crate) fn new(width: usize) -> Self {
-        Self { width, index: HashMap::new(), rows: Vec::new() }
-    }
-
-    /// The number of `tuple`.
-    pub(crate) fn intern(&mut self, tuple: Vec<Option<String>>) -> u32 {
-        debug_assert_eq!(tuple.len(), self.width);
-        // Series are counted in u32 by the store, and each has one tuple here.
-        let next = self.rows.len() as u32;
-        *self.index.entry(tuple).or_insert_with_key(|tuple| {
-            self.rows.push(tuple.clone());
-            next
-        })
-    }
-
-    /// One array a column.
-    pub(crate) fn columns(&self) -> Vec<ArrayRef> {
-        let column = |at: usize| {
-            let mut values = StringViewBuilder::with_capacity(self.rows.len());
-            for row in &self.rows {
-                values.append_option(row[at].as_deref());
+impl Selected {
+    /// The parts of `source` that have at least one wanted label.
+    ///
+    /// # Errors
+    /// When the filter cannot be evaluated.
+    pub(crate) fn of(source: &dyn Source, store: &Store, filter: &LabelFilter) -> Result<Vec<Selected>> {
+        let mut selected = Vec::new();
+        for part in source.parts(store, filter) {
+            let choice = filter.choose(&part.labels)?;
+            if choice.is_nothing() {
+                continue;
             }
-            Arc::new(values.finish()) as ArrayRef
-        };
-        (0..self.width).map(column).collect()
+            selected.push(Selected::new(part, choice));
+        }
+        Ok(selected)
+    }
+
+    /// The series of a part that have wanted labels.
+    pub(crate) fn new(part: Part, choice: Choice) -> Self {
+        let series = part.labels.members.iter().map(|members| match &choice {
+            Choice::All => None,
+            Choice::Some(labels) => Some(members.with_labels(labels)),
+        });
+        Self { series: series.collect(), part, choice }
+    }
+
+    /// All series of a part.
+    pub(crate) fn all(part: Part) -> Self {
+        Self::new(part, Choice::All)
+    }
+
+    /// How many series are wanted; of rows that no series has it is many.
+    pub(crate) fn series_count(&self) -> usize {
+        if self.part.labels.members.is_empty() {
+            return MANY;
+        }
+        let members = self.part.labels.members.iter().zip(&self.series);
+        members.map(|(members, series)| series.as_ref().map_or(members.ids.len(), Vec::len)).sum()
+    }
+
+    /// The rows with `from <= time <= to`. Reads files.
+    pub(crate) fn read(&self, store: &Store, from: i64, to: i64) -> Result<Vec<Block>, StoreError> {
+        match &self.part.read {
+            Some(read) => read(store, self, from, to),
+            None => self.samples(store, 0, from, to),
+        }
+    }
+
+    /// The ids that are wanted of the member at `place`, sorted; `None` for all of them.
+    pub(crate) fn series(&self, place: usize) -> Option<&[u32]> {
+        self.series[place].as_deref()
+    }
+
+    /// The samples of the member at `place`.
+    pub(crate) fn samples(&self, store: &Store, place: usize, from: i64, to: i64) -> Result<Vec<Block>, StoreError> {
+        let members = &self.part.labels.members[place];
+        let series = self.series[place].as_deref();
+        let mut blocks = Vec::new();
+        for chunk in store.scan(&Wanted { metric: &members.metric, series, from, to })? {
+            let rows = label_rows(&chunk.series, &members.rank);
+            let (time, values) = if rows.all {
+                (chunk.times, chunk.values)
+            } else {
+                let (times, values) = (rows.keep(chunk.times.values()), rows.keep(chunk.values.values()));
+                (Int64Array::from(times), Float64Array::from(values))
+            };
+            blocks.push(Block { label: UInt32Array::from(rows.labels), time, values: vec![Arc::new(values)] });
+        }
+        Ok(blocks)
     }
 }
 
-/// Translates the series of a chunk, which come in runs, into label numbers. Rows of series that `known` does not have
-/// (they appeared after the query began) are cut out.
-pub(crate) fn label_rows(series: &UInt32Array, known: &HashMap<u32, u32>) -> LabelRows {
+/// Translates the series of a chunk, which come in runs, into label numbers. Rows of series that have none (they appeared
+/// after the query began) are cut out.
+fn label_rows(series: &UInt32Array, rank: &Rank) -> LabelRows {
     let ids = series.values();
     let mut labels = Vec::with_capacity(ids.len());
     let mut kept = Vec::new();
     let mut start = 0;
     while start < ids.len() {
         let run = ids[start..].partition_point(|id| *id == ids[start]);
-        if let Some(label) = known.get(&ids[start]) {
-            labels.extend(std::iter::repeat_n(*label, run));
+        if let Some(label) = rank.get(ids[start]) {
+            labels.extend(std::iter::repeat_n(label, run));
             kept.push(start..start + run);
         }
         start += run;
@@ -101,18 +155,18 @@ pub(crate) fn label_rows(series: &UInt32Array, known: &HashMap<u32, u32>) -> Lab
 }
 
 /// See [`label_rows`].
-pub(crate) struct LabelRows {
+struct LabelRows {
     /// Label numbers of the rows that are kept.
-    pub(crate) labels: Vec<u32>,
+    labels: Vec<u32>,
     /// Whether every row is kept.
-    pub(crate) all: bool,
+    all: bool,
     /// Which rows are kept.
-    pub(crate) kept: Vec<std::ops::Range<usize>>,
+    kept: Vec<std::ops::Range<usize>>,
 }
 
 impl LabelRows {
     /// The kept ones of `values`.
-    pub(crate) fn keep<T: Copy>(&self, values: &[T]) -> Vec<T> {
+    fn keep<T: Copy>(&self, values: &[T]) -> Vec<T> {
         self.kept.iter().flat_map(|run| values[run.clone()].iter().copied()).collect()
     }
 }
@@ -124,17 +178,9 @@ mod tests {
     #[test]
     fn series_become_labels_and_unknown_series_are_cut_out() {
         let series = UInt32Array::from(vec![4, 4, 7, 9, 9]);
-        let rows = label_rows(&series, &HashMap::from([(4, 0), (9, 1)]));
+        let rows = label_rows(&series, &Rank::new(&[4, 9], &[0, 1]));
         assert_eq!(rows.labels, [0, 0, 1, 1]);
         assert!(!rows.all);
         assert_eq!(rows.keep(&[10, 11, 12, 13, 14]), [10, 11, 13, 14]);
-    }
-
-    #[test]
-    fn equal_tuples_have_one_number() {
-        let mut labels = Labels::new(2);
-        let tuple = |a: &str| vec![Some(a.to_owned()), None];
-        assert_eq!([labels.intern(tuple("a")), labels.intern(tuple("b")), labels.intern(tuple("a"))], [0, 1, 0]);
-        assert_eq!(labels.columns()[0].len(), 2);
     }
 }

@@ -3,14 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMillisecondArray};
-use arrow::compute::{filter as filter_array, filter_record_batch, take};
+use arrow::array::{ArrayRef, RecordBatch, TimestampMillisecondArray};
+use arrow::compute::take;
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, Result, exec_err};
-use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
@@ -22,9 +21,10 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use tidegate_model::TimeMs;
 
+use super::choice::LabelFilter;
 use super::filter::{self, TimeRange, is_label_filter, time_comparisons};
 use super::slices::Slices;
-use super::source::{Block, Part, Source};
+use super::source::{Block, Part, Selected, Source};
 use super::{UTC, executed, rfc3339};
 use crate::query::run::Run;
 
@@ -165,8 +165,8 @@ impl Bounds {
 }
 
 /// Everything that is known of a scan when it is planned.
-struct Reader {
-    source: Arc<dyn Source>,
+pub(crate) struct Reader {
+    pub(crate) source: Arc<dyn Source>,
     bounds: Bounds,
     labels: Option<Arc<dyn PhysicalExpr>>,
     label_schema: SchemaRef,
@@ -182,17 +182,46 @@ impl fmt::Debug for Reader {
 
 /// Reads a [`TimedTable`] in slices of time, the newest first.
 #[derive(Debug)]
-struct TimedScanExec {
+pub(crate) struct TimedScanExec {
     reader: Arc<Reader>,
     properties: Arc<PlanProperties>,
 }
 
+impl TimedScanExec {
+    pub(crate) fn reader(&self) -> &Arc<Reader> {
+        &self.reader
+    }
+}
+
 impl DisplayAs for TimedScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Reader { source, bounds: Bounds { constant, moving }, labels, .. } = self.reader.as_ref();
+        f.write_str("TimedScanExec: ")?;
+        self.reader.describe(f)
+    }
+}
+
+impl Reader {
+    /// The times that are read in one run.
+    pub(crate) fn range(&self, run: &Run) -> Result<TimeRange> {
+        self.bounds.resolve(run)
+    }
+
+    /// The label columns.
+    pub(crate) fn label_schema(&self) -> &SchemaRef {
+        &self.label_schema
+    }
+
+    /// Which columns of the table the scan shows.
+    pub(crate) fn projection(&self) -> &[usize] {
+        &self.projection
+    }
+
+    /// What is read, for `EXPLAIN`.
+    pub(crate) fn describe(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Reader { source, bounds: Bounds { constant, moving }, labels, .. } = self;
         let from = if constant.from == i64::MIN { "the beginning".to_owned() } else { rfc3339(constant.from) };
         let to = if constant.to == i64::MAX { "now()".to_owned() } else { rfc3339(constant.to) };
-        write!(f, "TimedScanExec: table={}, from={from}, to={to}", source.name())?;
+        write!(f, "table={}, from={from}, to={to}", source.name())?;
         for (op, instant) in moving {
             write!(f, ", time {op} {instant}")?;
         }
@@ -229,10 +258,12 @@ impl ExecutionPlan for TimedScanExec {
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let run = Run::of(&context)?;
-        let range = self.reader.bounds.resolve(&run)?;
+        let range = self.reader.range(&run)?;
+        let parts = self.reader.selected(&run)?;
+        let series = parts.iter().map(Selected::series_count).sum();
         let rows = Rows {
-            parts: self.reader.live_parts(&run, range)?,
-            slices: Slices::new(range.from, range.to, run.store.stored_times()),
+            parts,
+            slices: Slices::new(range.from, range.to, run.store.stored_times()).of_series(series),
             ready: Vec::new().into_iter(),
             batch_rows: context.session_config().batch_size(),
             run,
@@ -244,40 +275,16 @@ impl ExecutionPlan for TimedScanExec {
     }
 }
 
-/// A part of the source and which of its labels are wanted.
-struct LivePart {
-    part: Part,
-    /// `None`: all of them.
-    wanted: Option<BooleanArray>,
-}
-
 impl Reader {
-    /// The parts that have at least one wanted label.
-    fn live_parts(&self, run: &Run, range: TimeRange) -> Result<Vec<LivePart>> {
+    /// The parts that have at least one wanted label in one run.
+    pub(crate) fn selected(&self, run: &Run) -> Result<Vec<Selected>> {
         let labels = self.labels.as_ref().map(|labels| run.bind(labels)).transpose()?;
-        let mut live = Vec::new();
-        for part in self.source.parts(&run.store, range.from) {
-            let Some(expr) = &labels else {
-                live.push(LivePart { part, wanted: None });
-                continue;
-            };
-            let batch = RecordBatch::try_new(Arc::clone(&self.label_schema), part.labels.clone())?;
-            let verdict = expr.evaluate(&batch)?.into_array(batch.num_rows())?;
-            let wanted = verdict
-                .as_boolean_opt()
-                .cloned()
-                .ok_or_else(|| DataFusionError::Internal(format!("the filter {expr} on labels is not a condition")))?;
-            match wanted.true_count() {
-                0 => {}
-                all if all == wanted.len() => live.push(LivePart { part, wanted: None }),
-                _ => live.push(LivePart { part, wanted: Some(wanted) }),
-            }
-        }
-        Ok(live)
+        let filter = LabelFilter::new(labels.as_ref(), Arc::clone(&self.label_schema));
+        Selected::of(self.source.as_ref(), &run.store, &filter)
     }
 
-    /// The wanted rows and columns of a block.
-    fn batch(&self, live: &LivePart, block: &Block) -> Result<RecordBatch> {
+    /// The wanted columns of a block.
+    fn batch(&self, part: &Part, block: &Block) -> Result<RecordBatch> {
         let label_count = self.source.label_count();
         let column = |at: &usize| -> Result<ArrayRef> {
             Ok(match *at {
@@ -285,30 +292,21 @@ impl Reader {
                     let time = TimestampMillisecondArray::new(block.time.values().clone(), None);
                     Arc::new(time.with_timezone(UTC))
                 }
-                label if label <= label_count => take(&live.part.labels[label - 1], &block.label, None)?,
+                label if label <= label_count => take(&part.labels.columns[label - 1], &block.label, None)?,
                 value => Arc::clone(&block.values[value - 1 - label_count]),
             })
         };
         let columns = self.projection.iter().map(column).collect::<Result<Vec<_>>>()?;
         // A query that counts rows asks for none of the columns.
         let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(block.time.len()));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        let Some(wanted) = &live.wanted else { return Ok(batch) };
-        let mask = take(wanted, &block.label, None)?;
-        let mask = mask.as_boolean();
-        if batch.num_columns() == 0 {
-            let kept = filter_array(mask, mask)?.len();
-            let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(kept));
-            return Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), Vec::new(), &options)?);
-        }
-        Ok(filter_record_batch(&batch, mask)?)
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }
 }
 
 /// The rows of a scan, read as they are asked for.
 struct Rows {
     reader: Arc<Reader>,
-    parts: Vec<LivePart>,
+    parts: Vec<Selected>,
     slices: Slices,
     ready: std::vec::IntoIter<RecordBatch>,
     batch_rows: usize,
@@ -320,12 +318,12 @@ impl Rows {
     fn read(&mut self, from: i64, to: i64) -> Result<()> {
         let mut ready = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
-        for live in &self.parts {
+        for selected in &self.parts {
             self.run.deadline.check()?;
-            let blocks = (live.part.read)(&self.run.store, from, to).map_err(executed)?;
+            let blocks = selected.read(&self.run.store, from, to).map_err(executed)?;
             for block in blocks {
                 rows += block.time.len();
-                let batch = self.reader.batch(live, &block)?;
+                let batch = self.reader.batch(&selected.part, &block)?;
                 bytes += batch.get_array_memory_size();
                 self.memory.try_resize(bytes)?;
                 for start in (0..batch.num_rows()).step_by(self.batch_rows) {

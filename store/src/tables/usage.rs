@@ -7,13 +7,13 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, UInt32Arr
 use arrow::datatypes::SchemaRef;
 use tidegate_model::{SeriesKey, metrics};
 
+use super::choice::LabelFilter;
 use super::filter::TIME;
-use super::metric::{VALUE, read_labelled};
-use super::source::{Block, Labels, Part, Read, Source, label_rows};
+use super::labels::{LabelTable, Labels, Members, TableKey};
+use super::metric::VALUE;
+use super::source::{Block, Part, Read, Source};
 use super::{Column, Kind, schema_of};
 use crate::config::UsageMap;
-use crate::error::StoreError;
-use crate::scan::Wanted;
 use crate::store::Store;
 
 /// The columns of `usage`.
@@ -150,51 +150,65 @@ impl Source for UsageSource {
         4
     }
 
-    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
-        let known = Known::new(store);
-        let tuple = |(subject, app): (Subject, Option<String>)| {
-            vec![Some(subject.host), Some(subject.container), app, Some(subject.resource)]
-        };
-        let mut labels = Labels::new(4);
-        let collected: HashMap<u32, u32> = store
-            .series_of(metrics::USAGE, from)
-            .iter()
-            .map(|(sid, key)| (*sid, labels.intern(tuple(known.collected(key)))))
-            .collect();
-        let read: Read = Box::new(move |store, from, to| read_labelled(store, metrics::USAGE, from, to, &collected));
-        let mut parts = vec![Part { labels: labels.columns(), read }];
-        for map in &self.maps {
-            let mut labels = Labels::new(4);
-            let mut label = |key: &SeriesKey| known.mapped(map, key).map(|found| labels.intern(tuple(found)));
-            let series = mapped_series(store, map, from, &mut label);
-            if !series.is_empty() {
-                parts.push(Part { labels: labels.columns(), read: read_sums(map.clone(), series) });
+    fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
+        let facts = store.facts.version();
+        let version = store.index.read().version(metrics::USAGE);
+        let labels = store.labels.get(TableKey::Usage, vec![facts, version], || {
+            let known = Known::new(store);
+            labelled(store, 4, &[metrics::USAGE], |key| Some(tuple(known.collected(key))))
+        });
+        let mut parts = vec![Part { labels, read: None }];
+        for (place, map) in self.maps.iter().enumerate() {
+            let versions = {
+                let index = store.index.read();
+                map.metrics.iter().map(|metric| index.version(metric)).chain([facts]).collect()
+            };
+            let labels = store.labels.get(TableKey::Mapped(place), versions, || {
+                let known = Known::new(store);
+                let names: Vec<&str> = map.metrics.iter().map(String::as_str).collect();
+                labelled(store, 4, &names, |key| known.mapped(map, key).map(tuple))
+            });
+            if labels.count > 0 {
+                parts.push(Part { labels, read: Some(read_sums(map.scale)) });
             }
         }
         parts
     }
 }
 
-/// The series of a map's metrics with the label that `label` gives them.
-fn mapped_series(
+fn tuple((subject, app): (Subject, Option<String>)) -> Vec<Option<String>> {
+    vec![Some(subject.host), Some(subject.container), app, Some(subject.resource)]
+}
+
+/// A table of `width` columns with the labels that `label` gives the series of some metrics.
+fn labelled(
     store: &Store,
-    map: &UsageMap,
-    from: i64,
-    label: &mut dyn FnMut(&SeriesKey) -> Option<u32>,
-) -> HashMap<u32, u32> {
-    let series = map.metrics.iter().flat_map(|metric| store.series_of(metric, from));
-    series.filter_map(|(sid, key)| Some((sid, label(&key)?))).collect()
+    width: usize,
+    names: &[&str],
+    label: impl Fn(&SeriesKey) -> Option<Vec<Option<String>>>,
+) -> LabelTable {
+    let mut labels = Labels::new(width);
+    let members = names.iter().map(|name| {
+        let series = store.series_of(name, i64::MIN);
+        let known = series.iter().filter_map(|(id, key)| Some((*id, labels.intern(label(key)?))));
+        let (ids, of): (Vec<u32>, Vec<u32>) = known.unzip();
+        Members::new(name, ids, &of)
+    });
+    let members = members.collect();
+    labels.table(members)
 }
 
 /// Reads the sums over all series of a label at the same time.
-fn read_sums(map: UsageMap, series: HashMap<u32, u32>) -> Read {
-    Box::new(move |store, from, to| {
-        let mut rows = Vec::new();
-        for metric in &map.metrics {
-            rows.extend(labelled(store, metric, from, to, &series)?);
+fn read_sums(scale: f64) -> Read {
+    Box::new(move |store, selected, from, to| {
+        let mut rows: Vec<(u32, i64, f64)> = Vec::new();
+        for place in 0..selected.part.labels.members.len() {
+            for block in selected.samples(store, place, from, to)? {
+                each_row(&block, |label, time, value| rows.push((label, time, value)));
+            }
         }
         // A stable sort keeps the order of summing, and with it the last bits of the sums, the same for the same data.
-        rows.sort_by_key(|row: &(u32, i64, f64)| (row.0, row.1));
+        rows.sort_by_key(|row| (row.0, row.1));
         let (mut label, mut time, mut value) = (Vec::new(), Vec::new(), Vec::<f64>::new());
         for (row_label, row_time, row_value) in rows {
             let same = label.last() == Some(&row_label) && time.last() == Some(&row_time);
@@ -208,30 +222,22 @@ fn read_sums(map: UsageMap, series: HashMap<u32, u32>) -> Read {
             }
         }
         // Hundredths are not exact, hundreds are: 70 percent are 0.7 cores and not 0.7000000000000001.
-        let divisor = map.scale.recip();
+        let divisor = scale.recip();
         for sum in &mut value {
-            *sum = if divisor.fract() == 0.0 { *sum / divisor } else { *sum * map.scale };
+            *sum = if divisor.fract() == 0.0 { *sum / divisor } else { *sum * scale };
         }
         Ok(blocks(label, time, vec![Arc::new(Float64Array::from(value))]))
     })
 }
 
-/// Samples as rows of (label, time, value).
-fn labelled(
-    store: &Store,
-    metric: &str,
-    from: i64,
-    to: i64,
-    series: &HashMap<u32, u32>,
-) -> Result<Vec<(u32, i64, f64)>, StoreError> {
-    let mut rows = Vec::new();
-    for chunk in store.scan(&Wanted { metric, series: None, from, to })? {
-        let kept = label_rows(&chunk.series, series);
-        let times = kept.keep(chunk.times.values());
-        let values = kept.keep(chunk.values.values());
-        rows.extend(kept.labels.iter().zip(times).zip(values).map(|((label, time), value)| (*label, time, value)));
+/// Each row of a block of samples with its label, time and value.
+pub(crate) fn each_row(block: &Block, mut row: impl FnMut(u32, i64, f64)) {
+    let Some(values) = block.values.first().and_then(|column| column.as_any().downcast_ref::<Float64Array>()) else {
+        return;
+    };
+    for ((label, time), value) in block.label.values().iter().zip(block.time.values()).zip(values.values()) {
+        row(*label, *time, *value);
     }
-    Ok(rows)
 }
 
 fn blocks(label: Vec<u32>, time: Vec<i64>, values: Vec<ArrayRef>) -> Vec<Block> {
@@ -241,15 +247,18 @@ fn blocks(label: Vec<u32>, time: Vec<i64>, values: Vec<ArrayRef>) -> Vec<Block> 
     vec![Block { label: UInt32Array::from(label), time: Int64Array::from(time), values }]
 }
 
-/// Labels of series of several of the collector's metrics that are about the same subject.
-fn subject_labels(store: &Store, names: &[&str], from: i64) -> (Labels, HashMap<u32, u32>) {
-    let mut labels = Labels::new(3);
-    let mut series = HashMap::new();
-    for (sid, key) in names.iter().flat_map(|name| store.series_of(name, from)) {
-        let tag = |name: &str| Some(key.tag(name).unwrap_or_default().to_owned());
-        series.insert(sid, labels.intern(vec![tag("host"), tag("container"), tag("resource")]));
-    }
-    (labels, series)
+/// Labels of the series of some of the collector's metrics that are about the same subject.
+fn subject_labels(store: &Store, table: &'static str, names: &[&str]) -> Arc<LabelTable> {
+    let versions = {
+        let index = store.index.read();
+        names.iter().map(|name| index.version(name)).collect()
+    };
+    store.labels.get(TableKey::Subjects(table), versions, || {
+        labelled(store, 3, names, |key| {
+            let tag = |name: &str| Some(key.tag(name).unwrap_or_default().to_owned());
+            Some(vec![tag("host"), tag("container"), tag("resource")])
+        })
+    })
 }
 
 /// One of the collector's metrics by subject; `limits` is one.
@@ -261,6 +270,11 @@ pub(crate) struct SubjectSource {
 
 impl SubjectSource {
     pub(crate) const LIMITS: SubjectSource = SubjectSource { table: "limits", metric: metrics::LIMIT };
+
+    /// Who the series are about.
+    pub(crate) fn labels(&self, store: &Store) -> Arc<LabelTable> {
+        subject_labels(store, self.table, &[self.metric])
+    }
 }
 
 impl Source for SubjectSource {
@@ -276,11 +290,8 @@ impl Source for SubjectSource {
         3
     }
 
-    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
-        let metric = self.metric;
-        let (labels, series) = subject_labels(store, &[metric], from);
-        let read: Read = Box::new(move |store, from, to| read_labelled(store, metric, from, to, &series));
-        vec![Part { labels: labels.columns(), read }]
+    fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
+        vec![Part { labels: self.labels(store), read: None }]
     }
 }
 
@@ -303,13 +314,16 @@ impl Source for PressureSource {
         3
     }
 
-    fn parts(&self, store: &Store, from: i64) -> Vec<Part> {
-        let (labels, series) = subject_labels(store, &PRESSURES, from);
-        let read: Read = Box::new(move |store, from, to| {
+    fn has_one_value(&self) -> bool {
+        false
+    }
+
+    fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
+        let read: Read = Box::new(move |store, selected, from, to| {
             let mut rows: BTreeMap<(u32, i64), [Option<f64>; 3]> = BTreeMap::new();
-            for (at, metric) in PRESSURES.iter().enumerate() {
-                for (label, time, value) in labelled(store, metric, from, to, &series)? {
-                    rows.entry((label, time)).or_default()[at] = Some(value);
+            for place in 0..PRESSURES.len() {
+                for block in selected.samples(store, place, from, to)? {
+                    each_row(&block, |label, time, value| rows.entry((label, time)).or_default()[place] = Some(value));
                 }
             }
             let (label, time) = rows.keys().copied().unzip();
@@ -317,6 +331,6 @@ impl Source for PressureSource {
                 |at: usize| -> ArrayRef { Arc::new(rows.values().map(|row| row[at]).collect::<Float64Array>()) };
             Ok(blocks(label, time, (0..PRESSURES.len()).map(column).collect()))
         });
-        vec![Part { labels: labels.columns(), read }]
+        vec![Part { labels: subject_labels(store, "pressure", &PRESSURES), read: Some(read) }]
     }
 }

@@ -27,6 +27,8 @@ struct Metric {
     series: BTreeSet<u32>,
     /// How many series have a tag key.
     tag_keys: Map<String, usize>,
+    /// See [`SeriesIndex::version`].
+    version: u64,
 }
 
 /// All known series.
@@ -40,6 +42,8 @@ pub(crate) struct SeriesIndex {
     metric_ids: Map<Arc<str>, u32>,
     next_id: u32,
     generation: u64,
+    /// Counts every series that came or went.
+    changes: u64,
 }
 
 impl SeriesIndex {
@@ -88,6 +92,8 @@ impl SeriesIndex {
             self.generation += 1;
         }
         entry.series.insert(id);
+        self.changes += 1;
+        entry.version = self.changes;
         for (tag, _) in key.tags() {
             let users = match entry.tag_keys.get_mut(tag) {
                 Some(users) => users,
@@ -119,6 +125,8 @@ impl SeriesIndex {
         }
         let metric = &mut self.metrics[old.metric as usize];
         metric.series.remove(&id);
+        self.changes += 1;
+        metric.version = self.changes;
         for (tag, _) in old.key.tags() {
             if let Some(users) = metric.tag_keys.get_mut(tag) {
                 *users -= 1;
@@ -140,7 +148,7 @@ impl SeriesIndex {
         let name: Arc<str> = name.into();
         let number = self.metrics.len() as u32; // every metric has a series, and those are numbered with u32
         self.metric_ids.insert(name.clone(), number);
-        self.metrics.push(Metric { name, series: BTreeSet::new(), tag_keys: Map::default() });
+        self.metrics.push(Metric { name, series: BTreeSet::new(), tag_keys: Map::default(), version: 0 });
         number
     }
 
@@ -202,6 +210,11 @@ impl SeriesIndex {
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Changes whenever a series of the metric comes or goes; 0 for a metric that was never seen.
+    pub(crate) fn version(&self, metric: &str) -> u64 {
+        self.metric_ids.get(metric).map_or(0, |&number| self.metrics[number as usize].version)
     }
 }
 
@@ -346,6 +359,26 @@ mod tests {
         assert_eq!(index.id(&key("m", &[])), Some(2));
         assert_eq!(index.expire(5), 1);
         assert_eq!((index.id(&key("m", &[])), index.len()), (Some(2), 1));
+    }
+
+    /// A million series have to fit in well under a gigabyte, so each may take some 400 bytes.
+    #[test]
+    fn a_series_takes_few_bytes() {
+        const SERIES: u32 = 200_000;
+        let resident = || -> usize {
+            let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+            pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        let before = resident();
+        let mut index = SeriesIndex::default();
+        for id in 0..SERIES {
+            let (host, pid) = (format!("cont{:04}", id % 1000), id.to_string());
+            index.insert(id, key("proc.cpu.user", &[("command", "java"), ("host", &host), ("pid", &pid)]));
+        }
+        let bytes = resident().saturating_sub(before) / SERIES as usize;
+        println!("{bytes} bytes per series");
+        assert!(bytes < 400, "{bytes}");
+        assert_eq!(index.len(), SERIES as usize);
     }
 
     #[test]

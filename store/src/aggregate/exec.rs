@@ -1,0 +1,366 @@
+//! The operator that aggregates a table without showing its rows.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, UInt32Array,
+};
+use arrow::compute::{cast, take};
+use arrow::datatypes::SchemaRef;
+use datafusion::common::Result;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+
+use super::grid::{Bins, Cell, Filling, Grid};
+use super::groups::{groups_of, united};
+use super::visit::{Visit, Visitor};
+use crate::error::StoreError;
+use crate::query::guard::Stop;
+use crate::query::run::Run;
+use crate::tables::{Choice, Groups, Reader, Selected, Slices, TimeRange, UTC, each_row, executed};
+
+/// One column to group by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Key {
+    /// The label expression at this place.
+    Label(usize),
+    /// Where the bin begins.
+    Bin,
+}
+
+/// One aggregate of the value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Function {
+    Count,
+    Sum,
+    Avg,
+    Min,
+    Max,
+    First,
+    Last,
+}
+
+/// What is asked of the rows of a table.
+#[derive(Debug)]
+pub(super) struct Question {
+    /// In the order of the output's columns.
+    pub(super) keys: Vec<Key>,
+    /// Over the table's label columns.
+    pub(super) labels: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) bins: Bins,
+    /// The output's columns after the keys.
+    pub(super) functions: Vec<Function>,
+}
+
+/// Aggregates what a [`Reader`] would read.
+#[derive(Debug)]
+pub(super) struct AggregateScanExec {
+    reader: Arc<Reader>,
+    question: Arc<Question>,
+    schema: SchemaRef,
+    properties: Arc<PlanProperties>,
+}
+
+impl AggregateScanExec {
+    /// `schema` has the keys, then the functions.
+    pub(super) fn new(reader: Arc<Reader>, question: Question, schema: SchemaRef) -> Self {
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Final,
+            Boundedness::Bounded,
+        ));
+        Self { reader, question: Arc::new(question), schema, properties }
+    }
+}
+
+impl DisplayAs for AggregateScanExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Question { keys, labels, bins, functions } = self.question.as_ref();
+        f.write_str("AggregateScanExec: ")?;
+        self.reader.describe(f)?;
+        let key = |key: &Key| match (key, bins) {
+            (Key::Label(at), _) => labels[*at].to_string(),
+            (Key::Bin, Bins::Every(width)) => format!("time by {width} ms"),
+            (Key::Bin, Bins::Whole) => "time".to_owned(),
+        };
+        let keys: Vec<String> = keys.iter().map(key).collect();
+        let functions: Vec<String> = functions.iter().map(|function| format!("{function:?}").to_lowercase()).collect();
+        write!(f, ", keys=[{}], aggregates=[{}]", keys.join(", "), functions.join(", "))
+    }
+}
+
+impl ExecutionPlan for AggregateScanExec {
+    fn name(&self) -> &str {
+        "AggregateScanExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        Vec::new()
+    }
+
+    fn apply_expressions(
+        &self,
+        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        for expr in &self.question.labels {
+            if f(expr)? == TreeNodeRecursion::Stop {
+                return Ok(TreeNodeRecursion::Stop);
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let (reader, question, schema) =
+            (Arc::clone(&self.reader), Arc::clone(&self.question), Arc::clone(&self.schema));
+        let answer = async move {
+            let batch_rows = context.session_config().batch_size();
+            let run = Run::of(&context)?;
+            let answer = Answer {
+                range: reader.range(&run)?,
+                run: &run,
+                memory: MemoryConsumer::new("aggregate").register(context.memory_pool()),
+                reader: &reader,
+                question: &question,
+            };
+            let batch = answer.rows(&schema)?;
+            let batches = (0..batch.num_rows()).step_by(batch_rows);
+            let batches: Vec<_> =
+                batches.map(|from| Ok(batch.slice(from, batch_rows.min(batch.num_rows() - from)))).collect();
+            Ok::<_, DataFusionError>(futures::stream::iter(batches))
+        };
+        let rows = futures::TryStreamExt::try_flatten(futures::stream::once(answer));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
+    }
+}
+
+/// What ends a pass over samples.
+pub(crate) enum Ended {
+    Store(StoreError),
+    Query(DataFusionError),
+}
+
+impl From<StoreError> for Ended {
+    fn from(error: StoreError) -> Self {
+        Ended::Store(error)
+    }
+}
+
+impl From<Stop> for Ended {
+    fn from(stop: Stop) -> Self {
+        Ended::Query(stop.into())
+    }
+}
+
+impl From<Ended> for DataFusionError {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Store(error) => executed(error),
+            Ended::Query(error) => error,
+        }
+    }
+}
+
+/// One execution.
+struct Answer<'a> {
+    run: &'a Run,
+    reader: &'a Reader,
+    question: &'a Question,
+    range: TimeRange,
+    memory: MemoryReservation,
+}
+
+impl Answer<'_> {
+    fn rows(&self, schema: &SchemaRef) -> Result<RecordBatch> {
+        let (earliest, latest) = self.run.store.stored_times().unwrap_or((i64::MAX, i64::MIN));
+        let range = self.range.intersect(TimeRange { from: earliest, to: latest });
+        let parts = if range.from <= range.to { self.reader.selected(self.run)? } else { Vec::new() };
+        let groups =
+            parts.iter().map(|part| groups_of(&part.part.labels, self.reader.label_schema(), &self.question.labels));
+        let groups = groups.collect::<Result<Vec<_>>>()?;
+        if let ([part], [own]) = (parts.as_slice(), groups.as_slice()) {
+            let filled = self.filled(part, range)?;
+            let filled = if own.count == own.of.len() {
+                filled
+            } else {
+                self.merged(range, own.count, |merge| {
+                    filled.iter().for_each(|(label, bin, cell)| merge(own.of[*label as usize], *bin, cell));
+                    Ok(())
+                })?
+            };
+            return self.batch(schema, own, filled);
+        }
+        let (all, own) = united(&groups)?;
+        let filled = self.merged(range, all.count, |merge| {
+            for ((part, groups), own) in parts.iter().zip(&groups).zip(&own) {
+                for (label, bin, cell) in self.filled(part, range)? {
+                    merge(own[groups.of[label as usize] as usize], bin, &cell);
+                }
+            }
+            Ok(())
+        })?;
+        self.batch(schema, &all, filled)
+    }
+
+    /// The cells of a part by label and bin, sorted by them.
+    fn filled(&self, part: &Selected, range: TimeRange) -> Result<Vec<(u32, i64, Cell)>> {
+        let labels = part.part.labels.count;
+        let (rows, count) = match &part.choice {
+            Choice::All => (None, labels),
+            Choice::Some(chosen) => {
+                let mut rows = vec![u32::MAX; labels];
+                (0u32..).zip(chosen.iter()).for_each(|(row, label)| rows[*label as usize] = row);
+                (Some(rows), chosen.len())
+            }
+        };
+        if let Some(filled) = self.newest(part, range)? {
+            return Ok(filled);
+        }
+        let grid = Grid::new(count, self.question.bins, range);
+        let held = grid.size();
+        self.memory.try_grow(held)?;
+        let mut filling = Filling::new(grid, rows.as_deref());
+        let mut reading = 0;
+        let mut check = |bytes: usize| -> std::result::Result<(), Ended> {
+            let checked = self.check().and_then(|()| {
+                self.memory.shrink(reading);
+                reading = 0;
+                self.memory.try_grow(bytes)?;
+                reading = bytes;
+                Ok(())
+            });
+            checked.map_err(Ended::Query)
+        };
+        let store = &self.run.store;
+        match (&part.part.read, part.part.labels.members.first()) {
+            (None, Some(members)) => {
+                let visit = Visit { members, labels, series: part.series(0), range };
+                store.visit(&visit, &mut filling, &mut check)?;
+            }
+            _ => {
+                let mut slices = Slices::new(range.from, range.to, store.stored_times());
+                while let Some((from, to)) = slices.next() {
+                    let blocks = part.read(store, from, to).map_err(executed)?;
+                    let count = blocks.iter().map(|block| block.time.values().len()).sum::<usize>();
+                    check(count * 24)?;
+                    for block in &blocks {
+                        each_row(block, |label, time, value| filling.row(label, time, value));
+                    }
+                    slices.had(count);
+                }
+            }
+        }
+        let mut filled = filling.grid.filled();
+        if let Choice::Some(chosen) = &part.choice {
+            filled.iter_mut().for_each(|(row, ..)| *row = chosen[*row as usize]);
+        }
+        self.memory.shrink(reading + held);
+        Ok(filled)
+    }
+
+    /// As [`Answer::filled`], where nothing but the newest samples is asked for: they are known without reading any others.
+    fn newest(&self, part: &Selected, range: TimeRange) -> Result<Option<Vec<(u32, i64, Cell)>>> {
+        let Question { bins, functions, .. } = self.question;
+        let only = *bins == Bins::Whole && functions.iter().all(|function| *function == Function::Last);
+        let (true, None, [members]) = (only, &part.part.read, part.part.labels.members.as_slice()) else {
+            return Ok(None);
+        };
+        let ids = part.series(0).unwrap_or(&members.ids);
+        let newest = self
+            .run
+            .store
+            .newest_of(&members.metric, ids, range.from, range.to, || self.check().map_err(Ended::Query))?;
+        let cells = newest.into_iter().filter_map(|(place, time, value)| {
+            Some((members.rank.get(ids[place as usize])?, 0, Cell::of_last(time, value)))
+        });
+        let mut cells: Vec<_> = cells.collect();
+        // Several series may have the same label.
+        cells.sort_by_key(|(label, ..)| *label);
+        cells.dedup_by(|other, kept| {
+            let same = other.0 == kept.0;
+            if same {
+                kept.2.merge(&other.2);
+            }
+            same
+        });
+        Ok(Some(cells))
+    }
+
+    fn check(&self) -> Result<()> {
+        Ok(self.run.deadline.check()?)
+    }
+
+    /// Cells put together by group and bin.
+    fn merged(
+        &self,
+        range: TimeRange,
+        groups: usize,
+        fill: impl FnOnce(&mut dyn FnMut(u32, i64, &Cell)) -> Result<()>,
+    ) -> Result<Vec<(u32, i64, Cell)>> {
+        if range.from > range.to {
+            return Ok(Vec::new());
+        }
+        let mut grid = Grid::new(groups, self.question.bins, range);
+        self.memory.try_grow(grid.size())?;
+        fill(&mut |group, bin, cell| grid.cell(group, bin).merge(cell))?;
+        Ok(grid.filled())
+    }
+
+    fn batch(&self, schema: &SchemaRef, groups: &Groups, mut cells: Vec<(u32, i64, Cell)>) -> Result<RecordBatch> {
+        let Question { keys, bins, functions, .. } = self.question;
+        if keys.is_empty() && cells.is_empty() {
+            cells.push((0, 0, Cell::EMPTY)); // without GROUP BY there is always one row
+        }
+        if cells.is_empty() {
+            // Without a part there are no columns to take nothing from.
+            return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+        }
+        let rows: UInt32Array = cells.iter().map(|(group, ..)| Some(*group)).collect();
+        let key = |key: &Key| -> Result<ArrayRef> {
+            Ok(match key {
+                Key::Label(at) => take(&groups.columns[*at], &rows, None)?,
+                Key::Bin => {
+                    let times = cells.iter().map(|(_, number, _)| bins.start(*number));
+                    Arc::new(TimestampMillisecondArray::from_iter_values(times).with_timezone(UTC))
+                }
+            })
+        };
+        let double = |value: fn(&Cell) -> f64| -> ArrayRef {
+            let values = cells.iter().map(|(.., cell)| (cell.count > 0).then(|| value(cell)));
+            Arc::new(values.collect::<Float64Array>())
+        };
+        let function = |function: &Function| match function {
+            Function::Count => Arc::new(cells.iter().map(|(.., cell)| Some(cell.count as i64)).collect::<Int64Array>()),
+            Function::Sum => double(|cell| cell.sum),
+            Function::Avg => double(|cell| cell.sum / cell.count as f64),
+            Function::Min => double(|cell| cell.min),
+            Function::Max => double(|cell| cell.max),
+            Function::First => double(|cell| cell.first.1),
+            Function::Last => double(|cell| cell.last.1),
+        };
+        let columns = keys.iter().map(key).chain(functions.iter().map(|of| Ok(function(of)))).zip(schema.fields());
+        let columns = columns.map(|(column, field)| {
+            let column = column?;
+            if column.data_type() == field.data_type() { Ok(column) } else { Ok(cast(&column, field.data_type())?) }
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(cells.len()));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+    }
+}

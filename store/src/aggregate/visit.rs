@@ -1,0 +1,177 @@
+//! One pass over the samples of a metric, series by series in the order of time, without sorting anything.
+//!
+//! Segments are sorted by series and time, and what is in memory lies in the order of arrival, which is that of time within a
+//! series as a rule. So segments are walked in the order of time and then memory in that of arrival, and for each series it is
+//! watched that times only grow. Where they do not (a sample was late, or was sent twice) the pass begins anew over sorted
+//! and deduplicated samples.
+
+use crate::catalog::SegmentKind;
+use crate::error::StoreError;
+use crate::hot::Row;
+use crate::scan::{Parts, Wanted};
+use crate::store::Store;
+use crate::tables::{Members, TimeRange};
+
+/// Series times seconds that are read at once at first: about as many samples, where there is one each second.
+const FIRST_ROWS: i64 = 1_000_000;
+/// A piece with fewer rows makes the next one twice as wide.
+const FEW_ROWS: usize = 200_000;
+/// A piece with more rows makes the next one half as wide.
+const MANY_ROWS: usize = 800_000;
+/// Width of the narrowest first piece, in ms.
+const NARROWEST_MS: i64 = 10 * 60 * 1000;
+/// Width of the widest piece, in ms.
+const WIDEST_MS: i64 = 7 * 24 * 3600 * 1000;
+
+/// What is shown the samples.
+pub(crate) trait Visitor {
+    /// The next sample of a label.
+    fn row(&mut self, label: u32, time: i64, value: f64);
+    /// The next samples of a label; not empty, and all of one series.
+    fn run(&mut self, label: u32, rows: &[Row]) {
+        rows.iter().for_each(|row| self.row(label, row.time, row.value));
+    }
+    /// Everything that was shown was in vain; it is shown once more.
+    fn restart(&mut self);
+}
+
+/// Which samples are visited.
+#[derive(Clone, Copy)]
+pub(crate) struct Visit<'a> {
+    /// The metric, and the label of each series.
+    pub(crate) members: &'a Members,
+    /// How many labels there are.
+    pub(crate) labels: usize,
+    /// Ids of the series, sorted; `None` for all of them.
+    pub(crate) series: Option<&'a [u32]>,
+    pub(crate) range: TimeRange,
+}
+
+impl Store {
+    /// Shows the samples to `visitor`: each once, those of one series in the order of their times. Before each step `check` is
+    /// told how many bytes are held, and can end the pass. Reads files.
+    pub(crate) fn visit<E: From<StoreError>>(
+        &self,
+        visit: &Visit<'_>,
+        visitor: &mut impl Visitor,
+        check: &mut impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut newest = vec![i64::MIN; visit.labels];
+        let mut in_order = true;
+        let mut pieces = Pieces::new(visit, self.stored_times());
+        while let Some(range) = pieces.next() {
+            check(pieces.rows * size_of::<Row>())?;
+            let rows = if in_order {
+                self.visit_in_order(visit, range, &mut newest, visitor)?
+            } else {
+                Some(self.visit_sorted(visit, range, visitor)?)
+            };
+            match rows {
+                Some(rows) => pieces.had(rows),
+                None => {
+                    visitor.restart();
+                    in_order = false;
+                    pieces = Pieces::new(visit, self.stored_times());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How many rows there were; `None` when those of one series were not in order.
+    fn visit_in_order(
+        &self,
+        visit: &Visit<'_>,
+        range: TimeRange,
+        newest: &mut [i64],
+        visitor: &mut impl Visitor,
+    ) -> Result<Option<usize>, StoreError> {
+        let TimeRange { from, to } = range;
+        let wanted = Wanted { metric: &visit.members.metric, series: visit.series, from, to };
+        let Some(Parts { segments, sealed, open }) = self.parts_of(&wanted) else { return Ok(Some(0)) };
+        let rank = &visit.members.rank;
+        let mut rows = Vec::new();
+        let mut count = 0;
+        // Which of them counts matters only for samples that are there twice, and those end this pass.
+        let mut by_time: Vec<_> = segments.overlapping(SegmentKind::Samples, from, to).collect();
+        by_time.sort_by_key(|segment| segment.meta.min_time);
+        for segment in by_time {
+            rows.clear();
+            segment.read_samples(&wanted, &mut rows)?;
+            count += rows.len();
+            for run in rows.chunk_by(|a, b| a.series == b.series) {
+                let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+                let Some(label) = rank.get(first.series) else { continue };
+                if first.time <= std::mem::replace(&mut newest[label as usize], last.time) {
+                    return Ok(None);
+                }
+                visitor.run(label, run);
+            }
+        }
+        let mut in_order = true;
+        let mut row = |row: Row| {
+            count += 1;
+            let Some(label) = rank.get(row.series) else { return };
+            let newest = &mut newest[label as usize];
+            in_order &= row.time > *newest;
+            *newest = row.time;
+            visitor.row(label, row.time, row.value);
+        };
+        sealed.iter().for_each(|chunk| chunk.each(&wanted, &mut row));
+        open.into_iter().for_each(row);
+        Ok(in_order.then_some(count))
+    }
+
+    fn visit_sorted(
+        &self,
+        visit: &Visit<'_>,
+        range: TimeRange,
+        visitor: &mut impl Visitor,
+    ) -> Result<usize, StoreError> {
+        let TimeRange { from, to } = range;
+        let rows = self.scan_rows(&Wanted { metric: &visit.members.metric, series: visit.series, from, to })?;
+        for run in rows.chunk_by(|a, b| a.series == b.series) {
+            if let Some(label) = visit.members.rank.get(run[0].series) {
+                visitor.run(label, run);
+            }
+        }
+        Ok(rows.len())
+    }
+}
+
+/// A range of time in pieces, oldest first, whose number of rows stays within bounds.
+struct Pieces {
+    range: TimeRange,
+    width: i64,
+    /// Of the last piece.
+    rows: usize,
+}
+
+impl Pieces {
+    fn new(visit: &Visit<'_>, stored: Option<(i64, i64)>) -> Self {
+        let (from, to) = stored.unwrap_or((i64::MAX, i64::MIN));
+        let series = visit.series.map_or(visit.members.ids.len(), <[u32]>::len).max(1);
+        let width = (FIRST_ROWS / i64::try_from(series).unwrap_or(i64::MAX) * 1000).clamp(NARROWEST_MS, WIDEST_MS);
+        Self { range: visit.range.intersect(TimeRange { from, to }), width, rows: 0 }
+    }
+
+    fn next(&mut self) -> Option<TimeRange> {
+        let TimeRange { from, to } = self.range;
+        if from > to {
+            return None;
+        }
+        let end = from.saturating_add(self.width - 1).min(to);
+        self.range =
+            if end == to { TimeRange { from: i64::MAX, to: i64::MIN } } else { TimeRange { from: end + 1, to } };
+        Some(TimeRange { from, to: end })
+    }
+
+    fn had(&mut self, rows: usize) {
+        self.rows = rows;
+        if rows < FEW_ROWS {
+            self.width = self.width.saturating_mul(2).min(WIDEST_MS);
+        } else if rows > MANY_ROWS {
+            self.width = (self.width / 2).max(1);
+        }
+    }
+}

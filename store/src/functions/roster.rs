@@ -1,0 +1,218 @@
+//! Who has a row in `recent(window)`: made once for each set of series and facts, not once for each question.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
+use parking_lot::Mutex;
+use tidegate_model::{Bounds, Resource, metrics};
+
+use crate::store::Store;
+use crate::tables::{LabelTable, Subject, subjects};
+
+/// The label tables that `recent` reads.
+pub(super) struct Tables {
+    pub(super) usage: Vec<Arc<LabelTable>>,
+    pub(super) limits: Arc<LabelTable>,
+    pub(super) throttled: Arc<LabelTable>,
+    pub(super) pressure: Arc<LabelTable>,
+    pub(super) oom_kills: Arc<LabelTable>,
+    pub(super) unreclaimable: Arc<LabelTable>,
+}
+
+impl Tables {
+    fn all(&self) -> impl Iterator<Item = &Arc<LabelTable>> {
+        let Tables { usage, limits, throttled, pressure, oom_kills, unreclaimable } = self;
+        usage.iter().chain([limits, throttled, pressure, oom_kills, unreclaimable])
+    }
+
+    fn same(&self, other: &Tables) -> bool {
+        self.usage.len() == other.usage.len() && self.all().zip(other.all()).all(|(a, b)| Arc::ptr_eq(a, b))
+    }
+}
+
+/// A part of usage.
+pub(super) struct UsagePart {
+    /// The row of each label.
+    pub(super) rows: Vec<Option<u32>>,
+    /// The app of each label.
+    pub(super) apps: Vec<Option<String>>,
+}
+
+/// Everybody who has usage or a limit, sorted by host, container and resource, and which row each label belongs to.
+pub(super) struct Roster {
+    pub(super) tables: Tables,
+    facts: u64,
+    pub(super) subjects: Vec<Subject>,
+    /// Host, container and resource of each row.
+    pub(super) columns: Vec<ArrayRef>,
+    pub(super) usage: Vec<UsagePart>,
+    pub(super) limits: Vec<Option<u32>>,
+    pub(super) throttled: Vec<Option<u32>>,
+    pub(super) pressure: Vec<Option<u32>>,
+    pub(super) oom_kills: Vec<Option<u32>>,
+    pub(super) unreclaimable: Vec<Option<u32>>,
+    /// What operators allow each row.
+    pub(super) bounds: Vec<Option<Bounds>>,
+}
+
+impl Roster {
+    fn new(store: &Store, tables: Tables, facts: u64) -> Self {
+        let usage: Vec<_> = tables.usage.iter().map(|table| subjects(&table.columns)).collect();
+        let limits = subjects(&tables.limits.columns);
+        let everybody = usage.iter().flatten().chain(&limits).map(|(subject, _)| subject.clone());
+        let everybody: Vec<Subject> = everybody.collect::<BTreeSet<_>>().into_iter().collect();
+        let numbers: HashMap<&Subject, u32, ahash::RandomState> = everybody.iter().zip(0u32..).collect();
+        let rows = |labels: &[(Subject, Option<String>)]| -> Vec<Option<u32>> {
+            labels.iter().map(|(subject, _)| numbers.get(subject).copied()).collect()
+        };
+        let other = |table: &Arc<LabelTable>| rows(&subjects(&table.columns));
+        let parts = usage
+            .into_iter()
+            .map(|labels| UsagePart { rows: rows(&labels), apps: labels.into_iter().map(|(_, app)| app).collect() });
+        let mut bounds = vec![None; everybody.len()];
+        for container in store.containers() {
+            for (resource, allowed) in container.bounds {
+                let (host, container) = (container.key.host.clone(), container.key.name.clone());
+                let subject = Subject { host, container, resource: resource.as_str().to_owned() };
+                if let Some(row) = numbers.get(&subject) {
+                    bounds[*row as usize] = Some(allowed);
+                }
+            }
+        }
+        let text = |of: fn(&Subject) -> &String| -> ArrayRef {
+            Arc::new(everybody.iter().map(|subject| Some(of(subject))).collect::<StringViewArray>())
+        };
+        Self {
+            facts,
+            columns: vec![text(|of| &of.host), text(|of| &of.container), text(|of| &of.resource)],
+            usage: parts.collect(),
+            limits: rows(&limits),
+            throttled: other(&tables.throttled),
+            pressure: other(&tables.pressure),
+            oom_kills: other(&tables.oom_kills),
+            unreclaimable: other(&tables.unreclaimable),
+            bounds,
+            tables,
+            subjects: everybody,
+        }
+    }
+
+    /// For each row what its host has left when every container uses up its limit; `None` where the host is not known.
+    pub(super) fn free(&self, store: &Store, limits: &[Option<(i64, f64)>]) -> Vec<Option<f64>> {
+        let hosts = store.hosts();
+        let mut left: HashMap<(&str, &str), f64> = HashMap::new();
+        for host in &hosts {
+            for resource in Resource::ALL {
+                let capacity = match resource {
+                    Resource::Cpu => host.cpu.0,
+                    Resource::Memory => host.memory.0 as f64,
+                };
+                left.insert((&host.name, resource.as_str()), capacity);
+            }
+        }
+        // In a fixed order, so that the sums are the same for the same limits.
+        for (subject, limit) in self.subjects.iter().zip(limits) {
+            if let (Some((_, limit)), Some(left)) = (limit, left.get_mut(&(&*subject.host, &*subject.resource))) {
+                *left -= limit;
+            }
+        }
+        let of = |subject: &Subject| left.get(&(&*subject.host, &*subject.resource)).map(|left| left.max(0.0));
+        self.subjects.iter().map(of).collect()
+    }
+}
+
+/// Frames that are kept at most: rules of one tick ask for a few windows.
+const MAX_FRAMES: usize = 8;
+
+/// What was asked for, and what it was answered from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FrameKey {
+    pub(super) now: i64,
+    pub(super) window_ms: i64,
+}
+
+/// When an answer is still the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    /// Of the samples; see [`crate::hot::Generation::watch`].
+    pub(super) samples: (u64, u64),
+    /// Of the series of each metric that is looked at.
+    pub(super) series: Vec<u64>,
+    pub(super) facts: u64,
+}
+
+type Frame = Arc<Mutex<Option<(Version, RecordBatch)>>>;
+
+/// What the last questions of `recent` were answered with.
+#[derive(Default)]
+pub(crate) struct Recents {
+    roster: Mutex<Option<Arc<Roster>>>,
+    /// The newest last.
+    frames: Mutex<Vec<(FrameKey, Frame)>>,
+}
+
+/// Which version of everything that `recent` looks at there is now.
+pub(super) fn version(store: &Store) -> Version {
+    let facts = store.facts.version();
+    let series = {
+        let index = store.index.read();
+        metrics_of(store).map(|metric| index.version(metric)).collect()
+    };
+    Version { samples: store.data.read().active.watched(), series, facts }
+}
+
+/// As [`version`], of what has samples up to `now`: one that arrives later changes it.
+pub(super) fn watch(store: &Store, now: i64) -> Version {
+    let metrics: Vec<u32> = {
+        let index = store.index.read();
+        metrics_of(store).filter_map(|metric| index.metric_id(metric)).collect()
+    };
+    store.data.write().active.watch(&metrics, now);
+    version(store)
+}
+
+/// The metrics that `recent` looks at.
+fn metrics_of(store: &Store) -> impl Iterator<Item = &str> {
+    const COLLECTED: [&str; 6] = [
+        metrics::USAGE,
+        metrics::LIMIT,
+        metrics::THROTTLED,
+        metrics::PRESSURE_SOME,
+        metrics::OOM_KILLS,
+        metrics::UNRECLAIMABLE,
+    ];
+    let mapped = store.config().usage_maps.iter().flat_map(|map| &map.metrics).map(String::as_str);
+    COLLECTED.into_iter().chain(mapped)
+}
+
+impl Recents {
+    /// The roster of `tables`.
+    pub(super) fn roster(&self, store: &Store, tables: Tables) -> Arc<Roster> {
+        let facts = store.facts.version();
+        if let Some(roster) = self.roster.lock().as_ref()
+            && roster.facts == facts
+            && roster.tables.same(&tables)
+        {
+            return Arc::clone(roster);
+        }
+        let roster = Arc::new(Roster::new(store, tables, facts));
+        *self.roster.lock() = Some(Arc::clone(&roster));
+        roster
+    }
+
+    /// Where the answer for `key` is kept. Whoever makes it holds its lock, so that others with the same question wait for
+    /// the answer instead of making it too.
+    pub(super) fn frame(&self, key: FrameKey) -> Frame {
+        let mut frames = self.frames.lock();
+        if let Some((_, frame)) = frames.iter().find(|(known, _)| *known == key) {
+            return Arc::clone(frame);
+        }
+        if frames.len() >= MAX_FRAMES {
+            frames.remove(0);
+        }
+        let frame = Frame::default();
+        frames.push((key, Arc::clone(&frame)));
+        frame
+    }
+}

@@ -1,0 +1,350 @@
+//! The labels of series in columns: made once for each version of the series index and shared by all queries.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
+use arrow::datatypes::DataType;
+use datafusion::physical_expr::PhysicalExpr;
+use parking_lot::Mutex;
+use tidegate_model::SeriesKey;
+
+type Map<K, V> = HashMap<K, V, ahash::RandomState>;
+
+/// Tables kept at most; beyond that all are made anew. One is needed for each metric that is asked about.
+const MAX_TABLES: usize = 65_536;
+/// Answers about one table that are kept at most.
+const MAX_KEPT: usize = 64;
+/// A table from ids to labels may have this many places for each series in it. Ids are given out in the order of arrival,
+/// so those of one metric lie close together as a rule.
+const PLACES_PER_SERIES: usize = 64;
+
+/// From the id of a series to its label.
+#[derive(Debug)]
+pub(crate) enum Rank {
+    Dense { first: u32, labels: Vec<u32> },
+    Sparse(Map<u32, u32>),
+}
+
+impl Rank {
+    /// What stands for no label.
+    const NONE: u32 = u32::MAX;
+
+    /// `ids` sorted, with the label of each.
+    pub(crate) fn new(ids: &[u32], labels: &[u32]) -> Self {
+        let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else { return Rank::Sparse(Map::default()) };
+        let places = (last - first) as usize + 1;
+        let pairs = ids.iter().zip(labels);
+        if places > PLACES_PER_SERIES * ids.len() {
+            return Rank::Sparse(pairs.map(|(id, label)| (*id, *label)).collect());
+        }
+        let mut dense = vec![Self::NONE; places];
+        pairs.for_each(|(id, label)| dense[(id - first) as usize] = *label);
+        Rank::Dense { first, labels: dense }
+    }
+
+    /// The label of a series; `None` where it has none.
+    #[inline]
+    pub(crate) fn get(&self, id: u32) -> Option<u32> {
+        match self {
+            // An id below the first one wraps around to beyond the last.
+            Rank::Dense { first, labels } => {
+                labels.get(id.wrapping_sub(*first) as usize).copied().filter(|label| *label != Self::NONE)
+            }
+            Rank::Sparse(labels) => labels.get(&id).copied(),
+        }
+    }
+}
+
+/// The series of one metric that have a label.
+#[derive(Debug)]
+pub(crate) struct Members {
+    pub(crate) metric: String,
+    /// Sorted.
+    pub(crate) ids: Vec<u32>,
+    pub(crate) rank: Rank,
+    /// Whether the label of each is its place.
+    in_place: bool,
+}
+
+impl Members {
+    /// `ids` sorted, with the label of each.
+    pub(crate) fn new(metric: &str, ids: Vec<u32>, labels: &[u32]) -> Self {
+        let rank = Rank::new(&ids, labels);
+        let in_place = (0..).zip(labels).all(|(place, label)| place == *label);
+        Self { metric: metric.to_owned(), ids, rank, in_place }
+    }
+
+    /// The series whose label is among `labels` (sorted), by id.
+    pub(crate) fn with_labels(&self, labels: &[u32]) -> Vec<u32> {
+        if self.in_place {
+            return labels.iter().filter_map(|label| self.ids.get(*label as usize).copied()).collect();
+        }
+        let wanted = |id: &u32| self.rank.get(*id).is_some_and(|label| labels.binary_search(&label).is_ok());
+        self.ids.iter().copied().filter(wanted).collect()
+    }
+}
+
+/// Which labels have a value, by value; labels sorted.
+type Postings = Map<String, Vec<u32>>;
+
+/// Distinct label tuples and the series that have them. A label is the position of its tuple in the columns.
+#[derive(Debug)]
+pub(crate) struct LabelTable {
+    /// One array a label column.
+    pub(crate) columns: Vec<ArrayRef>,
+    /// How many tuples there are.
+    pub(crate) count: usize,
+    /// One for each metric that is read.
+    pub(crate) members: Vec<Members>,
+    /// A column that holds all tags as one text, and the tags of each tuple.
+    tags: Option<(usize, Vec<Arc<SeriesKey>>)>,
+    postings: Vec<OnceLock<Postings>>,
+    tag_postings: Mutex<Map<String, Arc<Postings>>>,
+    verdicts: Mutex<Kept<Arc<dyn PhysicalExpr>, Arc<Vec<u32>>>>,
+    pub(crate) groups: Mutex<Kept<Vec<Arc<dyn PhysicalExpr>>, Arc<Groups>>>,
+}
+
+impl LabelTable {
+    pub(crate) fn new(columns: Vec<ArrayRef>, count: usize, members: Vec<Members>) -> Self {
+        let postings = columns.iter().map(|_| OnceLock::new()).collect();
+        Self {
+            columns,
+            count,
+            members,
+            tags: None,
+            postings,
+            tag_postings: Mutex::default(),
+            verdicts: Mutex::default(),
+            groups: Mutex::default(),
+        }
+    }
+
+    /// A table of one tuple without columns, for rows that no series has.
+    pub(crate) fn none() -> Self {
+        Self::new(Vec::new(), 1, Vec::new())
+    }
+
+    /// Notes that `column` holds all tags as one text, and the tags of each tuple.
+    pub(crate) fn with_tags(self, column: usize, tags: Vec<Arc<SeriesKey>>) -> Self {
+        Self { tags: Some((column, tags)), ..self }
+    }
+
+    /// The labels whose `column` is one of `values`, sorted.
+    pub(crate) fn equal(&self, column: usize, values: &[String]) -> Vec<u32> {
+        let postings = self.postings[column].get_or_init(|| {
+            let mut postings = Postings::default();
+            let texts = self.columns[column].as_string_view();
+            for (label, text) in (0u32..).zip(texts) {
+                let Some(text) = text else { continue };
+                match postings.get_mut(text) {
+                    Some(labels) => labels.push(label),
+                    None => drop(postings.insert(text.to_owned(), vec![label])),
+                }
+            }
+            postings
+        });
+        union(postings, values)
+    }
+
+    /// The labels whose tag `key` in `column` is one of `values`, sorted; `None` where that column does not hold the tags.
+    pub(crate) fn tagged(&self, column: usize, key: &str, values: &[String]) -> Option<Vec<u32>> {
+        let (_, keys) = self.tags.as_ref().filter(|(tags, _)| *tags == column)?;
+        let known = self.tag_postings.lock().get(key).cloned();
+        let postings = known.unwrap_or_else(|| {
+            let mut postings = Postings::default();
+            for (label, series) in (0u32..).zip(keys) {
+                if let Some(value) = series.tag(key) {
+                    postings.entry(value.to_owned()).or_default().push(label);
+                }
+            }
+            let postings = Arc::new(postings);
+            let mut kept = self.tag_postings.lock();
+            if kept.len() >= MAX_KEPT {
+                kept.clear(); // whoever asks for keys that do not exist shall not fill the memory
+            }
+            kept.insert(key.to_owned(), Arc::clone(&postings));
+            postings
+        });
+        Some(union(&postings, values))
+    }
+
+    /// What `decide` says about `filter` for each label, asked once: the labels that it lets through, sorted.
+    pub(crate) fn verdict<E>(
+        &self,
+        filter: &Arc<dyn PhysicalExpr>,
+        decide: impl FnOnce() -> Result<Vec<u32>, E>,
+    ) -> Result<Arc<Vec<u32>>, E> {
+        if let Some(known) = self.verdicts.lock().get(filter) {
+            return Ok(known);
+        }
+        let labels = Arc::new(decide()?);
+        self.verdicts.lock().keep(Arc::clone(filter), Arc::clone(&labels));
+        Ok(labels)
+    }
+}
+
+fn union(postings: &Postings, values: &[String]) -> Vec<u32> {
+    let mut labels: Vec<u32> = values.iter().filter_map(|value| postings.get(value)).flatten().copied().collect();
+    labels.sort_unstable();
+    labels.dedup();
+    labels
+}
+
+/// Which group each label of a table belongs to.
+#[derive(Debug)]
+pub(crate) struct Groups {
+    /// Per label.
+    pub(crate) of: Vec<u32>,
+    /// What the groups have in common, one array for each expression; one row a group.
+    pub(crate) columns: Vec<ArrayRef>,
+    pub(crate) count: usize,
+}
+
+/// A few answers that are asked for again and again.
+#[derive(Debug)]
+pub(crate) struct Kept<K, V>(Map<K, V>);
+
+impl<K, V> Default for Kept<K, V> {
+    fn default() -> Self {
+        Self(Map::default())
+    }
+}
+
+impl<K: Hash + Eq, V: Clone> Kept<K, V> {
+    pub(crate) fn get(&self, key: &K) -> Option<V> {
+        self.0.get(key).cloned()
+    }
+
+    pub(crate) fn keep(&mut self, key: K, value: V) {
+        if self.0.len() >= MAX_KEPT {
+            self.0.clear();
+        }
+        self.0.insert(key, value);
+    }
+}
+
+/// Distinct label tuples, numbered in the order in which they were first seen.
+#[derive(Debug)]
+pub(crate) struct Labels {
+    width: usize,
+    index: Map<Vec<Option<String>>, u32>,
+    rows: Vec<Vec<Option<String>>>,
+}
+
+impl Labels {
+    pub(crate) fn new(width: usize) -> Self {
+        Self { width, index: Map::default(), rows: Vec::new() }
+    }
+
+    /// The number of `tuple`.
+    pub(crate) fn intern(&mut self, tuple: Vec<Option<String>>) -> u32 {
+        debug_assert_eq!(tuple.len(), self.width);
+        // Series are counted in u32 by the store, and each has one tuple here.
+        let next = self.rows.len() as u32;
+        *self.index.entry(tuple).or_insert_with_key(|tuple| {
+            self.rows.push(tuple.clone());
+            next
+        })
+    }
+
+    /// The tuples as a table.
+    pub(crate) fn table(&self, members: Vec<Members>) -> LabelTable {
+        let column = |at: usize| {
+            let mut values = StringViewBuilder::with_capacity(self.rows.len());
+            for row in &self.rows {
+                values.append_option(row[at].as_deref());
+            }
+            Arc::new(values.finish()) as ArrayRef
+        };
+        LabelTable::new((0..self.width).map(column).collect(), self.rows.len(), members)
+    }
+}
+
+/// What a table was made from.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum TableKey {
+    /// The table of a metric with these tag keys.
+    Metric(String, Vec<String>),
+    /// A metric's part of `samples`.
+    Samples(String),
+    /// Some of the collector's metrics by subject.
+    Subjects(&'static str),
+    /// The collector's part of `usage`.
+    Usage,
+    /// What the usage map at this place makes of pushed metrics.
+    Mapped(usize),
+}
+
+/// The tables that queries have asked for, each with the versions of what it was made from.
+#[derive(Default)]
+pub(crate) struct LabelCache(Mutex<Map<TableKey, (Vec<u64>, Arc<LabelTable>)>>);
+
+impl LabelCache {
+    /// The table of `key`, made anew unless its `versions` are the same. They have to be looked up before what `make` looks at,
+    /// so that a change in between makes the table be made once more and not once too few.
+    pub(crate) fn get(&self, key: TableKey, versions: Vec<u64>, make: impl FnOnce() -> LabelTable) -> Arc<LabelTable> {
+        if let Some((known, table)) = self.0.lock().get(&key)
+            && *known == versions
+        {
+            return Arc::clone(table);
+        }
+        let table = Arc::new(make());
+        debug_assert!(table.columns.iter().all(|column| column.len() == table.count));
+        debug_assert!(table.columns.iter().all(|column| *column.data_type() == DataType::Utf8View));
+        let mut tables = self.0.lock();
+        if tables.len() >= MAX_TABLES {
+            tables.clear();
+        }
+        tables.insert(key, (versions, Arc::clone(&table)));
+        table
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::StringViewArray;
+
+    use super::*;
+
+    #[test]
+    fn a_series_is_found_by_its_id_whether_ids_lie_close_together_or_far_apart() {
+        for ids in [vec![7, 9, 10], vec![7, 900_000, 4_000_000_000]] {
+            let rank = Rank::new(&ids, &[2, 0, 1]);
+            assert_eq!(ids.iter().map(|id| rank.get(*id)).collect::<Vec<_>>(), [Some(2), Some(0), Some(1)]);
+            assert_eq!([0, 8, 11, u32::MAX].map(|id| rank.get(id)), [None; 4]);
+        }
+        assert_eq!(Rank::new(&[], &[]).get(0), None);
+    }
+
+    #[test]
+    fn equal_tuples_have_one_number() {
+        let mut labels = Labels::new(2);
+        let tuple = |a: &str| vec![Some(a.to_owned()), None];
+        assert_eq!([labels.intern(tuple("a")), labels.intern(tuple("b")), labels.intern(tuple("a"))], [0, 1, 0]);
+        let table = labels.table(Vec::new());
+        assert_eq!((table.columns[0].len(), table.count), (2, 2));
+    }
+
+    #[test]
+    fn labels_are_found_by_the_value_of_a_column() {
+        let column: ArrayRef = Arc::new(StringViewArray::from(vec![Some("b"), None, Some("a"), Some("b")]));
+        let members = Members::new("m", vec![10, 11, 12, 13], &[0, 1, 2, 3]);
+        let table = LabelTable::new(vec![column], 4, vec![members]);
+        let found = table.equal(0, &["b".to_owned(), "a".to_owned(), "b".to_owned(), "z".to_owned()]);
+        assert_eq!(found, [0, 2, 3]);
+        assert_eq!(table.members[0].with_labels(&found), [10, 12, 13]);
+        assert_eq!(Members::new("m", vec![10, 11, 12], &[3, 1, 0]).with_labels(&found), [10, 12]);
+        assert_eq!(table.tagged(0, "k", &[]), None);
+    }
+
+    #[test]
+    fn a_table_is_made_once_a_version() {
+        let cache = LabelCache::default();
+        let get = |version| cache.get(TableKey::Usage, vec![version], LabelTable::none);
+        let first = get(1);
+        assert!(Arc::ptr_eq(&first, &get(1)));
+        assert!(!Arc::ptr_eq(&first, &get(2)));
+    }
+}
