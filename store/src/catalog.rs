@@ -3,14 +3,16 @@
 //! It is replaced as a whole and atomically, so every crash leaves either the state before or after a flush. What the
 //! catalog does not name does not exist: such files are left over from a crash and removed at the next start.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tidegate_model::TimeMs;
 
 use crate::error::StoreError;
+use crate::fault;
+use crate::keep::checksum;
 use crate::sealed;
 use crate::write::wal::sync_dir;
 
@@ -40,12 +42,26 @@ pub(crate) struct SegmentMeta {
     pub max_time: TimeMs,
     pub rows: u64,
     pub bytes: u64,
-    /// CRC-32 of the whole file; unknown for what an earlier version wrote.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub crc32: Option<u32>,
+    /// CRC-32 of each of its files as a whole; none for what an earlier version wrote.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub checksums: BTreeMap<String, u32>,
     /// Whether the object store has it too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub remote: bool,
+}
+
+impl SegmentMeta {
+    /// The names of its files, below `segments/`.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.file.as_str())
+    }
+
+    /// Notes the checksums of its files, which were just written.
+    pub(crate) fn note_checksums(&mut self, dir: &Path) -> Result<(), StoreError> {
+        let sum = |file: &str| Ok((file.to_owned(), checksum(&dir.join(file))?.0));
+        self.checksums = self.files().map(sum).collect::<Result<_, StoreError>>()?;
+        Ok(())
+    }
 }
 
 /// The catalog's content.
@@ -59,29 +75,52 @@ pub(crate) struct Catalog {
     /// Series ids below this one have been given out.
     pub next_series: u32,
     pub last_flush: Option<TimeMs>,
+    /// How much of the series log was durable with the last flush; when less is left, definitions are missing.
+    #[serde(default)]
+    pub series_bytes: u64,
+    /// Tells this store from others that may share a bucket; drawn with the first upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_id: Option<String>,
+    /// Which object store the segments' `remote` is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_url: Option<String>,
     /// Sorted by number.
     pub segments: Vec<SegmentMeta>,
 }
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self { format: FORMAT, next_segment: 1, wal_floor: 1, next_series: 0, last_flush: None, segments: Vec::new() }
+        Self {
+            format: FORMAT,
+            next_segment: 1,
+            wal_floor: 1,
+            next_series: 0,
+            last_flush: None,
+            series_bytes: 0,
+            store_id: None,
+            remote_url: None,
+            segments: Vec::new(),
+        }
     }
 }
 
 impl Catalog {
     /// Reads the catalog; a directory without one is new.
     pub(crate) fn load(dir: &Path) -> Result<Self, StoreError> {
+        Self::read(&dir.join(CATALOG))
+    }
+
+    /// Reads a catalog's file, wherever it is.
+    pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
         #[derive(Deserialize)]
         struct Format {
             format: u32,
         }
-        let path = dir.join(CATALOG);
-        let Some(format) = read_json::<Format>(&path)? else { return Ok(Self::default()) };
+        let Some(format) = read_json::<Format>(path)? else { return Ok(Self::default()) };
         if format.format > FORMAT {
-            return Err(StoreError::NewerFormat { path, found: format.format, known: FORMAT });
+            return Err(StoreError::NewerFormat { path: path.to_owned(), found: format.format, known: FORMAT });
         }
-        Ok(read_json(&path)?.unwrap_or_default())
+        Ok(read_json(path)?.unwrap_or_default())
     }
 
     /// Replaces the catalog.
@@ -123,9 +162,12 @@ pub(crate) fn sealed_json(name: &str, value: &impl Serialize) -> Result<Vec<u8>,
 pub(crate) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     let path = dir.join(name);
     let aside = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&aside).map_err(StoreError::io("create", &aside))?;
-    file.write_all(bytes).map_err(StoreError::io("write", &aside))?;
-    file.sync_all().map_err(StoreError::io("sync", &aside))?;
-    fs::rename(&aside, &path).map_err(StoreError::io("replace", &path))?;
+    let create = || fault::at(&aside).and_then(|()| File::create(&aside));
+    let file = create().map_err(StoreError::io("create", &aside))?;
+    fault::write_all(&file, bytes, &aside).map_err(StoreError::io("write", &aside))?;
+    let sync = || fault::at_sync(&aside).and_then(|()| file.sync_all());
+    sync().map_err(StoreError::io("sync", &aside))?;
+    let rename = || fault::at(&path).and_then(|()| fs::rename(&aside, &path));
+    rename().map_err(StoreError::io("replace", &path))?;
     sync_dir(dir)
 }

@@ -20,6 +20,7 @@ use crate::error::StoreError;
 use crate::facts::FactBook;
 use crate::hot::{Data, Generation, Row};
 use crate::query::session::QueryThreads;
+use crate::remote::{Bucket, SegmentCache, UploadProgress};
 use crate::segment::{Segment, SegmentList};
 use crate::write::record::Record;
 use crate::write::series::SeriesIndex;
@@ -35,8 +36,12 @@ pub struct Store {
     /// The writer lock. Shared, since a sync in progress outlives whoever asked for it.
     pub(crate) wal: Arc<Mutex<Wal>>,
     pub(crate) commit: GroupCommit,
-    pub(crate) series_log: Mutex<SeriesLog>,
+    pub(crate) series_log: SeriesLog,
     pub(crate) facts: FactBook,
+    /// Where segments are besides the data directory, if anywhere.
+    pub(crate) remote: Option<Arc<SegmentCache>>,
+    /// Taken before the catalog.
+    pub(crate) upload_progress: UploadProgress,
     pub(crate) counters: Counters,
     /// Dropped before what queries read.
     pub(crate) interactive: QueryThreads,
@@ -96,15 +101,16 @@ impl Store {
     /// version, or is damaged in a part that nothing can stand in for.
     pub fn open(config: StoreConfig, now: TimeMs) -> Result<Arc<Store>, StoreError> {
         let dir = DataDir::open(&config.dir)?;
-        let catalog = Catalog::load(dir.path())?;
+        let mut catalog = Catalog::load(dir.path())?;
         if catalog.segments.is_empty() && catalog == Catalog::default() {
             catalog.save(dir.path())?; // so that the directory can be told from a foreign one
         }
-        let segments = open_segments(&dir.segments(), &catalog)?;
+        let remote = open_remote(&config, &dir, &mut catalog)?;
+        let segments = open_segments(&dir.segments(), &catalog, remote.is_some())?;
         let in_segments = segments.0.iter().map(|segment| segment.meta.max_time.0).max().unwrap_or(i64::MIN);
         let mut index = SeriesIndex::default();
         index.reserve_below(catalog.next_series);
-        let series_log = open_series(dir.path(), &mut index, &segments)?;
+        let series_log = open_series(dir.path(), &mut index, &segments, catalog.series_bytes)?;
         let mut replay = Replay { index, series_log, generations: Vec::new(), files: Vec::new() };
         let mut next_wal = catalog.wal_floor;
         for (number, path) in wal::files_from(&dir.wal(), catalog.wal_floor)? {
@@ -125,8 +131,10 @@ impl Store {
             catalog: Mutex::new(catalog),
             wal: Arc::new(Mutex::new(wal)),
             commit: GroupCommit::default(),
-            series_log: Mutex::new(replay.series_log),
+            series_log: replay.series_log,
             facts,
+            remote,
+            upload_progress: UploadProgress::default(),
             counters,
             interactive: QueryThreads::new("tidegate-query"),
             rules: QueryThreads::new("tidegate-rules"),
@@ -226,10 +234,32 @@ impl Replay {
     }
 }
 
+/// The object store behind the directory. What another one has is uploaded anew, as far as it is here.
+fn open_remote(
+    config: &StoreConfig,
+    dir: &DataDir,
+    catalog: &mut Catalog,
+) -> Result<Option<Arc<SegmentCache>>, StoreError> {
+    let configured = config.object_store.as_ref().map(Bucket::new).transpose()?;
+    if configured.as_ref().map(Bucket::url) != catalog.remote_url.as_deref() {
+        let here = |meta: &SegmentMeta| meta.files().all(|file| dir.segments().join(file).exists());
+        let elsewhere = catalog.segments.iter().filter(|meta| meta.remote && !here(meta)).count();
+        if elsewhere > 0 {
+            let url = catalog.remote_url.clone().unwrap_or_default();
+            return Err(StoreError::RemoteOnly { segments: elsewhere, url });
+        }
+        if configured.is_some() {
+            catalog.segments.iter_mut().for_each(|meta| meta.remote = false);
+        }
+    }
+    let Some(bucket) = configured else { return Ok(None) };
+    SegmentCache::attach(&dir.segments(), bucket, catalog).map(Some)
+}
+
 /// The segments that the catalog names; what it does not name is left over from a crash and removed.
-fn open_segments(dir: &Path, catalog: &Catalog) -> Result<SegmentList, StoreError> {
+fn open_segments(dir: &Path, catalog: &Catalog, has_remote: bool) -> Result<SegmentList, StoreError> {
     let mut found = HashSet::new();
-    let named: HashSet<&str> = catalog.segments.iter().map(|meta| meta.file.as_str()).collect();
+    let named: HashSet<&str> = catalog.segments.iter().flat_map(SegmentMeta::files).collect();
     for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
         let path = entry.map_err(StoreError::io("list", dir))?.path();
         let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
@@ -243,7 +273,7 @@ fn open_segments(dir: &Path, catalog: &Catalog) -> Result<SegmentList, StoreErro
     let open = |meta: &SegmentMeta| {
         let segment = Segment::new(dir, meta.clone());
         // Going on without it is better for the hosts than not starting; its rows are lost either way.
-        if !found.contains(&meta.file) {
+        if !found.contains(&meta.file) && !(meta.remote && has_remote) {
             tracing::error!(file = %segment.path.display(), rows = meta.rows, "segment is missing, its rows are lost");
             return None;
         }
@@ -252,16 +282,26 @@ fn open_segments(dir: &Path, catalog: &Catalog) -> Result<SegmentList, StoreErro
     Ok(SegmentList(catalog.segments.iter().filter_map(open).collect()))
 }
 
-/// Reads the series log; what is missing in it is restored from the segments, which name their series too.
-fn open_series(dir: &Path, index: &mut SeriesIndex, segments: &SegmentList) -> Result<SeriesLog, StoreError> {
-    let (mut log, state) = SeriesLog::open(dir, index)?;
-    if state.incomplete {
+/// Reads the series log, of which `durable` bytes must be there; what is missing in it is restored from the segments, which name their series too.
+fn open_series(
+    dir: &Path,
+    index: &mut SeriesIndex,
+    segments: &SegmentList,
+    durable: u64,
+) -> Result<SeriesLog, StoreError> {
+    let (log, state) = SeriesLog::open(dir, index)?;
+    // What was added since is in the write-ahead log too. An earlier version did not note how much must be there.
+    let incomplete = state.intact_bytes < durable || (state.damaged && durable == 0);
+    if incomplete {
         for segment in segments.overlapping(SegmentKind::Samples, i64::MIN, i64::MAX) {
-            segment.read_series(|id, key| index.insert(id, key))?;
+            // One that cannot be read itself has no samples either whose series would be missed.
+            if let Err(error) = segment.read_series(|id, key| index.insert(id, key)) {
+                tracing::error!(%error, "its series cannot be restored from it");
+            }
         }
     }
-    if state.damaged {
-        log.rewrite(dir, &index.all())?;
+    if state.damaged || incomplete {
+        log.rewrite(dir, || index.all())?;
     }
     Ok(log)
 }

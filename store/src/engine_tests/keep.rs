@@ -183,7 +183,11 @@ async fn a_damaged_backup_is_refused_before_anything_is_written() {
             fs::write(&path, bad).unwrap();
             let restored = dir.path().join("restored");
             let error = restore(&target, &restored, |_, _| {}).unwrap_err().to_string();
-            assert!(error.contains(&*path.file_name().unwrap().to_string_lossy()), "{what} {}: {error}", path.display());
+            assert!(
+                error.contains(&*path.file_name().unwrap().to_string_lossy()),
+                "{what} {}: {error}",
+                path.display()
+            );
             assert!(!restored.exists());
             let report = checked(&target);
             let named = |finding: &crate::Finding| path.ends_with(&finding.file) && finding.offset.is_some();
@@ -226,7 +230,8 @@ async fn a_check_names_what_is_damaged_and_what_that_costs() {
     let store = filled(dir.path()).await;
     drop(store);
     assert!(checked(dir.path()).is_intact());
-    let segment = files(&dir.path().join("segments")).into_iter().find(|path| path.ends_with("00000001-samples.parquet"));
+    let segment =
+        files(&dir.path().join("segments")).into_iter().find(|path| path.ends_with("00000001-samples.parquet"));
     let segment = segment.unwrap();
     let good = fs::read(&segment).unwrap();
     fs::write(&segment, flipped(&good, 6)).unwrap();

@@ -1,11 +1,16 @@
 //! The engine as its users see it: append, crash, reopen, flush, scan. Here are the fixtures.
 
+mod crash;
+mod damage;
 mod durability;
 mod facts;
+mod faults;
 mod flush;
 mod keep;
+mod ledger;
 mod model;
 mod refusal;
+mod remote;
 
 use std::collections::BTreeMap;
 use std::fs;

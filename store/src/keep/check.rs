@@ -282,10 +282,10 @@ impl Checking {
     fn segments(&mut self, catalog: Option<&Catalog>, progress: Progress<'_>) -> Result<(), StoreError> {
         let named: Vec<SegmentMeta> = catalog.map(|catalog| catalog.segments.clone()).unwrap_or_default();
         for meta in &named {
-            self.segment(&meta.file, Some(meta), progress);
+            meta.files().for_each(|file| self.segment(file, Some(meta), progress));
         }
         for name in names(&self.dir.join(SEGMENTS))? {
-            if named.iter().any(|meta| meta.file == name) || !name.ends_with(".parquet") {
+            if named.iter().any(|meta| meta.files().any(|file| file == name)) || !name.ends_with(".parquet") {
                 continue;
             }
             if catalog.is_none() {
@@ -316,11 +316,11 @@ impl Checking {
                 return self.note(status, &file, bytes, cause(&error), what);
             }
         };
-        let wanted = meta.and_then(|meta| meta.crc32);
+        let wanted = meta.and_then(|meta| meta.checksums.get(name).copied());
         let wrong_sum = wanted.filter(|wanted| *wanted != crc32);
         let unreadable = unreadable_parts(&path);
         if let (None, Ok(rows)) = (wrong_sum, &unreadable)
-            && meta.is_none_or(|meta| meta.rows == *rows)
+            && meta.is_none_or(|meta| meta.file != name || meta.rows == *rows)
         {
             let sum = if wanted.is_some() { "" } else { ", no checksum was recorded" };
             return self.note(FindingStatus::Ok, &file, bytes, format!("{rows} rows{sum}"), "");
@@ -346,7 +346,10 @@ impl Checking {
 
     /// Whether a running server has removed it since the catalog was read.
     fn is_gone_rightly(&self, name: &str) -> bool {
-        let named_now = || Catalog::load(&self.dir).is_ok_and(|now| now.segments.iter().any(|meta| meta.file == name));
+        let named_now = || {
+            Catalog::load(&self.dir)
+                .is_ok_and(|now| now.segments.iter().any(|meta| meta.files().any(|file| file == name)))
+        };
         self.in_use.is_some() && !named_now()
     }
 }

@@ -12,9 +12,10 @@ use tidegate_model::TimeMs;
 use super::backup_dir::{Sink, write_backup};
 use super::files::{names, read_pieces, store_dir};
 use super::manifest::{BackupReport, FileSum, Manifest};
-use crate::catalog::{CATALOG, Catalog};
+use crate::catalog::{CATALOG, Catalog, SegmentMeta};
 use crate::dir::{DataDir, FACTS, SEGMENTS, SERIES, WAL};
 use crate::error::StoreError;
+use crate::remote;
 use crate::segment::Segment;
 use crate::store::Store;
 use crate::write::record;
@@ -38,7 +39,7 @@ enum Source {
     Bytes(Vec<u8>),
     File(PathBuf),
     /// Held, so that its file stays until it was read.
-    Segment(Arc<Segment>),
+    Segment(Arc<Segment>, PathBuf),
 }
 
 impl Store {
@@ -59,7 +60,9 @@ impl Store {
         let segments = self.data.read().segments.clone();
         let mut kept = catalog.clone();
         // Segments that were missing at the start are named by the catalog and cannot be saved.
-        kept.segments = segments.0.iter().map(|segment| segment.meta.clone()).collect();
+        let saved = |segment: &Arc<Segment>| SegmentMeta { remote: false, ..segment.meta.clone() };
+        kept.segments = segments.0.iter().map(saved).collect();
+        (kept.store_id, kept.remote_url) = (None, None);
         kept.next_series = self.index.read().next_id();
         let known = self.index.read().all();
         let mut series = Vec::new();
@@ -68,11 +71,13 @@ impl Store {
         drop(catalog);
         let bytes = |name: &str, bytes| Part { name: name.to_owned(), source: Source::Bytes(bytes), crc32: None };
         let mut parts = vec![bytes(SERIES, series), bytes(FACTS, facts)];
-        parts.extend(segments.0.iter().map(|segment| Part {
-            name: format!("{SEGMENTS}/{}", segment.meta.file),
-            crc32: segment.meta.crc32,
-            source: Source::Segment(segment.clone()),
-        }));
+        for segment in &segments.0 {
+            parts.extend(segment.meta.files().map(|file| Part {
+                name: format!("{SEGMENTS}/{file}"),
+                crc32: segment.meta.checksums.get(file).copied(),
+                source: Source::Segment(segment.clone(), self.dir.segments().join(file)),
+            }));
+        }
         parts.push(bytes(CATALOG, kept.to_json()?));
         Ok(Snapshot { created: now, parts, _lock: None })
     }
@@ -103,7 +108,9 @@ impl Snapshot {
             add(format!("{WAL}/{name}"), None);
         }
         for meta in &catalog.segments {
-            add(format!("{SEGMENTS}/{}", meta.file), meta.crc32);
+            for file in meta.files() {
+                add(format!("{SEGMENTS}/{file}"), meta.checksums.get(file).copied());
+            }
         }
         add(CATALOG.to_owned(), None);
         Ok(Self { created: now, parts, _lock: Some(lock) })
@@ -153,15 +160,17 @@ impl Source {
         match self {
             Self::Bytes(_) => PathBuf::new(),
             Self::File(path) => path.clone(),
-            Self::Segment(segment) => segment.path.clone(),
+            Self::Segment(_, path) => path.clone(),
         }
     }
 
     fn bytes(&self) -> Result<u64, StoreError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
-            Self::Segment(segment) => {
-                Ok(std::fs::metadata(&segment.path).map_err(StoreError::io("read", &segment.path))?.len())
+            Self::Segment(_, path) => {
+                // Opened, so that a file that only the object store has is fetched.
+                let file = remote::open(path).map_err(StoreError::io("read", path))?;
+                Ok(file.metadata().map_err(StoreError::io("read", path))?.len())
             }
             Self::File(path) => Ok(std::fs::metadata(path).map_err(StoreError::io("read", path))?.len()),
         }
@@ -171,7 +180,7 @@ impl Source {
         match self {
             Self::Bytes(bytes) => each(bytes),
             Self::File(path) => read_pieces(path, each),
-            Self::Segment(segment) => read_pieces(&segment.path, each),
+            Self::Segment(_, path) => read_pieces(path, each),
         }
     }
 }

@@ -70,7 +70,7 @@ impl Store {
         let mut report = FlushReport::default();
         if let Some(last) = generations.last() {
             let wal_floor = last.wal + 1;
-            self.series_log.lock().sync()?;
+            self.series_log.sync()?;
             // Used up whatever happens: the catalog on disk may name its segments though replacing it has failed.
             let number = catalog.next_segment;
             catalog.next_segment += 1;
@@ -110,11 +110,12 @@ impl Store {
 
     fn write_segments(&self, number: u64, generations: &[Arc<Generation>]) -> Result<Vec<SegmentMeta>, StoreError> {
         let dir = self.dir.segments();
-        let written = [
+        let mut written = [
             write_samples(&dir, number, generations, &self.index)?,
             write_decisions(&dir, number, generations)?,
             write_events(&dir, number, generations)?,
         ];
+        written.iter_mut().flatten().try_for_each(|meta| meta.note_checksums(&dir))?;
         Ok(written.into_iter().flatten().collect())
     }
 
@@ -130,6 +131,7 @@ impl Store {
         next.wal_floor = wal_floor;
         next.next_series = self.index.read().next_id();
         next.last_flush = Some(now);
+        next.series_bytes = self.series_log.bytes();
         next.segments.extend(written.iter().cloned());
         next.save(self.dir.path())?;
         *catalog = next;

@@ -8,6 +8,7 @@ pub(crate) mod flush;
 pub(crate) mod journal;
 mod retention;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,8 +31,9 @@ use tidegate_model::{SeriesKey, TimeMs};
 
 use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
+use crate::fault;
 use crate::hot::{Generation, Row, sort_last_write_wins};
-use crate::keep::checksum;
+use crate::remote;
 use crate::scan::Wanted;
 use crate::write::series::SeriesIndex;
 use crate::write::wal::sync_dir;
@@ -90,7 +92,7 @@ impl Segment {
 
     /// Opens the file for reading.
     pub(crate) fn reader(&self) -> Result<ParquetRecordBatchReaderBuilder<File>, StoreError> {
-        let file = File::open(&self.path).map_err(|error| self.unreadable(error))?;
+        let file = remote::open(&self.path).map_err(|error| self.unreadable(error))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| self.unreadable(error))?;
         Ok(builder.with_batch_size(BATCH_ROWS))
     }
@@ -160,7 +162,9 @@ impl Segment {
 impl Drop for Segment {
     fn drop(&mut self) {
         if self.expired.load(Ordering::Acquire)
-            && let Err(error) = fs::remove_file(&self.path)
+            && let Err(error) = fault::at(&self.path).and_then(|()| fs::remove_file(&self.path))
+            && error.kind() != std::io::ErrorKind::NotFound
+        // only in the object store
         {
             tracing::warn!(file = %self.path.display(), %error, "expired segment stays until the next start");
         }
@@ -333,16 +337,18 @@ pub(crate) fn write_file(
         StoreError::Segment { action: "written", path: path.clone(), message: error.to_string() }
     };
     // Never truncates: a file of that name could be one that the catalog on disk names.
-    let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
+    let create = || fault::at(&path).and_then(|()| File::create_new(&path));
+    let file = create().map_err(StoreError::io("create", &path))?;
     let synced = file.try_clone().map_err(|error| unwritable(&error))?;
     let mut writer = ArrowWriter::try_new(file, schema, Some(properties)).map_err(|error| unwritable(&error))?;
     let times = fill(&mut writer).map_err(|error| unwritable(&error))?;
+    fault::at(&path).map_err(|error| unwritable(&error))?;
     let metadata = writer.close().map_err(|error| unwritable(&error))?;
     let Some((min_time, max_time)) = times else {
         let _ = fs::remove_file(&path);
         return Ok(None);
     };
-    synced.sync_all().map_err(|error| unwritable(&error))?;
+    fault::at_sync(&path).and_then(|()| synced.sync_all()).map_err(|error| unwritable(&error))?;
     sync_dir(dir)?;
     let bytes = synced.metadata().map_err(|error| unwritable(&error))?.len();
     let rows = metadata.file_metadata().num_rows() as u64;
@@ -354,7 +360,7 @@ pub(crate) fn write_file(
         max_time: TimeMs(max_time),
         rows,
         bytes,
-        crc32: Some(checksum(&path)?.0),
+        checksums: BTreeMap::new(),
         remote: false,
     }))
 }

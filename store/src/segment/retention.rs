@@ -39,6 +39,10 @@ impl Store {
         expired.iter().for_each(|segment| segment.expire());
 
         report.series_removed = self.forget_series(oldest)?;
+        if report.series_removed > 0 {
+            catalog.series_bytes = self.series_log.bytes();
+            catalog.save(self.dir.path())?;
+        }
         Ok(())
     }
 
@@ -57,10 +61,7 @@ impl Store {
             self.index.write().expire(before)
         };
         if removed > 0 {
-            // Held from the reading of the index on: what is defined meanwhile is added after the rewrite.
-            let mut log = self.series_log.lock();
-            let series = self.index.read().all();
-            log.rewrite(self.dir.path(), &series)?;
+            self.series_log.rewrite(self.dir.path(), || self.index.read().all())?;
         }
         Ok(removed)
     }

@@ -216,7 +216,7 @@ impl Store {
             accepted.new.iter().for_each(|&(id, key)| index.insert(id, key.clone()));
             let new: Vec<_> = accepted.new.iter().filter_map(|&(id, _)| Some((id, index.key(id)?))).collect();
             drop(index);
-            self.series_log.lock().add(new);
+            self.series_log.add(new);
         }
         let mut newest = vec![i64::MIN; batch.keys().len()];
         for (&key, &time) in accepted.keys.iter().zip(&columns.times) {
