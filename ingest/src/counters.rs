@@ -4,31 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-/// The wire formats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Protocol {
-    /// `/api/put`.
-    OpenTsdb,
-    /// `/v2.0/metrics`.
-    Monasca,
-    /// `/write` and `/api/v2/write`.
-    Influx,
-}
-
-impl Protocol {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::OpenTsdb, Self::Monasca, Self::Influx];
-
-    /// The name, as a label of a metric.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::OpenTsdb => "opentsdb",
-            Self::Monasca => "monasca",
-            Self::Influx => "influx",
-        }
-    }
-}
+use crate::protocol::Protocol;
 
 /// Counts since the start of one protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -41,9 +17,9 @@ pub struct ProtocolCounts {
     pub bytes: u64,
     /// Samples stored.
     pub accepted: u64,
-    /// Points (of Influx: lines) that were refused, each by itself or with its whole request.
+    /// Points (of Influx: lines; of Prometheus: samples and series) that were refused, each by itself or with its whole request.
     pub rejected: u64,
-    /// Fields that were skipped since they are no measurements.
+    /// What was passed over since it is no measurement: fields that hold texts, stale markers, exemplars, histograms.
     pub skipped: u64,
 }
 
@@ -56,6 +32,8 @@ pub struct IngestCounters {
     pub monasca: ProtocolCounts,
     /// InfluxDB.
     pub influx: ProtocolCounts,
+    /// Prometheus.
+    pub prometheus: ProtocolCounts,
 }
 
 impl IngestCounters {
@@ -65,6 +43,7 @@ impl IngestCounters {
             Protocol::OpenTsdb => &self.opentsdb,
             Protocol::Monasca => &self.monasca,
             Protocol::Influx => &self.influx,
+            Protocol::Prometheus => &self.prometheus,
         }
     }
 
@@ -111,6 +90,7 @@ impl Counters {
             opentsdb: read(Protocol::OpenTsdb),
             monasca: read(Protocol::Monasca),
             influx: read(Protocol::Influx),
+            prometheus: read(Protocol::Prometheus),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::io;
 use tidegate_store::StoreError;
 
 use crate::json::JsonError;
+use crate::prometheus::WireError;
 
 /// Why nothing of a request was stored.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +19,7 @@ pub enum IngestError {
         inflated: bool,
     },
     /// The body is compressed in a way that is not known.
-    #[error("content encoding '{0}' is not supported: use gzip, deflate or none")]
+    #[error("content encoding '{0}' is not supported: use gzip, deflate, snappy or none")]
     UnknownEncoding(String),
     /// The body is not what its `Content-Encoding` says.
     #[error("body is not valid {encoding}: {source}")]
@@ -39,9 +40,21 @@ pub enum IngestError {
         /// What was sent, possibly nothing.
         found: String,
     },
+    /// The body is not snappy, though its `Content-Encoding` or its protocol says so.
+    #[error("body is not valid snappy: {0}")]
+    Snappy(snap::Error),
     /// The body is not JSON.
     #[error(transparent)]
     Json(#[from] JsonError),
+    /// The body is not the message that it should be.
+    #[error("body is not a remote-write message: {0}")]
+    Wire(#[from] WireError),
+    /// The body's type is another protocol's.
+    #[error(
+        "content type '{0}' is not supported: use application/x-protobuf with proto=prometheus.WriteRequest or \
+         proto=io.prometheus.write.v2.Request"
+    )]
+    UnknownMessage(String),
     /// A parameter of the query string has no meaning.
     #[error("parameter {name} is '{value}': use {allowed}")]
     Parameter {
@@ -66,8 +79,10 @@ impl IngestError {
     pub fn status(&self) -> u16 {
         match self {
             Self::TooLarge { .. } => 413,
-            Self::UnknownEncoding(_) => 415,
+            Self::UnknownEncoding(_) | Self::UnknownMessage(_) => 415,
             Self::Inflate { .. }
+            | Self::Snappy(_)
+            | Self::Wire(_)
             | Self::Receive(_)
             | Self::ContentType { .. }
             | Self::Json(_)

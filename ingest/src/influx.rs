@@ -10,14 +10,20 @@
 use std::borrow::Cow;
 
 use serde::Serialize;
-use tidegate_model::{SampleBatch, SeriesKey, TimeMs};
+use tidegate_model::{SampleBatch, SeriesKey, SeriesRef, TimeMs};
 
 use crate::opentsdb::Answer;
+use crate::protocol::Protocol;
+use crate::spellings::{Known, Learnt};
+
+mod shape;
 
 /// How many refused lines an answer names; the rest is only counted.
 const MAX_NAMED: usize = 5;
 /// InfluxDB's bound on a measurement with its tags.
 const MAX_KEY_BYTES: usize = 65_535;
+/// What a sample takes in the shortest form that clients use, for a first guess at their number.
+const USUAL_SAMPLE_BYTES: usize = 40;
 /// What may stand before a line.
 const BLANKS: [u8; 3] = *b" \t\0";
 
@@ -63,10 +69,12 @@ impl Precision {
 }
 
 /// What a body held.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoded {
     /// The samples of the good lines in their order.
     pub batch: SampleBatch,
+    /// How their series are spelt, as far as it was not known.
+    pub learnt: Learnt,
     /// Per sample of `batch`, the number of its line.
     pub lines: Vec<usize>,
     /// The refused lines by number, 1-based, the first few of them.
@@ -88,6 +96,17 @@ pub struct LineError {
 }
 
 impl Decoded {
+    fn with_capacity(samples: usize) -> Self {
+        Self {
+            batch: SampleBatch::with_capacity(samples),
+            learnt: Learnt::new(Protocol::Influx),
+            lines: Vec::with_capacity(samples),
+            errors: Vec::new(),
+            failed: 0,
+            skipped_texts: 0,
+        }
+    }
+
     /// Names a line whose sample the store refused. Rows must come in ascending order, so that a line with several
     /// refused fields counts once. Panics if the batch has no such row.
     pub fn refuse(&mut self, row: usize, reason: &str, refused_before: Option<usize>) {
@@ -106,14 +125,27 @@ impl Decoded {
 }
 
 /// Reads a body. A line without a timestamp is of `now`. Bad lines are in [`Decoded::errors`].
-pub fn decode(body: &[u8], precision: Precision, now: TimeMs) -> Decoded {
-    let mut decoded = Decoded::default();
+pub fn decode(body: &[u8], precision: Precision, now: TimeMs, known: &Known) -> Decoded {
+    let mut decoded = Decoded::with_capacity(body.len() / USUAL_SAMPLE_BYTES + 1);
+    let (mut walk, mut scratch) = (known.walk(Protocol::Influx), Vec::new());
     let (mut rest, mut number) = (body, 1);
     while !rest.is_empty() {
-        let line = &rest[..line_end(rest)];
-        rest = rest.get(line.len() + 1..).unwrap_or_default();
-        read_line(line, number, precision, now, &mut decoded);
-        number += 1 + line.iter().filter(|byte| **byte == b'\n').count();
+        let first_row = decoded.batch.len();
+        let length = match shape::read(rest, &mut walk, &mut scratch, precision, now, &mut decoded) {
+            Some(length) => {
+                decoded.lines.resize(decoded.batch.len(), number);
+                number += 1;
+                length
+            }
+            None => {
+                let line = &rest[..line_end(rest)];
+                read_line(line, number, precision, now, &mut decoded);
+                shape::learn(line, first_row, &mut decoded);
+                number += 1 + line.iter().filter(|byte| **byte == b'\n').count();
+                line.len()
+            }
+        };
+        rest = rest.get(length + 1..).unwrap_or_default();
     }
     decoded
 }
@@ -161,10 +193,12 @@ fn read_line(line: &[u8], number: usize, precision: Precision, now: TimeMs, deco
                 match value {
                     Some(value) => {
                         let metric = match field.as_ref() {
-                            "value" => parsed.measurement.clone().into_owned(),
-                            field => format!("{}.{field}", parsed.measurement),
+                            "value" => Cow::Borrowed(parsed.measurement.as_ref()),
+                            field => Cow::Owned(format!("{}.{field}", parsed.measurement)),
                         };
-                        decoded.batch.push(SeriesKey::new(metric, parsed.tags.iter().cloned()), time, *value);
+                        let tags = parsed.tags.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+                        let key = decoded.batch.add_key(SeriesKey::from_parts(&metric, tags));
+                        decoded.batch.push_row(SeriesRef::Key(key), time, *value);
                         decoded.lines.push(number);
                     }
                     None => decoded.skipped_texts += 1,
@@ -395,7 +429,46 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use crate::spellings::Spellings;
+
     const NOW: TimeMs = TimeMs(1_795_291_200_000);
+
+    /// Decodes with nothing known, and again with all that this has taught: both must agree.
+    fn decode(body: &[u8], precision: Precision, now: TimeMs) -> Decoded {
+        let spellings = Spellings::for_series(100);
+        let first = super::decode(body, precision, now, &spellings.read());
+        for _ in 0..2 {
+            learn(&spellings, &first);
+            compare(&first, &super::decode(body, precision, now, &spellings.read()));
+        }
+        first
+    }
+
+    /// As the store would: the ids are numbers that say nothing about the order of keys.
+    fn learn(spellings: &Spellings, decoded: &Decoded) {
+        let ids: Vec<_> = decoded.batch.keys().iter().map(|key| Some(id_of(key))).collect();
+        spellings.learn(&decoded.learnt, &ids);
+    }
+
+    fn id_of(key: &SeriesKey) -> u32 {
+        let text = format!("{key:?}");
+        text.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(16_777_619) ^ u32::from(byte))
+    }
+
+    fn compare(one: &Decoded, other: &Decoded) {
+        let ids = |decoded: &Decoded| -> Vec<u32> {
+            let id = |series: &SeriesRef| match series {
+                SeriesRef::Key(at) => id_of(&decoded.batch.keys()[*at as usize]),
+                SeriesRef::Id(id) => *id,
+            };
+            decoded.batch.series().iter().map(id).collect()
+        };
+        let bits = |decoded: &Decoded| decoded.batch.values().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+        assert_eq!(ids(one), ids(other));
+        assert_eq!((one.batch.times(), bits(one)), (other.batch.times(), bits(other)));
+        assert_eq!((&one.lines, &one.errors), (&other.lines, &other.errors));
+        assert_eq!((one.failed, one.skipped_texts), (other.failed, other.skipped_texts));
+    }
 
     fn decoded(body: &str) -> Decoded {
         decode(body.as_bytes(), Precision::Nanoseconds, NOW)
@@ -406,7 +479,7 @@ mod tests {
         let decoded = decoded(body);
         assert_eq!(decoded.errors, [], "{body}");
         let show = |(key, time, value): (&SeriesKey, TimeMs, f64)| {
-            let tags: Vec<_> = key.tags().iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let tags: Vec<_> = key.tags().map(|(k, v)| format!("{k}={v}")).collect();
             format!("{}{{{}}} {value} @{time}", key.metric(), tags.join(","))
         };
         decoded.batch.rows().map(show).collect()
@@ -556,6 +629,36 @@ mod tests {
         assert_eq!((found.failed, found.errors.len()), (2, 2));
     }
 
+    #[test]
+    fn a_line_like_the_one_before_needs_no_key() {
+        let spellings = Spellings::for_series(100);
+        let body = |value: &str, time: u64| format!("cpu,host=a user={value},sys=2i,up=t {time}\nmem value={value}\n");
+        let decode = |body: &str| super::decode(body.as_bytes(), Precision::Seconds, NOW, &spellings.read());
+        learn(&spellings, &decode(&body("1", 1)));
+        for (value, time) in [("-2.50", 1_795_291_199), ("7i", 1), ("0u", 2), ("false", 3), ("1e-3", 4)] {
+            let body = body(value, time);
+            let found = decode(&body);
+            assert!(found.batch.keys().is_empty(), "{body}");
+            compare(&super::decode(body.as_bytes(), Precision::Seconds, NOW, &Known::default()), &found);
+        }
+    }
+
+    fn line() -> impl Strategy<Value = String> {
+        let value = prop_oneof![
+            6 => "-?[0-9]{1,3}(\\.[0-9]{1,2})?",
+            2 => "-?[0-9]{1,20}[iu]?",
+            1 => "[0-9eE+.iu-]{0,5}",
+            1 => prop_oneof![Just("t"), Just("False"), Just("tru"), Just("NaN"), Just("\"a b\""), Just("\"o"), Just("\"\n\"")]
+                .prop_map(str::to_owned),
+        ];
+        let field = ("[fgé]|value|f\\\\ x", value).prop_map(|(key, value)| format!("{key}={value}"));
+        let series =
+            prop_oneof![6 => "m(,a=[xy])?", 1 => "m,a=x,b=\"", 1 => "#?m,a=[xy],a=[xy]", 1 => "m\\\\ n", 1 => " m"];
+        let time = prop_oneof![4 => " 1[0-9]{9}", 2 => "", 1 => " -?[0-9]{1,20}", 1 => "  [0-9]{3} ?\r?", 1 => " x"];
+        (series, "  ?", proptest::collection::vec(field, 1..4), time)
+            .prop_map(|(series, gap, fields, time)| format!("{series}{gap}{}{time}", fields.join(",")))
+    }
+
     fn escaped(text: &str, special: &[char]) -> String {
         text.chars().flat_map(|c| special.contains(&c).then_some('\\').into_iter().chain([c])).collect()
     }
@@ -571,6 +674,27 @@ mod tests {
             let found = decoded(&body);
             prop_assert_eq!(found.batch.len(), found.lines.len());
             prop_assert!(found.failed <= body.lines().count() + 1);
+        }
+
+        /// All bodies go through one cache, so what one has taught is met by those behind it.
+        #[test]
+        fn known_spellings_change_nothing(
+            bodies in proptest::collection::vec(proptest::collection::vec(line(), 0..6), 1..6),
+            damage in proptest::option::weighted(0.3, (0usize..4000, any::<u8>())),
+        ) {
+            let spellings = Spellings::for_series(20);
+            for lines in bodies.iter().chain(&bodies) {
+                let mut body = lines.join("\n").into_bytes();
+                if let Some((at, byte)) = damage
+                    && !body.is_empty()
+                {
+                    let at = at % body.len();
+                    body[at] = byte;
+                }
+                let found = super::decode(&body, Precision::Seconds, NOW, &spellings.read());
+                compare(&super::decode(&body, Precision::Seconds, NOW, &Known::default()), &found);
+                learn(&spellings, &found);
+            }
         }
 
         /// A trailing backslash cannot be written in the protocol, a leading `#` is a comment.

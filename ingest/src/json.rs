@@ -84,7 +84,7 @@ pub(crate) enum Kind<'a> {
 }
 
 impl<'a> Element<'a> {
-    fn new(raw: &'a RawValue) -> Self {
+    pub(crate) fn new(raw: &'a RawValue) -> Self {
         Self(raw.get())
     }
 

@@ -3,20 +3,36 @@
 //! Owns the decoders, their answers in each protocol's own words, and the bounds on what a request may inflate to.
 //! Decoders are plain functions from bytes to samples and errors. Never authenticates, queries or keeps samples itself:
 //! the store has acknowledged a batch before a client gets an answer.
+//!
+//! Without the feature `routes`, which is on by default, only the decoders remain; they depend on nothing but the model.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
-mod body;
-mod counters;
-mod error;
+mod decimal;
 mod json;
-mod routes;
+mod protocol;
+mod spellings;
 
 pub mod influx;
 pub mod monasca;
 pub mod opentsdb;
+pub mod prometheus;
 
-pub use counters::{Counters, IngestCounters, Protocol, ProtocolCounts};
-pub use error::IngestError;
+#[cfg(feature = "routes")]
+mod body;
+#[cfg(feature = "routes")]
+mod counters;
+#[cfg(feature = "routes")]
+mod error;
+#[cfg(feature = "routes")]
+mod routes;
+
 pub use json::JsonError;
-pub use routes::{IngestState, routes, store_batch};
+pub use protocol::Protocol;
+pub use spellings::{Known, Learnt, Spellings};
+#[cfg(feature = "routes")]
+pub use {
+    counters::{Counters, IngestCounters, ProtocolCounts},
+    error::IngestError,
+    routes::{IngestState, routes, store_batch},
+};

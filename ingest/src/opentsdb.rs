@@ -9,19 +9,25 @@ use std::borrow::Cow;
 
 use serde::Serialize;
 use serde::ser::SerializeMap;
-use tidegate_model::{SampleBatch, SeriesKey, TimeMs};
+use tidegate_model::{SampleBatch, SeriesKey, SeriesRef, TimeMs};
 
 use crate::json::{self, Element, JsonError, Kind};
+use crate::protocol::Protocol;
+use crate::spellings::{Known, Learnt};
+
+mod shape;
 
 /// How many refused points are kept to be named in an answer; the rest is only counted, so that a hostile body cannot
 /// grow into a larger answer.
 const MAX_NAMED: usize = 10_000;
 
 /// What a body held.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Decoded {
     /// The good points in their order.
     pub batch: SampleBatch,
+    /// How their series are spelt, as far as it was not known.
+    pub learnt: Learnt,
     /// Per sample of `batch`, its timestamp as sent: seconds or milliseconds.
     pub sent_times: Vec<i64>,
     /// The refused points, the first [`MAX_NAMED`] of them.
@@ -65,15 +71,24 @@ fn as_map<S: serde::Serializer>(tags: &Option<Vec<(String, String)>>, out: S) ->
 }
 
 impl Decoded {
-    /// Names a sample of the batch that the store refused. Panics if the batch has no such row.
-    pub fn refuse(&mut self, row: usize, reason: &str) {
-        let key = &self.batch.keys()[self.batch.series()[row] as usize];
-        let value = self.batch.values()[row];
+    fn with_capacity(points: usize) -> Self {
+        Self {
+            batch: SampleBatch::with_capacity(points),
+            learnt: Learnt::new(Protocol::OpenTsdb),
+            sent_times: Vec::with_capacity(points),
+            errors: Vec::new(),
+            failed: 0,
+        }
+    }
+
+    /// Names a sample of the batch that the store refused, of the series `key`. Panics if the batch has no such row.
+    pub fn refuse(&mut self, row: usize, key: Option<&SeriesKey>, reason: &str) {
+        let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
         let datapoint = Datapoint {
-            metric: Some(key.metric().to_owned()),
+            metric: key.map(|key| key.metric().to_owned()),
             timestamp: self.sent_times[row],
-            value: Some(value.to_string()),
-            tags: Some(key.tags().to_vec()),
+            value: Some(self.batch.values()[row].to_string()),
+            tags: key.map(|key| key.tags().map(owned).collect()),
         };
         self.note(Some(datapoint), reason.to_owned());
     }
@@ -87,9 +102,15 @@ impl Decoded {
 }
 
 /// Reads one point or an array of points. Bad points are in [`Decoded::errors`]; fails only when the body is not JSON.
-pub fn decode(body: &[u8]) -> Result<Decoded, JsonError> {
-    let strict = decode_strict(body);
-    match strict {
+pub fn decode(body: &[u8], known: &Known) -> Result<Decoded, JsonError> {
+    match shape::decode(body, known) {
+        Some(decoded) => Ok(decoded),
+        None => decode_any(body),
+    }
+}
+
+fn decode_any(body: &[u8]) -> Result<Decoded, JsonError> {
+    match decode_strict(body) {
         Err(error) => match json::quote_non_numbers(body) {
             // The place of the first error is right in what was sent; quotes would have moved a later one.
             Some(fixed) => decode_strict(&fixed).map_err(|_| error),
@@ -100,24 +121,34 @@ pub fn decode(body: &[u8]) -> Result<Decoded, JsonError> {
 }
 
 fn decode_strict(body: &[u8]) -> Result<Decoded, JsonError> {
-    let mut decoded = Decoded::default();
-    json::for_each(body, |element| {
-        if element.kind() == Kind::Null {
-            return decoded.note(None, "Unexpected null datapoint encountered in set.".to_owned());
-        }
-        let Some(members) = element.members() else {
-            return decoded.note(None, "The datapoint is not a JSON object".to_owned());
-        };
-        let point = Point::of(&members);
-        match point.sample() {
-            Ok((key, time, value)) => {
-                decoded.batch.push(key, time, value);
-                decoded.sent_times.push(point.timestamp);
-            }
-            Err(error) => decoded.note(Some(point.datapoint()), error),
-        }
-    })?;
+    let mut decoded = Decoded::with_capacity(0);
+    json::for_each(body, |element| _ = read_element(element, &mut decoded))?;
     Ok(decoded)
+}
+
+/// Adds a point, or what is wrong with it, and returns the position of its series' key.
+fn read_element(element: Element<'_>, decoded: &mut Decoded) -> Option<u32> {
+    if element.kind() == Kind::Null {
+        decoded.note(None, "Unexpected null datapoint encountered in set.".to_owned());
+        return None;
+    }
+    let Some(members) = element.members() else {
+        decoded.note(None, "The datapoint is not a JSON object".to_owned());
+        return None;
+    };
+    let point = Point::of(&members);
+    match point.sample() {
+        Ok((key, time, value)) => {
+            let at = decoded.batch.add_key(key);
+            decoded.batch.push_row(SeriesRef::Key(at), time, value);
+            decoded.sent_times.push(point.timestamp);
+            Some(at)
+        }
+        Err(error) => {
+            decoded.note(Some(point.datapoint()), error);
+            None
+        }
+    }
 }
 
 /// The four fields with OpenTSDB's coercions applied: any scalar is a text where a text is wanted.
@@ -166,9 +197,9 @@ impl<'a> Point<'a> {
                 return Err(format!("Invalid tag value with key [{key}]: not a string"));
             };
             check_characters(format_args!("tag value with key [{key}]"), value)?;
-            pairs.push((key.clone().into_owned(), value.clone().into_owned()));
+            pairs.push((key.as_ref(), value.as_ref()));
         }
-        Ok((SeriesKey::new(metric, pairs), time, value))
+        Ok((SeriesKey::from_parts(metric, pairs), time, value))
     }
 
     fn datapoint(&self) -> Datapoint {
@@ -318,6 +349,54 @@ fn to_json(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spellings::Spellings;
+    use proptest::prelude::*;
+
+    /// Decodes in every way there is: they must agree.
+    fn decode(body: &[u8]) -> Result<Decoded, JsonError> {
+        let spellings = Spellings::for_series(100);
+        let general = decode_any(body);
+        for _ in 0..3 {
+            let decoded = super::decode(body, &spellings.read());
+            compare(&general, &decoded);
+            if let Ok(decoded) = decoded {
+                learn(&spellings, &decoded);
+            }
+        }
+        general
+    }
+
+    /// As the store would: the ids are numbers that say nothing about the order of keys.
+    fn learn(spellings: &Spellings, decoded: &Decoded) {
+        let ids: Vec<_> = decoded.batch.keys().iter().map(|key| Some(id_of(key))).collect();
+        spellings.learn(&decoded.learnt, &ids);
+    }
+
+    fn id_of(key: &SeriesKey) -> u32 {
+        let text = format!("{key:?}");
+        text.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(16_777_619) ^ u32::from(byte))
+    }
+
+    fn compare(general: &Result<Decoded, JsonError>, other: &Result<Decoded, JsonError>) {
+        match (general, other) {
+            (Ok(general), Ok(other)) => {
+                let ids = |decoded: &Decoded| -> Vec<u32> {
+                    let id = |series: &SeriesRef| match series {
+                        SeriesRef::Key(at) => id_of(&decoded.batch.keys()[*at as usize]),
+                        SeriesRef::Id(id) => *id,
+                    };
+                    decoded.batch.series().iter().map(id).collect()
+                };
+                assert_eq!(ids(general), ids(other));
+                assert_eq!(general.batch.times(), other.batch.times());
+                let bits = |decoded: &Decoded| decoded.batch.values().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(general), bits(other));
+                assert_eq!((&general.sent_times, &general.errors), (&other.sent_times, &other.errors));
+                assert_eq!(general.failed, other.failed);
+            }
+            (general, other) => assert_eq!(general.as_ref().err(), other.as_ref().err()),
+        }
+    }
 
     fn rows(body: &str) -> Vec<(String, i64, f64)> {
         let decoded = decode(body.as_bytes()).unwrap();
@@ -453,7 +532,7 @@ mod tests {
         let body = r#"{"metric":"a","metric":"m","timestamp":1763755205,"value":1,"value":2,"tags":{"h":"x","h":"y"},"more":{}}"#;
         let decoded = decode(body.as_bytes()).unwrap();
         assert_eq!(rows(body), [("m".to_owned(), 1_763_755_205_000, 2.0)]);
-        assert_eq!(decoded.batch.keys()[0].tags(), [("h".to_owned(), "y".to_owned())]);
+        assert_eq!(decoded.batch.keys()[0].tags().collect::<Vec<_>>(), [("h", "y")]);
     }
 
     #[test]
@@ -491,10 +570,96 @@ mod tests {
         assert_eq!(Detail::of_query("sync&x=details"), Detail::None);
     }
 
-    proptest::proptest! {
+    #[test]
+    fn a_body_like_the_one_before_needs_no_key() {
+        let spellings = Spellings::for_series(100);
+        let body = |time: u64, value: &str| {
+            let orders = [
+                format!(r#"{{"metric": "a", "timestamp": "{time}", "value": "{value}", "tags": {{"host": "x"}}}}"#),
+                format!(r#"{{"tags":{{"h":"\u00e9"}},"value":{value},"metric":"b","more":[{{}}],"timestamp":{time}}}"#),
+            ];
+            format!("[{},\n {}]", orders[0], orders[1])
+        };
+        let first = super::decode(body(1_763_755_205, "1.25").as_bytes(), &spellings.read()).unwrap();
+        learn(&spellings, &first);
+        for (time, value) in [(1_763_755_210, "-7e2"), (1_763_755_215_000, "0.1"), (1_763_755_220, "120")] {
+            let body = body(time, value);
+            let decoded = super::decode(body.as_bytes(), &spellings.read()).unwrap();
+            assert!(decoded.batch.keys().is_empty(), "{body}");
+            compare(&decode_any(body.as_bytes()), &Ok(decoded));
+        }
+    }
+
+    fn blank() -> impl Strategy<Value = String> {
+        prop_oneof![8 => Just(String::new()), 1 => "[ \n\t]{1,2}"]
+    }
+
+    /// JSON of a field that is mostly right, and one that may be wrong in many ways.
+    fn scalar() -> impl Strategy<Value = String> {
+        prop_oneof![
+            8 => "1[0-9]{9}",
+            2 => "\"1[0-9]{9}\"",
+            4 => "-?[0-9]{1,3}\\.[0-9]{1,3}",
+            4 => "\"-?[0-9]{1,3}\\.[0-9]{2}\"",
+            1 => "[0-9eE+.-]{1,6}",
+            1 => "\"[0-9eE+.-]{0,6}\"",
+            1 => Just("NaN".to_owned()),
+            1 => Just("1e400".to_owned()),
+            1 => Just("null".to_owned()),
+            1 => Just("true".to_owned()),
+            1 => Just("[1]".to_owned()),
+            1 => Just("\"\\u0041\"".to_owned()),
+        ]
+    }
+
+    fn element() -> impl Strategy<Value = String> {
+        let member = prop_oneof![
+            4 => "[a-b]".prop_map(|name| ("metric".to_owned(), format!("\"{name}\""))),
+            6 => scalar().prop_map(|value| ("timestamp".to_owned(), value)),
+            6 => scalar().prop_map(|value| ("value".to_owned(), value)),
+            1 => scalar().prop_map(|value| ("val\\u0075e".to_owned(), value)),
+            4 => "[xyé ]".prop_map(|host| ("tags".to_owned(), format!("{{\"host\":\"{host}\"}}"))),
+            1 => scalar().prop_map(|value| ("other".to_owned(), value)),
+        ];
+        let usual = ("[a-b]", "1[0-9]{9}", "-?[1-9][0-9]{0,2}(\\.[0-9]{1,2})?", "[x-z]").prop_map(
+            |(metric, time, value, host)| {
+                point(&format!("\"{metric}\""), &time, &value, &format!("{{\"host\":\"{host}\"}}"))
+            },
+        );
+        let odd = proptest::collection::vec((member, blank(), blank()), 0..6).prop_map(|members| {
+            let members: Vec<_> =
+                members.into_iter().map(|((key, value), a, b)| format!("{a}\"{key}\"{b}:{a}{value}{b}")).collect();
+            format!("{{{}}}", members.join(","))
+        });
+        prop_oneof![6 => usual, 3 => odd, 1 => scalar()]
+    }
+
+    proptest! {
         #[test]
         fn no_bytes_make_it_panic(body: Vec<u8>) {
             let _ = decode(&body);
+        }
+
+        /// All bodies go through one cache, so what one has taught is met by those behind it.
+        #[test]
+        fn known_spellings_change_nothing(
+            bodies in proptest::collection::vec(proptest::collection::vec((element(), blank()), 0..5), 1..6),
+            damage in proptest::option::weighted(0.3, (0usize..4000, any::<u8>())),
+        ) {
+            let spellings = Spellings::for_series(20);
+            for points in bodies.iter().chain(&bodies) {
+                let points: Vec<_> = points.iter().map(|(point, blank)| format!("{blank}{point}{blank}")).collect();
+                let mut body = format!("[{}]", points.join(",")).into_bytes();
+                if let Some((at, byte)) = damage {
+                    let at = at % body.len();
+                    body[at] = byte;
+                }
+                let decoded = super::decode(&body, &spellings.read());
+                compare(&decode_any(&body), &decoded);
+                if let Ok(decoded) = decoded {
+                    learn(&spellings, &decoded);
+                }
+            }
         }
 
         #[test]
@@ -503,15 +668,15 @@ mod tests {
             let at = at % body.len();
             body[at] = byte;
             if let Ok(decoded) = decode(&body) {
-                proptest::prop_assert!(decoded.batch.len() + decoded.failed <= 3);
-                proptest::prop_assert_eq!(decoded.errors.len(), decoded.failed);
+                prop_assert!(decoded.batch.len() + decoded.failed <= 3);
+                prop_assert_eq!(decoded.errors.len(), decoded.failed);
             }
         }
 
         #[test]
         fn a_number_keeps_its_last_bit_in_quotes_or_not(value in proptest::num::f64::NORMAL) {
             for text in [format!("{value:e}"), format!("\"{value}\"")] {
-                proptest::prop_assert_eq!(rows(&point("\"m\"", "1763755205", &text, TAGS))[0].2.to_bits(), value.to_bits());
+                prop_assert_eq!(rows(&point("\"m\"", "1763755205", &text, TAGS))[0].2.to_bits(), value.to_bits());
             }
         }
     }

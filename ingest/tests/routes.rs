@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
-use axum::http::{Method, Request, StatusCode};
+use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tidegate_ingest::{IngestState, routes};
-use tidegate_model::{TimeMs, VirtualClock};
+use tidegate_model::{Clock, TimeMs, VirtualClock};
 use tidegate_store::{Store, StoreConfig};
 use tower::ServiceExt;
 
@@ -21,11 +21,13 @@ const MAX_BODY: usize = 1 << 20;
 struct Server {
     router: Router,
     state: IngestState,
+    clock: Arc<VirtualClock>,
     _dir: tempfile::TempDir,
 }
 
 struct Answer {
     status: StatusCode,
+    headers: HeaderMap,
     text: String,
 }
 
@@ -37,11 +39,19 @@ impl Answer {
 
 impl Server {
     fn new() -> Self {
+        Self::with(StoreConfig::default())
+    }
+
+    fn with(config: StoreConfig) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig { dir: dir.path().join("data"), ..StoreConfig::default() };
-        let store = Store::open(config, NOW).unwrap();
-        let state = IngestState::new(store, Arc::new(VirtualClock::new(NOW)), MAX_BODY);
-        Self { router: routes(state.clone()), state, _dir: dir }
+        let store = Store::open(StoreConfig { dir: dir.path().join("data"), ..config }, NOW).unwrap();
+        let clock = Arc::new(VirtualClock::new(NOW));
+        let state = IngestState::new(store, clock.clone(), MAX_BODY);
+        Self { router: routes(state.clone()), state, clock, _dir: dir }
+    }
+
+    async fn write(&self, headers: &[(&str, &str)], body: Vec<u8>) -> Answer {
+        self.send(Method::POST, "/api/v1/write", headers, body).await
     }
 
     async fn send(&self, method: Method, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
@@ -50,10 +60,10 @@ impl Server {
             request = request.header(*name, *value);
         }
         let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
-        let status = response.status();
+        let (status, headers) = (response.status(), response.headers().clone());
         assert!(![StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&status));
         let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-        Answer { status, text: String::from_utf8(bytes.to_vec()).unwrap() }
+        Answer { status, headers, text: String::from_utf8(bytes.to_vec()).unwrap() }
     }
 
     async fn post(&self, uri: &str, body: impl Into<Body>) -> Answer {
@@ -61,7 +71,7 @@ impl Server {
     }
 
     async fn rows(&self, sql: &str) -> Value {
-        let options = self.state.store.default_query_options(NOW);
+        let options = self.state.store.default_query_options(self.clock.now());
         let result = self.state.store.query(sql, &options).await.unwrap();
         let answer: Value = serde_json::from_slice(&tidegate_store::export::json(&result).unwrap()).unwrap();
         answer["rows"].clone()
@@ -251,6 +261,153 @@ async fn a_partial_write_names_its_lines() {
     let answer = server.send(Method::POST, "/write?precision=d", &[], "m value=1").await;
     assert_eq!(answer.status, StatusCode::BAD_REQUEST);
     assert!(answer.json()["error"].as_str().unwrap().contains("'d'"), "{}", answer.text);
+}
+
+/// A field of a protocol-buffers message that holds bytes, fewer than 128.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+}
+
+/// `up{job="node"}` with one sample, as a message of version 1; the time is a varint of a few bytes.
+fn timeseries(value: f64, time: TimeMs) -> Vec<u8> {
+    let label = |name: &str, value: &str| field(1, &[field(1, name.as_bytes()), field(2, value.as_bytes())].concat());
+    let mut sample = vec![0x09];
+    sample.extend_from_slice(&value.to_le_bytes());
+    sample.push(0x10);
+    let mut left = time.0;
+    while left >= 0x80 {
+        sample.push((left & 0x7f) as u8 | 0x80);
+        left >>= 7;
+    }
+    sample.push(left as u8);
+    field(1, &[label("__name__", "up"), label("job", "node"), field(2, &sample)].concat())
+}
+
+fn snappy(plain: &[u8]) -> Vec<u8> {
+    snap::raw::Encoder::new().compress_vec(plain).unwrap()
+}
+
+const PROTOBUF: (&str, &str) = ("content-type", "application/x-protobuf");
+
+#[tokio::test]
+async fn a_remote_write_is_stored_however_it_is_compressed() {
+    let server = Server::new();
+    let before = |s: i64| TimeMs(NOW.0 - s * 1000);
+    let snappy_header = ("content-encoding", "snappy");
+    assert_eq!(server.write(&[PROTOBUF, snappy_header], snappy(&timeseries(1.0, before(3)))).await.status, 204);
+    assert_eq!(server.write(&[PROTOBUF], snappy(&timeseries(2.0, before(2)))).await.status, 204);
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(&timeseries(3.0, before(1))).unwrap();
+    let zipped = encoder.finish().unwrap();
+    let answer = server.write(&[PROTOBUF, ("content-encoding", "gzip")], zipped).await;
+    assert_eq!((answer.status, answer.text.as_str()), (StatusCode::NO_CONTENT, ""));
+    assert_eq!(answer.headers["x-prometheus-remote-write-samples-written"], "1");
+    let rows = server.rows("SELECT job, value FROM metric.up ORDER BY time").await;
+    assert_eq!(rows, json!([["node", 1.0], ["node", 2.0], ["node", 3.0]]));
+    assert_eq!(server.state.spellings.read().len(), 1);
+    assert_eq!(server.state.counters.snapshot().prometheus.accepted, 3);
+}
+
+#[tokio::test]
+async fn what_remote_write_cannot_take_is_named() {
+    let server = Server::new();
+    let answer = server.write(&[("content-type", "application/json")], b"{}".to_vec()).await;
+    assert_eq!(answer.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    assert!(
+        answer.json()["error"].as_str().unwrap().contains("'application/json' is not supported"),
+        "{}",
+        answer.text
+    );
+    let answer = server.write(&[PROTOBUF], b"not snappy".to_vec()).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert!(answer.json()["error"].as_str().unwrap().contains("not valid snappy"), "{}", answer.text);
+    let answer = server.write(&[PROTOBUF], snappy(b"\x0a\x7f")).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert!(
+        answer.json()["error"].as_str().unwrap().contains("length reaches beyond the end at byte 1"),
+        "{}",
+        answer.text
+    );
+    let answer = server.write(&[PROTOBUF], snappy(&vec![0; MAX_BODY + 1])).await;
+    assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+    let bad = [timeseries(f64::NAN, NOW), timeseries(1.0, NOW), timeseries(1.0, TimeMs(5))].concat();
+    let answer = server.write(&[PROTOBUF], snappy(&bad)).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let error = answer.json()["error"].as_str().unwrap().to_owned();
+    assert!(error.starts_with("timeseries 0: up{job=\"node\"}: value at time"), "{error}");
+    assert!(error.contains("timeseries 2: up: time 5 is ") && error.ends_with("; the other 1 are stored"), "{error}");
+    assert_eq!(server.state.store.stats().appended_total, 1);
+}
+
+#[tokio::test]
+async fn a_series_that_was_forgotten_meanwhile_is_stored_again() {
+    let server = Server::with(StoreConfig { retention_s: 100, ..StoreConfig::default() });
+    let push = async |at: i64| {
+        let body = json!([{"metric": "m", "timestamp": at, "value": 1, "tags": {"h": "a"}}]).to_string();
+        assert_eq!(server.post("/api/put", body).await.status, StatusCode::NO_CONTENT);
+        let line = format!("l,h=a value=2 {at}");
+        assert_eq!(server.send(Method::POST, "/write?precision=s", &[], line).await.status, StatusCode::NO_CONTENT);
+        assert_eq!(server.write(&[PROTOBUF], snappy(&timeseries(3.0, TimeMs(at * 1000)))).await.status, 204);
+    };
+    let (store, first) = (&server.state.store, NOW.0 / 1000);
+    push(first).await;
+    push(first + 1).await;
+    assert_eq!(server.state.spellings.read().len(), 3);
+    store.flush(NOW).await.unwrap();
+    server.clock.set(TimeMs(NOW.0 + 200_000));
+    let report = store.flush(TimeMs(NOW.0 + 200_000)).await.unwrap();
+    assert_eq!(report.series_removed, 3);
+    push(first + 199).await;
+    push(first + 200).await;
+    assert_eq!(
+        server.rows("SELECT metric, count(*) FROM samples GROUP BY metric ORDER BY metric").await,
+        json!([["l", 2], ["m", 2], ["up", 2]])
+    );
+}
+
+#[tokio::test]
+async fn a_flood_of_new_series_is_refused_by_name_while_known_ones_go_on() {
+    let server = Server::with(StoreConfig { max_series: 10, ..StoreConfig::default() });
+    let point = |n: usize| json!({"metric": "m", "timestamp": NOW.0, "value": n, "tags": {"n": n.to_string()}});
+    let known: Vec<_> = (0..10).map(point).collect();
+    assert_eq!(server.post("/api/put", json!(known).to_string()).await.status, StatusCode::NO_CONTENT);
+    for round in 1..=5 {
+        let flood: Vec<_> = (0..10).chain(round * 3000..round * 3000 + 2990).map(point).collect();
+        let report = server.post("/api/put?details", json!(flood).to_string()).await.json();
+        assert_eq!((&report["success"], &report["failed"]), (&json!(10), &json!(2990)));
+        let errors = report["errors"].as_array().unwrap();
+        assert_eq!(errors.len(), tidegate_store::MAX_REASONS, "the rest is counted");
+        assert!(errors[0]["error"].as_str().unwrap().contains(&format!("m{{n={}}} is beyond the limit", round * 3000)));
+    }
+    let stats = server.state.store.stats();
+    assert_eq!((stats.series, stats.appended_total, stats.rejected_total), (10, 60, 5 * 2990));
+    assert_eq!(server.state.spellings.read().len(), 10, "what is refused is not remembered");
+    let lines: String = (0..2000).map(|n| format!("flood,n={n} a=1,b=2\n")).collect();
+    let answer = server.send(Method::POST, "/write", &[], lines).await;
+    assert!(answer.json()["error"].as_str().unwrap().ends_with("dropped=2000"), "{}", answer.text);
+}
+
+#[tokio::test]
+async fn bodies_of_known_shape_are_stored_as_the_first_ones_were() {
+    let server = Server::new();
+    for round in 0..4i64 {
+        let at = NOW.0 / 1000 - 10 + round;
+        let points: Vec<_> = (0..50)
+            .map(|n| json!({"metric": "m", "timestamp": at.to_string(), "value": format!("{n}.{round}0"), "tags": {"n": n.to_string()}}))
+            .collect();
+        assert_eq!(server.post("/api/put", json!(points).to_string()).await.status, StatusCode::NO_CONTENT);
+    }
+    let rows = server.rows("SELECT count(*), count(DISTINCT n), sum(value) FROM metric.m").await;
+    assert_eq!(rows[0][0], 200);
+    assert_eq!(rows[0][1], 50);
+    assert!((rows[0][2].as_f64().unwrap() - (4.0 * 1225.0 + 50.0 * 0.6)).abs() < 1e-6, "{rows}");
+    // A point that only the store can refuse is named with its tags, though its series was not spelt out.
+    let far = json!([{"metric": "m", "timestamp": "1795391200", "value": "1.00", "tags": {"n": "7"}}]).to_string();
+    let report = server.post("/api/put?details", far).await.json();
+    assert_eq!(
+        report["errors"][0]["datapoint"],
+        json!({"metric": "m", "timestamp": 1_795_391_200, "value": "1", "tags": {"n": "7"}})
+    );
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod decision;
 mod host;
 mod limit;
 mod sample;
+mod series;
 mod units;
 
 pub use clock::{Clock, SystemClock, TimeMs, VirtualClock};
@@ -16,7 +17,8 @@ pub use container::{Bounds, CgroupVersion, Container, ContainerKey, Runtime};
 pub use decision::{Decision, Event, GuardAction, GuardReport, Mode, Outcome, OutcomeStatus, Write};
 pub use host::Host;
 pub use limit::{Limit, Resource, UnknownResource};
-pub use sample::{SampleBatch, SeriesKey};
+pub use sample::{SampleBatch, SeriesRef};
+pub use series::{SeriesKey, Tags};
 pub use units::{Bytes, Cores, mebibits_to_bytes, mebibytes_to_bytes, percent_of_core_to_cores};
 
 /// Names of the metrics that the collector writes; the store's domain tables are views over them.

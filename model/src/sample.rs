@@ -3,46 +3,24 @@
 use std::collections::HashMap;
 
 use crate::clock::TimeMs;
+use crate::series::SeriesKey;
 
-/// What identifies a series: a metric and its tags, sorted by key, each key once.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SeriesKey {
-    metric: String,
-    tags: Vec<(String, String)>,
+/// Which series a row of a [`SampleBatch`] belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SeriesRef {
+    /// An index into [`SampleBatch::keys`].
+    Key(u32),
+    /// The store's own id of a series that it already knows.
+    Id(u32),
 }
 
-impl SeriesKey {
-    /// Sorts `tags` by key; of tags with the same key the last one counts, as in a JSON object.
-    pub fn new(metric: impl Into<String>, tags: impl IntoIterator<Item = (String, String)>) -> Self {
-        let mut tags: Vec<_> = tags.into_iter().collect();
-        tags.reverse();
-        tags.sort_by(|a, b| a.0.cmp(&b.0));
-        tags.dedup_by(|later, kept| later.0 == kept.0);
-        Self { metric: metric.into(), tags }
-    }
-
-    /// The metric's name.
-    pub fn metric(&self) -> &str {
-        &self.metric
-    }
-
-    /// The tags, sorted by key.
-    pub fn tags(&self) -> &[(String, String)] {
-        &self.tags
-    }
-
-    /// The value of one tag.
-    pub fn tag(&self, key: &str) -> Option<&str> {
-        self.tags.binary_search_by(|(k, _)| k.as_str().cmp(key)).ok().map(|at| self.tags[at].1.as_str())
-    }
-}
-
-/// Samples of many series: the series once each, and one row of (series, time, value) a sample in arrival order.
+/// Samples of many series: one row of (series, time, value) a sample in arrival order. A series is named by its key, held
+/// once, or by the id that the store has given it before.
 #[derive(Clone, Debug, Default)]
 pub struct SampleBatch {
     keys: Vec<SeriesKey>,
     index: HashMap<SeriesKey, u32>,
-    series: Vec<u32>,
+    series: Vec<SeriesRef>,
     times: Vec<i64>,
     values: Vec<f64>,
 }
@@ -53,17 +31,38 @@ impl SampleBatch {
         Self::default()
     }
 
+    /// A batch without samples that can take `rows` of them without growing.
+    pub fn with_capacity(rows: usize) -> Self {
+        Self {
+            series: Vec::with_capacity(rows),
+            times: Vec::with_capacity(rows),
+            values: Vec::with_capacity(rows),
+            ..Self::default()
+        }
+    }
+
     /// Appends one sample. `value` is stored as it is; whether it is acceptable is the store's question.
     pub fn push(&mut self, key: SeriesKey, time: TimeMs, value: f64) {
-        // A batch of 2^32 series does not fit in memory, so the conversion cannot lose anything.
-        let next = self.keys.len() as u32;
-        let at = *self.index.entry(key).or_insert_with_key(|key| {
-            self.keys.push(key.clone());
-            next
-        });
-        self.series.push(at);
+        let at = self.add_key(key);
+        self.push_row(SeriesRef::Key(at), time, value);
+    }
+
+    /// Appends one sample of a series that is named as it was before: by an id of the store's, or by what
+    /// [`SampleBatch::add_key`] has returned.
+    pub fn push_row(&mut self, series: SeriesRef, time: TimeMs, value: f64) {
+        self.series.push(series);
         self.times.push(time.0);
         self.values.push(value);
+    }
+
+    /// Makes sure that the batch has a key and returns its index, without a sample.
+    pub fn add_key(&mut self, key: SeriesKey) -> u32 {
+        // A batch of 2^32 series does not fit in memory, so the conversion cannot lose anything.
+        let next = self.keys.len() as u32;
+        *self.index.entry(key).or_insert_with_key(|key| {
+            self.keys.push(key.clone());
+            next
+        })
     }
 
     /// Number of samples.
@@ -76,13 +75,13 @@ impl SampleBatch {
         self.times.is_empty()
     }
 
-    /// The distinct series of the batch.
+    /// The distinct series of the batch that are named by their key.
     pub fn keys(&self) -> &[SeriesKey] {
         &self.keys
     }
 
-    /// Per sample, the index of its series in [`SampleBatch::keys`].
-    pub fn series(&self) -> &[u32] {
+    /// Per sample, its series.
+    pub fn series(&self) -> &[SeriesRef] {
         &self.series
     }
 
@@ -96,9 +95,17 @@ impl SampleBatch {
         &self.values
     }
 
-    /// The samples as rows, in arrival order.
+    /// The key of a row, unless the row names its series by id. Panics if there is no such row.
+    pub fn key_of(&self, row: usize) -> Option<&SeriesKey> {
+        match self.series[row] {
+            SeriesRef::Key(at) => Some(&self.keys[at as usize]),
+            SeriesRef::Id(_) => None,
+        }
+    }
+
+    /// The samples whose series are named by key, in arrival order.
     pub fn rows(&self) -> impl Iterator<Item = (&SeriesKey, TimeMs, f64)> + '_ {
-        (0..self.len()).map(|row| (&self.keys[self.series[row] as usize], TimeMs(self.times[row]), self.values[row]))
+        (0..self.len()).filter_map(|row| Some((self.key_of(row)?, TimeMs(self.times[row]), self.values[row])))
     }
 }
 
@@ -106,32 +113,16 @@ impl SampleBatch {
 mod tests {
     use super::*;
 
-    fn tag(key: &str, value: &str) -> (String, String) {
-        (key.to_owned(), value.to_owned())
-    }
-
-    #[test]
-    fn the_order_of_tags_does_not_make_another_series() {
-        let a = SeriesKey::new("m", [tag("x", "1"), tag("a", "2")]);
-        let b = SeriesKey::new("m", [tag("a", "2"), tag("x", "1")]);
-        assert_eq!(a, b);
-        assert_eq!(a.tag("x"), Some("1"));
-        assert_eq!(a.tag("y"), None);
-    }
-
-    #[test]
-    fn of_a_repeated_tag_the_last_counts() {
-        let key = SeriesKey::new("m", [tag("a", "old"), tag("a", "new")]);
-        assert_eq!(key.tags(), [tag("a", "new")]);
-    }
-
     #[test]
     fn a_batch_keeps_arrival_order_and_each_series_once() {
         let mut batch = SampleBatch::new();
+        let key = || SeriesKey::new("m", [("a".to_owned(), "1".to_owned())]);
         for (time, value) in [(2, 0.5), (1, 1.5)] {
-            batch.push(SeriesKey::new("m", [tag("a", "1")]), TimeMs(time), value);
+            batch.push(key(), TimeMs(time), value);
         }
-        assert_eq!(batch.keys().len(), 1);
+        batch.push_row(SeriesRef::Id(7), TimeMs(3), 2.5);
+        assert_eq!(batch.keys(), [key()]);
+        assert_eq!(batch.series(), [SeriesRef::Key(0), SeriesRef::Key(0), SeriesRef::Id(7)]);
         assert_eq!(batch.rows().map(|(_, t, v)| (t.0, v)).collect::<Vec<_>>(), [(2, 0.5), (1, 1.5)]);
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tidegate_model::Resource;
 
+use crate::error::StoreError;
 use crate::remote::ObjectStoreConfig;
 
 /// What an acknowledged append has survived.
@@ -28,8 +29,21 @@ pub struct StoreConfig {
     pub dir: PathBuf,
     /// What an acknowledged append has survived.
     pub durability: Durability,
-    /// Age at which segments are removed.
+    /// Age at which samples, decisions and events are removed.
     pub retention_s: u64,
+    /// Size of all segments beyond which the oldest partitions are removed; no bound when not set.
+    pub max_bytes: Option<u64>,
+    /// What is kept for another time, or up to a size of its own.
+    pub retention: Vec<RetentionRule>,
+    /// How long a stretch of time segments are merged into one for, from midnight UTC on. A multiple of an hour.
+    pub partition_s: u64,
+    /// Share of one core that background compaction takes, above 0 and up to 1.
+    pub compaction_share: f64,
+    /// Memory that a compaction takes, apart from the rows of a single series.
+    pub compaction_memory_bytes: usize,
+    /// Samples that a minute or an hour has to have on average for its roll-ups to be kept: with fewer they save little, and
+    /// a roll-up takes about ten times the bytes of a sample.
+    pub rollup_min_samples: usize,
     /// How long samples stay in memory before a background flush may write them to a segment.
     pub hot_s: u64,
     /// How often the background flush runs.
@@ -66,6 +80,12 @@ impl Default for StoreConfig {
             dir: PathBuf::from("data"),
             durability: Durability::default(),
             retention_s: 7 * 24 * 3600,
+            max_bytes: None,
+            retention: Vec::new(),
+            partition_s: 24 * 3600,
+            compaction_share: 0.5,
+            compaction_memory_bytes: 128 << 20,
+            rollup_min_samples: 30,
             hot_s: 900,
             flush_every_s: 300,
             max_hot_samples: 20_000_000,
@@ -89,6 +109,52 @@ impl StoreConfig {
     pub(crate) fn max_past_s(&self) -> u64 {
         self.max_past_s.unwrap_or(self.retention_s)
     }
+
+    /// The length of a partition, in ms.
+    pub(crate) fn partition_ms(&self) -> i64 {
+        i64::try_from(self.partition_s).unwrap_or(i64::MAX / 1_000).saturating_mul(1_000)
+    }
+
+    /// Refuses what is set but makes no sense, by its name.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        let refuse = |name: &str, why: String| Err(StoreError::Setting { name: format!("store.{name}"), why });
+        if self.partition_s == 0 || self.partition_s % 3_600 != 0 {
+            return refuse("partition_s", format!("{} is not a multiple of an hour (3600)", self.partition_s));
+        }
+        if !(self.compaction_share > 0.0 && self.compaction_share <= 1.0) {
+            return refuse("compaction_share", format!("{} is not above 0 and up to 1", self.compaction_share));
+        }
+        for (number, rule) in self.retention.iter().enumerate() {
+            let name = format!("retention[{number}]");
+            if rule.prefix.is_empty() {
+                return refuse(
+                    &name,
+                    "its prefix is empty: set store.retention_s or store.max_bytes instead".to_owned(),
+                );
+            }
+            if rule.max_age_s.is_none() && rule.max_bytes.is_none() {
+                return refuse(&name, format!("prefix '{}' has neither max_age_s nor max_bytes", rule.prefix));
+            }
+            if self.retention[..number].iter().any(|other| other.prefix == rule.prefix) {
+                return refuse(&name, format!("prefix '{}' has a rule already", rule.prefix));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long the samples of some metrics are kept. Of several rules that fit a metric the one with the longest prefix counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionRule {
+    /// What the metrics' names begin with.
+    pub prefix: String,
+    /// Age at which their samples are removed; `store.retention_s` when not set.
+    #[serde(default)]
+    pub max_age_s: Option<u64>,
+    /// Size of their samples beyond which the oldest partitions are removed.
+    #[serde(default)]
+    pub max_bytes: Option<u64>,
 }
 
 /// Pushed metrics whose sum is the usage of one resource.
@@ -146,5 +212,23 @@ mod tests {
         assert_eq!(config.max_past_s(), config.retention_s);
         let error = serde_json::from_str::<StoreConfig>(r#"{"hot": 5}"#).unwrap_err().to_string();
         assert!(error.contains("unknown field `hot`"), "{error}");
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        let refused = |json: &str| {
+            let config: StoreConfig = serde_json::from_str(json).unwrap();
+            config.check().unwrap_err().to_string()
+        };
+        let partition = refused(r#"{"partition_s": 5000}"#);
+        assert!(partition.contains("store.partition_s") && partition.contains("5000"), "{partition}");
+        assert!(refused(r#"{"compaction_share": 0.0}"#).contains("store.compaction_share"));
+        let neither = refused(r#"{"retention": [{"prefix": "a.", "max_age_s": 1}, {"prefix": "b."}]}"#);
+        assert!(neither.contains("store.retention[1]") && neither.contains("'b.'"), "{neither}");
+        let twice = r#"{"retention": [{"prefix": "a.", "max_age_s": 1}, {"prefix": "a.", "max_bytes": 1}]}"#;
+        assert!(refused(twice).contains("has a rule already"));
+        StoreConfig::default().check().unwrap();
+        let error = serde_json::from_str::<StoreConfig>(r#"{"retention": [{"prefix": "a", "max_age": 1}]}"#);
+        assert!(error.unwrap_err().to_string().contains("unknown field `max_age`"));
     }
 }

@@ -16,6 +16,14 @@ pub enum StoreError {
         /// What the system said.
         source: io::Error,
     },
+    /// A setting makes no sense.
+    #[error("{name} cannot be used: {why}")]
+    Setting {
+        /// Its path, such as `store.partition_s`.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Another process holds the data directory.
     #[error(
         "data directory {} is in use by another tidegate process{holder}: stop it, or set store.dir to another directory",
@@ -174,6 +182,12 @@ pub enum StoreError {
     LogStopped {
         /// The data directory.
         dir: PathBuf,
+    },
+    /// A sample names its series by an id that stands for none any more: its last samples have been removed.
+    #[error("series {id} is not known any more: name it by its metric and tags")]
+    UnknownSeries {
+        /// The id.
+        id: u32,
     },
     /// A row cannot be kept as it is.
     #[error("{what} cannot be stored: {why}")]

@@ -243,6 +243,10 @@ impl Store {
         self.facts.current.read().rules.clone()
     }
 
+    pub(crate) fn rule_count(&self) -> usize {
+        self.facts.current.read().rules.len()
+    }
+
     /// Notes how a rule's run went, in memory only. An unknown rule is ignored: it was dropped while it ran.
     pub fn put_rule_status(&self, name: &str, status: RuleStatus) {
         self.facts.note_status(name, status);

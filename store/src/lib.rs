@@ -35,7 +35,7 @@ mod tables;
 mod write;
 
 pub use arrow;
-pub use config::{Durability, StoreConfig, UsageMap};
+pub use config::{Durability, RetentionRule, StoreConfig, UsageMap};
 pub use error::StoreError;
 pub use facts::{RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
@@ -44,10 +44,12 @@ pub use keep::{
 };
 pub use query::error::{QueryError, QueryErrorKind};
 pub use query::export;
+pub use query::parameter::Parameter;
 pub use query::refuse::MAX_SQL_BYTES;
 pub use query::{OnLimit, QueryOptions, QueryPool, QueryResult};
 pub use remote::{ObjectStoreConfig, UploadReport};
+pub use segment::compact::CompactReport;
 pub use segment::flush::FlushReport;
 pub use store::{Store, StoreStats};
 pub use tables::{ColumnInfo, TableInfo};
-pub use write::append::{AppendReport, Rejection};
+pub use write::append::{AppendReport, MAX_REASONS, Rejection};

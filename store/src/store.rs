@@ -1,6 +1,6 @@
 //! The store itself: its parts, its locks, and how it comes back from a data directory.
 //!
-//! Locks are taken in this order: catalog (one flush at a time), wal (one writer at a time), series log, index, data. None
+//! Locks are taken in this order: compacting (one compaction at a time), catalog (one flush at a time), wal (one writer at a time), series log, index, data. None
 //! of them is held across an await.
 
 use std::collections::HashSet;
@@ -19,8 +19,10 @@ use crate::dir::DataDir;
 use crate::error::StoreError;
 use crate::facts::FactBook;
 use crate::hot::{Data, Generation, Row};
+use crate::query::Plans;
 use crate::query::session::QueryThreads;
 use crate::remote::{Bucket, SegmentCache, UploadProgress};
+use crate::segment::horizon::Horizons;
 use crate::segment::{Segment, SegmentList};
 use crate::write::record::Record;
 use crate::write::series::SeriesIndex;
@@ -33,6 +35,9 @@ pub struct Store {
     pub(crate) index: RwLock<SeriesIndex>,
     pub(crate) data: RwLock<Data>,
     pub(crate) catalog: Mutex<Catalog>,
+    pub(crate) compacting: Mutex<()>,
+    /// What the retention hides; as the catalog has it.
+    pub(crate) horizons: Arc<Horizons>,
     /// The writer lock. Shared, since a sync in progress outlives whoever asked for it.
     pub(crate) wal: Arc<Mutex<Wal>>,
     pub(crate) commit: GroupCommit,
@@ -47,6 +52,7 @@ pub struct Store {
     pub(crate) interactive: QueryThreads,
     /// As `interactive`.
     pub(crate) rules: QueryThreads,
+    pub(crate) plans: Plans,
     /// One permit for each interactive query that may run. Shared, since a query may outlive whoever asked for it.
     pub(crate) query_slots: Arc<Semaphore>,
     me: Weak<Store>,
@@ -60,6 +66,8 @@ pub(crate) struct Counters {
     pub appended: AtomicU64,
     pub rejected: AtomicU64,
     pub queries: AtomicU64,
+    pub compactions: AtomicU64,
+    pub compacted_rows: AtomicU64,
     /// In ms UTC; 0 before the first.
     pub last_append: AtomicI64,
     /// As `last_append`.
@@ -77,7 +85,7 @@ pub struct StoreStats {
     pub hot_samples: usize,
     /// Segments on disk.
     pub segments: usize,
-    /// Their size.
+    /// Their size, roll-ups included.
     pub segment_bytes: u64,
     /// Size of the write-ahead log.
     pub wal_bytes: u64,
@@ -87,6 +95,10 @@ pub struct StoreStats {
     pub rejected_total: u64,
     /// Queries run since the start.
     pub queries_total: u64,
+    /// Compactions since the start.
+    pub compactions_total: u64,
+    /// Rows that they wrote.
+    pub compacted_rows_total: u64,
     /// The last append since the start.
     pub last_append: Option<TimeMs>,
     /// The last flush that wrote something.
@@ -100,13 +112,15 @@ impl Store {
     /// When the directory cannot be used: it is in use by another process, holds something else, was written by a later
     /// version, or is damaged in a part that nothing can stand in for.
     pub fn open(config: StoreConfig, now: TimeMs) -> Result<Arc<Store>, StoreError> {
+        config.check()?;
         let dir = DataDir::open(&config.dir)?;
         let mut catalog = Catalog::load(dir.path())?;
         if catalog.segments.is_empty() && catalog == Catalog::default() {
             catalog.save(dir.path())?; // so that the directory can be told from a foreign one
         }
         let remote = open_remote(&config, &dir, &mut catalog)?;
-        let segments = open_segments(&dir.segments(), &catalog, remote.is_some())?;
+        let horizons = Arc::new(Horizons::new(catalog.horizons.clone()));
+        let segments = open_segments(&dir.segments(), &catalog, &horizons, remote.is_some())?;
         let in_segments = segments.0.iter().map(|segment| segment.meta.max_time.0).max().unwrap_or(i64::MIN);
         let mut index = SeriesIndex::default();
         index.reserve_below(catalog.next_series);
@@ -129,6 +143,8 @@ impl Store {
             index: RwLock::new(replay.index),
             data: RwLock::new(data),
             catalog: Mutex::new(catalog),
+            compacting: Mutex::new(()),
+            horizons,
             wal: Arc::new(Mutex::new(wal)),
             commit: GroupCommit::default(),
             series_log: replay.series_log,
@@ -136,6 +152,7 @@ impl Store {
             remote,
             upload_progress: UploadProgress::default(),
             counters,
+            plans: Plans::default(),
             interactive: QueryThreads::new("tidegate-query"),
             rules: QueryThreads::new("tidegate-rules"),
             me: me.clone(),
@@ -153,7 +170,7 @@ impl Store {
         let time = |at: &AtomicI64| Some(at.load(Ordering::Relaxed)).filter(|at| *at != 0).map(TimeMs);
         let (segments, segment_bytes) = {
             let data = self.data.read();
-            (data.segments.0.len(), data.segments.0.iter().map(|segment| segment.meta.bytes).sum())
+            (data.segments.0.len(), data.segments.0.iter().map(|segment| segment.meta.all_bytes()).sum())
         };
         let (series, metrics) = {
             let index = self.index.read();
@@ -169,6 +186,8 @@ impl Store {
             appended_total: self.counters.appended.load(Ordering::Relaxed),
             rejected_total: self.counters.rejected.load(Ordering::Relaxed),
             queries_total: self.counters.queries.load(Ordering::Relaxed),
+            compactions_total: self.counters.compactions.load(Ordering::Relaxed),
+            compacted_rows_total: self.counters.compacted_rows.load(Ordering::Relaxed),
             last_append: time(&self.counters.last_append),
             last_flush: time(&self.counters.last_flush),
         }
@@ -257,7 +276,12 @@ fn open_remote(
 }
 
 /// The segments that the catalog names; what it does not name is left over from a crash and removed.
-fn open_segments(dir: &Path, catalog: &Catalog, has_remote: bool) -> Result<SegmentList, StoreError> {
+fn open_segments(
+    dir: &Path,
+    catalog: &Catalog,
+    horizons: &Arc<Horizons>,
+    has_remote: bool,
+) -> Result<SegmentList, StoreError> {
     let mut found = HashSet::new();
     let named: HashSet<&str> = catalog.segments.iter().flat_map(SegmentMeta::files).collect();
     for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
@@ -266,15 +290,19 @@ fn open_segments(dir: &Path, catalog: &Catalog, has_remote: bool) -> Result<Segm
         if named.contains(name.as_str()) {
             found.insert(name);
         } else if name.ends_with(".parquet") {
-            tracing::info!(file = %path.display(), "segment that no flush completed removed");
+            tracing::info!(file = %path.display(), "segment that no flush or compaction completed removed");
             fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
         }
     }
     let open = |meta: &SegmentMeta| {
-        let segment = Segment::new(dir, meta.clone());
+        // Roll-ups can be done without.
+        let is_there = |file: &String| found.contains(file) || (meta.remote && has_remote);
+        let mut meta = meta.clone();
+        meta.rollups.retain(|rollup| is_there(&rollup.file));
+        let segment = Segment::new(dir, meta, horizons);
         // Going on without it is better for the hosts than not starting; its rows are lost either way.
-        if !found.contains(&meta.file) && !(meta.remote && has_remote) {
-            tracing::error!(file = %segment.path.display(), rows = meta.rows, "segment is missing, its rows are lost");
+        if !is_there(&segment.meta.file) {
+            tracing::error!(file = %segment.path.display(), rows = segment.meta.rows, "segment is missing, its rows are lost");
             return None;
         }
         Some(Arc::new(segment))

@@ -24,6 +24,7 @@ enum Change {
     Rule(u32),
     Container(u64),
     Flush,
+    Compact,
 }
 
 /// When change `n` happens: a second after the one before.
@@ -39,6 +40,7 @@ fn change(n: u64) -> Change {
         7 => Change::Rule(n as u32),
         9 => Change::Container(n),
         10 => Change::Flush,
+        11 if n % 24 == 11 => Change::Compact,
         // Four hosts that stay and one that is new each time, a sample for two times, and an older one anew.
         _ => {
             let host = if n % 6 == 1 { format!("new{n}") } else { format!("h{}", n % 4) };
@@ -120,6 +122,7 @@ pub(super) async fn make(store: &Store, n: u64) -> Result<(), StoreError> {
         Change::Rule(version) => store.put_rules(vec![rule("r", version)])?,
         Change::Container(n) => store.put_containers(&[container(n)])?,
         Change::Flush => drop(store.flush(now(n)).await?),
+        Change::Compact => drop(store.compact().await?),
     }
     Ok(())
 }
@@ -137,6 +140,7 @@ impl Ledger {
             Change::Event(name) => drop(self.events.insert(name, (now(n).0, acknowledged))),
             Change::Rule(version) => self.rule.note(version, acknowledged),
             Change::Container(n) => self.container.note(n, acknowledged),
+            Change::Compact => {}
             Change::Flush => self.kept_from = now(n).0 - RETENTION_S as i64 * 1_000,
         }
     }
@@ -193,7 +197,7 @@ impl Ledger {
 /// The catalog names each file once, every file that it names is there, and no other is.
 pub(super) fn check_catalog(store: &Store, dir: &Path) {
     let catalog = store.catalog.lock();
-    let mut named: Vec<String> = catalog.segments.iter().map(|meta| meta.file.clone()).collect();
+    let mut named: Vec<String> = catalog.segments.iter().flat_map(|meta| meta.files().map(str::to_owned)).collect();
     named.sort();
     let found: Vec<String> = files(&dir.join("segments"))
         .iter()

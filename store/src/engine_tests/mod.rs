@@ -1,5 +1,6 @@
 //! The engine as its users see it: append, crash, reopen, flush, scan. Here are the fixtures.
 
+mod compact;
 mod crash;
 mod damage;
 mod durability;
@@ -11,6 +12,8 @@ mod ledger;
 mod model;
 mod refusal;
 mod remote;
+mod retention;
+mod size;
 
 use std::collections::BTreeMap;
 use std::fs;

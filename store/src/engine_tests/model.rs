@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
+use std::sync::atomic::AtomicBool;
+
 use super::*;
+use crate::segment::compact::Due;
+use crate::segment::merge::Pace;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -10,6 +14,8 @@ enum Step {
     Append(Vec<(u8, u8, i64, i32)>),
     Flush,
     FlushAged,
+    /// Those that are due, or all that make anything smaller.
+    Compact(bool),
     Wait(i64),
     Reopen,
 }
@@ -20,9 +26,16 @@ fn step() -> impl Strategy<Value = Step> {
         6 => prop::collection::vec(sample, 1..20).prop_map(Step::Append),
         1 => Just(Step::Flush),
         2 => Just(Step::FlushAged),
+        2 => any::<bool>().prop_map(Step::Compact),
         2 => (1i64..2_000).prop_map(Step::Wait),
+        1 => Just(Step::Wait(2 * 3_600_000)),
         2 => Just(Step::Reopen),
     ]
+}
+
+/// Decimals of several scales and values that are none.
+fn divisor(value: i32) -> f64 {
+    [1.0, 10.0, 1_000.0, 7.0][value.rem_euclid(4) as usize]
 }
 
 proptest! {
@@ -31,13 +44,14 @@ proptest! {
     /// Whatever is appended, flushed and interrupted in whatever order: the store holds what a map would hold.
     #[test]
     fn the_store_is_a_map_from_series_and_time_to_the_last_value(
-        steps in prop::collection::vec(step(), 1..25),
+        steps in prop::collection::vec(step(), 1..40),
         from in -50i64..50,
         length in 0i64..60,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let config = StoreConfig { hot_s: 1, ..config(dir.path()) };
+        // The times lie around a border between partitions, and little memory makes many batches.
+        let config = StoreConfig { hot_s: 1, partition_s: 3_600, compaction_memory_bytes: 1, ..config(dir.path()) };
         let mut store = Store::open(config.clone(), NOW).unwrap();
         let mut now = NOW;
         let mut model: BTreeMap<u8, Stored> = BTreeMap::new();
@@ -46,7 +60,7 @@ proptest! {
                 Step::Append(rows) => {
                     let mut batch = SampleBatch::new();
                     for (metric, host, time, value) in rows {
-                        let (name, value) = (format!("h{host}"), f64::from(value) / 7.0);
+                        let (name, value) = (format!("h{host}"), f64::from(value) / divisor(value));
                         batch.push(key(&format!("m{metric}"), &name), TimeMs(NOW.0 + time), value);
                         model.entry(metric).or_default().insert((name, time), value);
                     }
@@ -55,6 +69,14 @@ proptest! {
                 }
                 Step::Flush => drop(runtime.block_on(store.flush(now)).unwrap()),
                 Step::FlushAged => drop(runtime.block_on(store.flush_aged(now)).unwrap()),
+                Step::Compact(everything) => {
+                    let due = if everything { Due::Everything } else { Due::Now(now) };
+                    let never = AtomicBool::new(false);
+                    store.compact_now(due, &Pace::new(1.0, &never)).unwrap();
+                    if everything {
+                        prop_assert!(store.stats().segments <= 2, "{:?}", store.stats());
+                    }
+                }
                 Step::Wait(ms) => now = TimeMs(now.0 + ms),
                 Step::Reopen => {
                     drop(store);

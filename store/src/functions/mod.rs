@@ -1,22 +1,62 @@
 //! Functions that SQL has beyond DataFusion's.
 
+mod aggregate;
 mod bounded;
+mod counter;
+mod ends;
+mod ewma;
+mod gaps;
 mod gather;
+mod histogram_quantile;
+mod made;
 mod now;
+mod points;
 mod recent;
+mod span;
 mod statistics;
 mod tag;
+mod time_buckets;
 
+use datafusion::common::Result;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::Documentation;
 
 pub(crate) use self::bounded::{MULTIPLYING, bounded};
-pub(crate) use self::now::now;
-pub(crate) use self::recent::Recent;
-pub(crate) use self::tag::tag;
+pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
 
-use self::recent::recent_columns;
-use crate::tables::{ColumnInfo, column_infos};
+use std::sync::Arc;
+
+use tidegate_model::TimeMs;
+
+use self::aggregate::series_aggregates;
+use self::gaps::gap_fillers;
+use self::histogram_quantile::histogram_quantile;
+use self::now::now;
+use self::recent::{Recent, recent_columns};
+use self::tag::tag;
+use self::time_buckets::{TimeBuckets, time_buckets_columns};
+use crate::tables::{Column, ColumnInfo, column_infos};
+
+/// Registers what does not depend on the store or the instant of a query.
+pub(crate) fn register(state: &mut SessionState) -> Result<()> {
+    state.register_udf(Arc::new(tag()))?;
+    for aggregate in series_aggregates().into_iter().chain([histogram_quantile()]) {
+        state.register_udaf(Arc::new(aggregate))?;
+    }
+    for window in gap_fillers() {
+        state.register_udwf(Arc::new(window))?;
+    }
+    state.register_udtf("time_buckets", Arc::new(TimeBuckets));
+    Ok(())
+}
+
+/// Registers what does, for plans as of `at`; `None` for plans that are told the instant each time they run.
+pub(crate) fn register_for(state: &mut SessionState, at: Option<TimeMs>) -> Result<()> {
+    state.register_udf(Arc::new(now(at)))?;
+    state.register_udtf("recent", Arc::new(Recent));
+    Ok(())
+}
 
 /// A function, for completion and documentation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,17 +79,7 @@ impl FunctionInfo {
 
 /// Every function that `state` knows: the store's own first, then DataFusion's by name.
 pub(crate) fn all(state: &SessionState) -> Vec<FunctionInfo> {
-    let mut own = vec![
-        FunctionInfo::new(
-            "recent",
-            "recent(window)",
-            "one row per host, container and resource with a usage sample in the window before now(); window is an \
-             INTERVAL or a number of seconds",
-        ),
-        FunctionInfo::new("now", "now()", "the instant that the query is asked for; the tick in a rule"),
-        FunctionInfo::new("tag", "tag(tags, key)", "one tag of the JSON object in samples.tags or containers.labels"),
-    ];
-    own[0].columns = column_infos(recent_columns());
+    let mut own = own();
     let named = |name: &String, doc: Option<&Documentation>| {
         let signature = doc.map_or_else(|| format!("{name}(...)"), |doc| doc.syntax_example.clone());
         let text = doc.map_or_else(String::new, |doc| doc.description.trim().to_owned());
@@ -65,4 +95,60 @@ pub(crate) fn all(state: &SessionState) -> Vec<FunctionInfo> {
     built_in.dedup_by(|a, b| a.name == b.name);
     own.extend(built_in);
     own
+}
+
+/// The store's own functions.
+fn own() -> Vec<FunctionInfo> {
+    let plain = FunctionInfo::new;
+    let table = |name: &str, signature: &str, doc: &str, columns: Vec<Column>| FunctionInfo {
+        columns: column_infos(columns),
+        ..FunctionInfo::new(name, signature, doc)
+    };
+    vec![
+        table(
+            "recent",
+            "recent(window)",
+            "one row per host, container and resource with a usage sample in the window before now(); window is an \
+             INTERVAL or a number of seconds",
+            recent_columns(),
+        ),
+        plain("now", "now()", "the instant that the query is asked for; the tick in a rule"),
+        plain("tag", "tag(tags, key)", "one tag of the JSON object in samples.tags or containers.labels"),
+        plain("first", "first(value, time)", "the value at the earliest time; of several the largest"),
+        plain("last", "last(value, time)", "the value at the latest time; of several the largest"),
+        plain("delta", "delta(value, time)", "last value minus first; null with less than two times; for gauges"),
+        plain(
+            "increase",
+            "increase(value, time)",
+            "how much a counter grew from its first to its last reading, resets included; null with less than two times",
+        ),
+        plain(
+            "rate",
+            "rate(value, time)",
+            "increase(value, time) per second from the first to the last reading; null with less than two times",
+        ),
+        plain(
+            "ewma",
+            "ewma(value, time, half_life)",
+            "mean with weights 2^(-age / half_life), the age counted from the newest value; half_life is an INTERVAL or a \
+             number of seconds",
+        ),
+        plain(
+            "histogram_quantile",
+            "histogram_quantile(quantile, le, count)",
+            "quantile, from 0 to 1, out of cumulative bucket counts by their upper bounds, as in Prometheus",
+        ),
+        plain("locf", "locf(value) OVER (... ORDER BY time)", "the value, or the last one before it where it is null"),
+        plain(
+            "interpolate",
+            "interpolate(value, time) OVER (... ORDER BY time)",
+            "the value, or where it is null that of the straight line between the values before and after it",
+        ),
+        table(
+            "time_buckets",
+            "time_buckets(step, from, to)",
+            "one row per bucket of date_bin(step, time) from one instant to another, both included; to join with",
+            time_buckets_columns(),
+        ),
+    ]
 }

@@ -1,36 +1,29 @@
 //! `now()`: the instant that a query is asked for, not the one at which it happens to run.
 
-use std::sync::Arc;
-
 use arrow::datatypes::{DataType, TimeUnit};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::{Result, internal_err};
 use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{
     ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
 use tidegate_model::TimeMs;
 
-use crate::tables::{UTC, time_type};
+use crate::query::run::{instant, now_placeholder};
+use crate::tables::time_type;
 
 /// Replaces the built-in `now()` and `current_timestamp`, which read the wall clock and whose nanoseconds would put a
 /// cast around every time column they are compared with.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Now {
-    at: TimeMs,
+    at: Option<TimeMs>,
     signature: Signature,
     aliases: Vec<String>,
 }
 
-/// The function for queries as of `at`.
-pub(crate) fn now(at: TimeMs) -> ScalarUDF {
+/// The function for plans as of `at`; `None` for plans that are told the instant each time they run.
+pub(crate) fn now(at: Option<TimeMs>) -> ScalarUDF {
     let signature = Signature::nullary(Volatility::Stable);
     ScalarUDF::new_from_impl(Now { at, signature, aliases: vec!["current_timestamp".to_owned()] })
-}
-
-impl Now {
-    fn value(&self) -> ScalarValue {
-        ScalarValue::TimestampMillisecond(Some(self.at.0), Some(Arc::from(UTC)))
-    }
 }
 
 impl ScalarUDFImpl for Now {
@@ -52,11 +45,19 @@ impl ScalarUDFImpl for Now {
     }
 
     fn invoke_with_args(&self, _: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        Ok(ColumnarValue::Scalar(self.value()))
+        match self.at {
+            Some(at) => Ok(ColumnarValue::Scalar(instant(at))),
+            // Such a plan is made anew with the instant in it.
+            None => internal_err!("now() is asked for while its query is planned"),
+        }
     }
 
-    /// A literal lets the optimizer fold `now() - INTERVAL '1 minute'` and push the time range into the scan.
+    /// A literal lets the optimizer fold `now() - INTERVAL '1 minute'`, a placeholder keeps it from folding. Either way the
+    /// time range reaches the scan.
     fn simplify(&self, _: Vec<Expr>, _: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        Ok(ExprSimplifyResult::Simplified(Expr::Literal(self.value(), None)))
+        Ok(ExprSimplifyResult::Simplified(match self.at {
+            Some(at) => Expr::Literal(instant(at), None),
+            None => now_placeholder(),
+        }))
     }
 }

@@ -15,11 +15,9 @@ use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
-use tidegate_model::TimeMs;
 
 use super::gather::Gathering;
-use crate::query::guard::Deadline;
-use crate::store::Store;
+use crate::query::run::Run;
 use crate::tables::{Column, Kind, schema_of};
 
 /// The columns of `recent(window)`.
@@ -56,23 +54,9 @@ pub(crate) fn recent_columns() -> Vec<Column> {
     ]
 }
 
-/// The table function for queries as of one instant.
-pub(crate) struct Recent {
-    store: Arc<Store>,
-    now: TimeMs,
-}
-
-impl Recent {
-    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
-        Self { store, now }
-    }
-}
-
-impl fmt::Debug for Recent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Recent").field("now", &self.now).finish_non_exhaustive()
-    }
-}
+/// The table function.
+#[derive(Debug)]
+pub(crate) struct Recent;
 
 impl TableFunctionImpl for Recent {
     fn call_with_args(&self, args: TableFunctionArgs) -> Result<Arc<dyn TableProvider>> {
@@ -81,7 +65,7 @@ impl TableFunctionImpl for Recent {
         };
         let window_ms = window_ms(window)?;
         let schema = schema_of(&recent_columns());
-        Ok(Arc::new(RecentTable { store: Arc::clone(&self.store), now: self.now, window_ms, schema }))
+        Ok(Arc::new(RecentTable { window_ms, schema }))
     }
 }
 
@@ -107,20 +91,10 @@ fn window_ms(window: &ScalarValue) -> Result<i64> {
     Ok(ms)
 }
 
+#[derive(Debug)]
 struct RecentTable {
-    store: Arc<Store>,
-    now: TimeMs,
     window_ms: i64,
     schema: SchemaRef,
-}
-
-impl fmt::Debug for RecentTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecentTable")
-            .field("now", &self.now)
-            .field("window_ms", &self.window_ms)
-            .finish_non_exhaustive()
-    }
 }
 
 #[async_trait]
@@ -148,25 +122,17 @@ impl TableProvider for RecentTable {
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        let store = Arc::clone(&self.store);
-        Ok(Arc::new(RecentExec { store, now: self.now.0, window_ms: self.window_ms, projection, schema, properties }))
+        Ok(Arc::new(RecentExec { window_ms: self.window_ms, projection, schema, properties }))
     }
 }
 
 /// Gathers the rows when it is executed, not when it is planned.
+#[derive(Debug)]
 struct RecentExec {
-    store: Arc<Store>,
-    now: i64,
     window_ms: i64,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
-}
-
-impl fmt::Debug for RecentExec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RecentExec").field("now", &self.now).field("window_ms", &self.window_ms).finish_non_exhaustive()
-    }
 }
 
 impl DisplayAs for RecentExec {
@@ -200,15 +166,14 @@ impl ExecutionPlan for RecentExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let store = Arc::clone(&self.store);
-        let (now, window_ms, projection) = (self.now, self.window_ms, self.projection.clone());
+        let (run, window_ms, projection) = (Run::of(&context)?, self.window_ms, self.projection.clone());
         let rows = futures::stream::once(async move {
             let gathering = Gathering {
-                store: &store,
-                deadline: context.session_config().get_extension::<Deadline>(),
+                store: &run.store,
+                deadline: Some(Arc::clone(&run.deadline)),
                 memory: MemoryConsumer::new("recent").register(context.memory_pool()),
-                now,
-                start: now.saturating_sub(window_ms),
+                now: run.now.0,
+                start: run.now.0.saturating_sub(window_ms),
             };
             Ok(gathering.rows()?.project(&projection)?)
         });

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::files::{checksum, names, store_dir};
 use super::manifest::{FileSum, MANIFEST, Manifest, RESTORING};
-use crate::catalog::{CATALOG, Catalog, SegmentMeta};
+use crate::catalog::{CATALOG, Catalog, RollupMeta, SegmentMeta};
 use crate::dir::{FACTS, SEGMENTS, SERIES, WAL, holder};
 use crate::error::StoreError;
 use crate::facts::FactBook;
@@ -282,7 +282,10 @@ impl Checking {
     fn segments(&mut self, catalog: Option<&Catalog>, progress: Progress<'_>) -> Result<(), StoreError> {
         let named: Vec<SegmentMeta> = catalog.map(|catalog| catalog.segments.clone()).unwrap_or_default();
         for meta in &named {
-            meta.files().for_each(|file| self.segment(file, Some(meta), progress));
+            self.segment(&meta.file, Some(meta), progress);
+            for rollup in &meta.rollups {
+                self.rollup(rollup, meta, progress);
+            }
         }
         for name in names(&self.dir.join(SEGMENTS))? {
             if named.iter().any(|meta| meta.files().any(|file| file == name)) || !name.ends_with(".parquet") {
@@ -316,11 +319,11 @@ impl Checking {
                 return self.note(status, &file, bytes, cause(&error), what);
             }
         };
-        let wanted = meta.and_then(|meta| meta.checksums.get(name).copied());
+        let wanted = meta.and_then(|meta| meta.crc32);
         let wrong_sum = wanted.filter(|wanted| *wanted != crc32);
         let unreadable = unreadable_parts(&path);
         if let (None, Ok(rows)) = (wrong_sum, &unreadable)
-            && meta.is_none_or(|meta| meta.file != name || meta.rows == *rows)
+            && meta.is_none_or(|meta| meta.rows == *rows)
         {
             let sum = if wanted.is_some() { "" } else { ", no checksum was recorded" };
             return self.note(FindingStatus::Ok, &file, bytes, format!("{rows} rows{sum}"), "");
@@ -340,6 +343,28 @@ impl Checking {
                     (None, None) => String::new(),
                 };
                 self.damaged_at(&file, 0, size, found, what);
+            }
+        }
+    }
+
+    /// Roll-ups are made of samples, so nothing but time is lost with them.
+    fn rollup(&mut self, rollup: &RollupMeta, of: &SegmentMeta, progress: Progress<'_>) {
+        let file = format!("{SEGMENTS}/{}", rollup.file);
+        let path = self.dir.join(&file);
+        let bytes = self.begin(&file, progress);
+        let lost = || format!("roll-ups of {}; its samples are in {}", describe(of), of.file);
+        match (checksum(&path), rollup.crc32) {
+            (Ok((found, _)), Some(wanted)) if found != wanted => {
+                self.damaged_at(&file, 0, bytes, format!("checksum {found:08x} instead of {wanted:08x}"), lost());
+            }
+            (Ok(_), _) => self.note(FindingStatus::Ok, &file, bytes, "roll-ups", ""),
+            (Err(_), _) if !path.exists() && self.is_gone_rightly(&rollup.file) => {}
+            (Err(_), _) if !path.exists() && of.remote => {
+                self.note(FindingStatus::Remote, &file, rollup.bytes, "only in the object store", "");
+            }
+            (Err(error), _) => {
+                let status = if path.exists() { FindingStatus::Damaged } else { FindingStatus::Missing };
+                self.note(status, &file, bytes, cause(&error), lost());
             }
         }
     }

@@ -9,7 +9,7 @@ use tidegate_model::TimeMs;
 
 use super::files::{checksum, make_empty, read_pieces};
 use super::manifest::{BackupReport, FileSum, Manifest, RESTORING};
-use crate::catalog::{CATALOG, Catalog};
+use crate::catalog::{CATALOG, Catalog, SegmentMeta};
 use crate::dir::{FACTS, SEGMENTS, SERIES, WAL};
 use crate::error::StoreError;
 use crate::remote::{Bucket, ObjectStoreConfig, fetch};
@@ -71,11 +71,13 @@ pub fn restore_uploaded(
         write().map_err(StoreError::io("write", &path))?;
     }
     let catalog = Catalog::read(&target.join(format!("{CATALOG}.tmp")))?;
-    let all: u64 = catalog.segments.iter().map(|meta| meta.bytes).sum();
+    let all: u64 = catalog.segments.iter().map(SegmentMeta::all_bytes).sum();
     let (mut files, mut done) = (small.len(), small.iter().map(|(_, bytes)| bytes.len() as u64).sum());
     for meta in &catalog.segments {
-        for (file, crc32) in &meta.checksums {
-            done += fetch(&bucket, &target.join(SEGMENTS), file, *crc32)?;
+        for (file, crc32) in meta.sums() {
+            // Every uploaded file has one.
+            let Some(crc32) = crc32 else { continue };
+            done += fetch(&bucket, &target.join(SEGMENTS), file, crc32)?;
             files += 1;
             progress(done, all.max(done));
         }

@@ -38,7 +38,7 @@ struct Part {
 enum Source {
     Bytes(Vec<u8>),
     File(PathBuf),
-    /// Held, so that its file stays until it was read.
+    /// A file of a segment, which is held so that the file stays until it was read.
     Segment(Arc<Segment>, PathBuf),
 }
 
@@ -72,10 +72,10 @@ impl Store {
         let bytes = |name: &str, bytes| Part { name: name.to_owned(), source: Source::Bytes(bytes), crc32: None };
         let mut parts = vec![bytes(SERIES, series), bytes(FACTS, facts)];
         for segment in &segments.0 {
-            parts.extend(segment.meta.files().map(|file| Part {
+            parts.extend(segment.meta.sums().map(|(file, crc32)| Part {
                 name: format!("{SEGMENTS}/{file}"),
-                crc32: segment.meta.checksums.get(file).copied(),
-                source: Source::Segment(segment.clone(), self.dir.segments().join(file)),
+                crc32,
+                source: Source::Segment(segment.clone(), segment.path.with_file_name(file)),
             }));
         }
         parts.push(bytes(CATALOG, kept.to_json()?));
@@ -108,8 +108,8 @@ impl Snapshot {
             add(format!("{WAL}/{name}"), None);
         }
         for meta in &catalog.segments {
-            for file in meta.files() {
-                add(format!("{SEGMENTS}/{file}"), meta.checksums.get(file).copied());
+            for (file, crc32) in meta.sums() {
+                add(format!("{SEGMENTS}/{file}"), crc32);
             }
         }
         add(CATALOG.to_owned(), None);
@@ -159,28 +159,25 @@ impl Source {
     fn path(&self) -> PathBuf {
         match self {
             Self::Bytes(_) => PathBuf::new(),
-            Self::File(path) => path.clone(),
-            Self::Segment(_, path) => path.clone(),
+            Self::File(path) | Self::Segment(_, path) => path.clone(),
         }
     }
 
     fn bytes(&self) -> Result<u64, StoreError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
-            Self::Segment(_, path) => {
+            Self::File(path) | Self::Segment(_, path) => {
                 // Opened, so that a file that only the object store has is fetched.
                 let file = remote::open(path).map_err(StoreError::io("read", path))?;
                 Ok(file.metadata().map_err(StoreError::io("read", path))?.len())
             }
-            Self::File(path) => Ok(std::fs::metadata(path).map_err(StoreError::io("read", path))?.len()),
         }
     }
 
     fn read(&self, mut each: impl FnMut(&[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
         match self {
             Self::Bytes(bytes) => each(bytes),
-            Self::File(path) => read_pieces(path, each),
-            Self::Segment(_, path) => read_pieces(path, each),
+            Self::File(path) | Self::Segment(_, path) => read_pieces(path, each),
         }
     }
 }

@@ -27,6 +27,8 @@ use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedL
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
 use futures::{Stream, StreamExt};
 
+use crate::query::run::{Run, RunCell};
+
 /// How long one query may hold a thread before it lets others in. Tokio's own budget counts batches, which is no
 /// measure of time.
 const TURN: Duration = Duration::from_millis(10);
@@ -108,11 +110,12 @@ impl Deadline {
     }
 }
 
-/// Wraps every operator of `plan`, so that the query ends soon after `deadline` says so.
-pub(crate) fn guarded(plan: Arc<dyn ExecutionPlan>, deadline: &Arc<Deadline>) -> Result<Arc<dyn ExecutionPlan>> {
+/// Wraps every operator of `plan`, so that each of its runs ends soon after the run's deadline says so. `cell` is the one
+/// that the run is put into.
+pub(crate) fn guarded(plan: Arc<dyn ExecutionPlan>, cell: &Arc<RunCell>) -> Result<Arc<dyn ExecutionPlan>> {
     let wrapped = plan.transform_up(|node| {
-        let node = guard_join(node, deadline)?;
-        Ok(Transformed::yes(Arc::new(DeadlineExec::new(node, Arc::clone(deadline))) as Arc<dyn ExecutionPlan>))
+        let node = guard_join(node, cell)?;
+        Ok(Transformed::yes(Arc::new(DeadlineExec::new(node)) as Arc<dyn ExecutionPlan>))
     })?;
     Ok(wrapped.data)
 }
@@ -120,27 +123,27 @@ pub(crate) fn guarded(plan: Arc<dyn ExecutionPlan>, deadline: &Arc<Deadline>) ->
 /// Joins try candidates in a loop that only ends with an output batch: one whose filter lets nothing through, or a
 /// semi-join, which puts nothing out before its end, would never look up. They evaluate their filter for each batch of
 /// candidates, which is where the deadline is asked.
-fn guard_join(node: Arc<dyn ExecutionPlan>, deadline: &Arc<Deadline>) -> Result<Arc<dyn ExecutionPlan>> {
+fn guard_join(node: Arc<dyn ExecutionPlan>, cell: &Arc<RunCell>) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(join) = node.downcast_ref::<HashJoinExec>() {
         let emits_matches =
             matches!(join.join_type(), JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full);
         if join.filter().is_none() && emits_matches {
             return Ok(node);
         }
-        return join.builder().with_filter(Some(guard_filter(join.filter(), deadline))).build_exec();
+        return join.builder().with_filter(Some(guard_filter(join.filter(), cell))).build_exec();
     }
     if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>() {
-        let filter = guard_filter(join.filter(), deadline);
+        let filter = guard_filter(join.filter(), cell);
         return Ok(Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(filter)).build()?));
     }
     Ok(node)
 }
 
-fn guard_filter(filter: Option<&JoinFilter>, deadline: &Arc<Deadline>) -> JoinFilter {
+fn guard_filter(filter: Option<&JoinFilter>, cell: &Arc<RunCell>) -> JoinFilter {
     let always = || JoinFilter::new(lit(ScalarValue::Boolean(Some(true))), Vec::new(), Arc::new(Schema::empty()));
     let filter = filter.cloned().unwrap_or_else(always);
     let inner = Arc::clone(filter.expression());
-    let guarded = Arc::new(DeadlineExpr { inner, deadline: Arc::clone(deadline) });
+    let guarded = Arc::new(DeadlineExpr { inner, cell: Arc::clone(cell) });
     JoinFilter::new(guarded, filter.column_indices().to_vec(), Arc::clone(filter.schema()))
 }
 
@@ -148,14 +151,13 @@ fn guard_filter(filter: Option<&JoinFilter>, deadline: &Arc<Deadline>) -> JoinFi
 #[derive(Clone, Debug)]
 struct DeadlineExec {
     input: Arc<dyn ExecutionPlan>,
-    deadline: Arc<Deadline>,
     properties: Arc<PlanProperties>,
 }
 
 impl DeadlineExec {
-    fn new(input: Arc<dyn ExecutionPlan>, deadline: Arc<Deadline>) -> Self {
+    fn new(input: Arc<dyn ExecutionPlan>) -> Self {
         let properties = Arc::clone(input.properties());
-        Self { input, deadline, properties }
+        Self { input, properties }
     }
 }
 
@@ -191,15 +193,16 @@ impl ExecutionPlan for DeadlineExec {
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         match (children.pop(), children.is_empty()) {
-            (Some(input), true) => Ok(Arc::new(Self::new(input, Arc::clone(&self.deadline)))),
+            (Some(input), true) => Ok(Arc::new(Self::new(input))),
             _ => Err(DataFusionError::Internal("DeadlineExec has one child".to_owned())),
         }
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        self.deadline.check()?;
+        let deadline = Arc::clone(&Run::of(&context)?.deadline);
+        deadline.check()?;
         let input = self.input.execute(partition, context)?;
-        Ok(Box::pin(DeadlineStream { input, deadline: Arc::clone(&self.deadline), turn_began: None }))
+        Ok(Box::pin(DeadlineStream { input, deadline, turn_began: None }))
     }
 }
 
@@ -252,7 +255,7 @@ impl RecordBatchStream for DeadlineStream {
 #[derive(Debug)]
 struct DeadlineExpr {
     inner: Arc<dyn PhysicalExpr>,
-    deadline: Arc<Deadline>,
+    cell: Arc<RunCell>,
 }
 
 impl PartialEq for DeadlineExpr {
@@ -285,7 +288,7 @@ impl PhysicalExpr for DeadlineExpr {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        self.deadline.check()?;
+        self.cell.get()?.deadline.check()?;
         self.inner.evaluate(batch)
     }
 
@@ -295,7 +298,7 @@ impl PhysicalExpr for DeadlineExpr {
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
         let inner = children.pop().ok_or_else(|| DataFusionError::Internal("DeadlineExpr has one child".to_owned()))?;
-        Ok(Arc::new(Self { inner, deadline: Arc::clone(&self.deadline) }))
+        Ok(Arc::new(Self { inner, cell: Arc::clone(&self.cell) }))
     }
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,14 +1,17 @@
 //! Asking: read-only SQL with limits on time, memory and rows.
 
+pub(crate) mod cache;
 pub(crate) mod error;
 pub mod export;
 pub(crate) mod guard;
+pub(crate) mod parameter;
 pub(crate) mod refuse;
+pub(crate) mod run;
 pub(crate) mod session;
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use arrow::compute::cast;
@@ -16,21 +19,29 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::MemoryConsumer;
-use datafusion::physical_plan::execute_stream;
+use datafusion::execution::session_state::SessionState;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 use futures::StreamExt;
 use tidegate_model::TimeMs;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use crate::functions::{self, FunctionInfo};
+use crate::query::cache::{Found, PlanCache};
 use crate::query::error::{QueryError, QueryErrorKind};
 use crate::query::guard::{Deadline, Stop, guarded};
-use crate::query::session::{Session, base};
+use crate::query::parameter::{Parameter, Template};
+use crate::query::run::{Run, RunCell};
+use crate::query::session::{Present, Text, base, session, task};
 use crate::store::Store;
 use crate::tables::{self, TableInfo};
 
 /// What a query gets beyond its time-out to notice it. After that nobody waits for it any more.
 const GRACE: Duration = Duration::from_millis(250);
+/// Texts whose plans are kept for each pool; for rules, twice as many as there are, if that is more.
+const MAX_PLANS: usize = 256;
 
 /// What happens to a query that has more rows than it may return.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,6 +79,8 @@ pub struct QueryOptions {
     pub on_limit: OnLimit,
     /// Whose threads it runs on.
     pub pool: QueryPool,
+    /// Values of the parameters in the text: of `$name` by `name`, of `$1` by `1`.
+    pub parameters: Vec<(String, Parameter)>,
 }
 
 /// The answer to a query. Texts are plain `Utf8`, whatever the tables hold them as.
@@ -101,6 +114,7 @@ impl Store {
             memory_bytes: config.query_memory_bytes,
             on_limit: OnLimit::Truncate,
             pool: QueryPool::Interactive,
+            parameters: Vec::new(),
         }
     }
 
@@ -110,11 +124,25 @@ impl Store {
     /// # Errors
     /// When `sql` is no query, names what does not exist, would change something, or exceeds its limits.
     pub async fn query(&self, sql: &str, options: &QueryOptions) -> Result<QueryResult, QueryError> {
+        self.query_with(sql, options, |result| result).await
+    }
+
+    /// As [`Store::query`], with what `finish` makes of the answer on the thread that it was found on. For encoding it:
+    /// that saves small answers the way to yet another thread.
+    ///
+    /// # Errors
+    /// As [`Store::query`].
+    pub async fn query_with<T: Send + 'static>(
+        &self,
+        sql: &str,
+        options: &QueryOptions,
+        finish: impl FnOnce(QueryResult) -> T + Send + 'static,
+    ) -> Result<T, QueryError> {
         self.counters.queries.fetch_add(1, Ordering::Relaxed);
         let deadline = Deadline::new(options.timeout, options.memory_bytes);
         let (store, text, limits) = (self.shared(), sql.to_owned(), options.clone());
         let running = Arc::clone(&deadline);
-        let running = async move { run(store, &text, &limits, running).await };
+        let running = async move { Ok(finish(answer(&store, &text, &limits, running).await?)) };
         self.on_query_threads(options.pool, deadline, options.timeout, running).await
     }
 
@@ -125,8 +153,13 @@ impl Store {
     pub async fn check(&self, sql: &str, now: TimeMs) -> Result<SchemaRef, QueryError> {
         let options = self.default_query_options(now);
         let deadline = Deadline::new(options.timeout, options.memory_bytes);
-        let (store, text) = (self.shared(), sql.to_owned());
-        let planning = async move { Ok(plain_schema(&Session::new(store, now).plan(&text).await?.schema())) };
+        let (store, sql) = (self.shared(), sql.to_owned());
+        let planning = async move {
+            let text = Text { sql: &sql, store: &store };
+            let tokens = text.tokens()?;
+            parameter::check(&tokens, &[])?;
+            Ok(text.fixed(tokens, &session(&store, Present::At(now))).await?.schema)
+        };
         self.on_query_threads(options.pool, deadline, options.timeout, planning).await
     }
 
@@ -199,21 +232,136 @@ impl Drop for Abandon {
     }
 }
 
-async fn run(
-    store: Arc<Store>,
+/// What plans are kept in and made with.
+#[derive(Default)]
+pub(crate) struct Plans {
+    /// What plans that are kept are made with; always the same.
+    session: OnceLock<SessionState>,
+    interactive: PlanCache,
+    /// Apart, so that no rule is planned anew because people ask many questions.
+    rules: PlanCache,
+}
+
+impl Plans {
+    pub(crate) fn of(&self, pool: QueryPool) -> &PlanCache {
+        match pool {
+            QueryPool::Interactive => &self.interactive,
+            QueryPool::Rules => &self.rules,
+        }
+    }
+
+    fn session(&self, store: &Arc<Store>) -> &SessionState {
+        self.session.get_or_init(|| session(store, Present::OfTheRun))
+    }
+}
+
+/// A plan that is ready to run.
+pub(crate) struct Plan {
+    /// Guarded.
+    pub(crate) operators: Arc<dyn ExecutionPlan>,
+    /// The columns of its answer as others see them.
+    schema: SchemaRef,
+    /// Where its expressions find the run.
+    cell: Arc<RunCell>,
+}
+
+impl Plan {
+    pub(crate) fn new(operators: Arc<dyn ExecutionPlan>, cell: Arc<RunCell>) -> Result<Self, DataFusionError> {
+        let schema = plain_schema(&operators.schema());
+        Ok(Self { operators: guarded(operators, &cell)?, schema, cell })
+    }
+}
+
+/// Answers with a plan that is kept, or made to be kept, where that is possible.
+async fn answer(
+    store: &Arc<Store>,
     sql: &str,
     options: &QueryOptions,
     deadline: Arc<Deadline>,
 ) -> Result<QueryResult, QueryError> {
     let began = Instant::now();
-    let session = Session::new(store, options.now);
-    let plan = session.plan(sql).await?;
-    let schema = plain_schema(&plan.schema());
+    let plans = store.plans.of(options.pool);
+    let most = match options.pool {
+        QueryPool::Interactive => MAX_PLANS,
+        // Those that a rule had before it was changed go first.
+        QueryPool::Rules => MAX_PLANS.max(2 * store.rule_count()),
+    };
+    let run = |values| {
+        let (store, deadline) = (Arc::clone(store), Arc::clone(&deadline));
+        Arc::new(Run { store, now: options.now, values, deadline })
+    };
+    let timed = |result: QueryResult| QueryResult { took: began.elapsed(), ..result };
+    // Keys of other texts have this sign in them.
+    let plain = options.parameters.is_empty() && !sql.contains('\0');
+    let mut found = if plain { plans.take(sql, store) } else { Found::Unknown };
+    let mut key = sql.to_owned();
+    let mut values = Vec::new();
+    let mut tokens = None;
+    if !matches!(found, Found::Kept(_)) {
+        let text = Text { sql, store };
+        let read = text.tokens()?;
+        parameter::check(&read, &options.parameters)?;
+        if matches!(found, Found::Unknown)
+            && is_select(&read)
+            && let Some(template) = Template::new(sql, &read, &options.parameters)
+        {
+            found = plans.take(&template.key, store);
+            if matches!(found, Found::Unknown) {
+                // Whatever is wrong is said below, where the text is as it was sent.
+                let session = store.plans.session(store);
+                found = match text.repeatable(&template, session).await {
+                    Ok(Some(kept)) => Found::Kept(kept),
+                    Ok(None) | Err(_) => Found::Fixed,
+                };
+            }
+            key = template.key;
+            values = template.values;
+        }
+        tokens = Some(read);
+    }
+    if let Found::Kept(kept) = found {
+        match execute(&kept.plan, run(values), options).await {
+            Ok(result) => {
+                // What was cut off is dropped with its plan: only what ran to its end is known to be at rest.
+                if !result.truncated {
+                    plans.put(key, kept, most);
+                }
+                return Ok(timed(result));
+            }
+            // Fails again below, with the message that it has when all values stand in the plan, or does not.
+            Err(error) if error.kind == QueryErrorKind::Execution => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let text = Text { sql, store };
+    let tokens = match tokens {
+        Some(tokens) => tokens,
+        None => text.tokens()?,
+    };
+    let tokens = parameter::spelled_out(&tokens, &options.parameters);
+    let plan = text.fixed(tokens, &session(store, Present::At(options.now))).await?;
+    let result = execute(&plan, run(Vec::new()), options).await?;
+    plans.put_fixed(key, most);
+    Ok(timed(result))
+}
+
+/// Whether the statement asks for rows, rather than for how they would be found or what there is.
+fn is_select(tokens: &[TokenWithSpan]) -> bool {
+    let first = tokens.iter().find(|token| !matches!(token.token, Token::Whitespace(_) | Token::LParen));
+    first.is_some_and(|first| match &first.token {
+        Token::Word(word) => matches!(word.keyword, Keyword::SELECT | Keyword::WITH | Keyword::FROM),
+        _ => false,
+    })
+}
+
+/// One run of `plan`.
+async fn execute(plan: &Plan, run: Arc<Run>, options: &QueryOptions) -> Result<QueryResult, QueryError> {
     let executed = |error: DataFusionError| QueryError::executed(&error);
-    let plan = guarded(plan, &deadline).map_err(executed)?;
-    let task = session.task(&deadline, options.memory_bytes)?;
+    let task = task(&run, options.memory_bytes)?;
     let memory = MemoryConsumer::new("result").register(task.memory_pool());
-    let mut rows = execute_stream(plan, task).map_err(executed)?;
+    let _told = Telling::new(&plan.cell, run);
+    let mut rows = execute_stream(Arc::clone(&plan.operators), task).map_err(executed)?;
+    let schema = Arc::clone(&plan.schema);
     let mut result = QueryResult { schema, batches: Vec::new(), truncated: false, took: Duration::ZERO };
     let mut count = 0;
     while let Some(batch) = rows.next().await {
@@ -237,8 +385,23 @@ async fn run(
             break;
         }
     }
-    result.took = began.elapsed();
     Ok(result)
+}
+
+/// While it lives, a plan's expressions find its run. A plan that waits holds neither a run nor, with it, the store.
+struct Telling<'a>(&'a RunCell);
+
+impl<'a> Telling<'a> {
+    fn new(cell: &'a RunCell, run: Arc<Run>) -> Self {
+        cell.set(Some(run));
+        Self(cell)
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.set(None);
+    }
 }
 
 /// The schema as others see it: views and dictionaries are how tables store texts, and no business of theirs.

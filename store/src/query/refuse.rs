@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{self, Visit, Visitor, visit_relations};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
 
+use crate::functions::HISTOGRAM_QUANTILE;
 use crate::query::error::QueryError;
 
 /// Longest text of a query, in bytes. Parsing and planning have no place to look at a deadline.
@@ -48,7 +49,7 @@ pub(crate) const UNBOUNDED: [&str; 10] = [
 const LEVENSHTEIN: &str = "levenshtein";
 
 /// Aggregates whose cost for each row of a moving frame is that of the frame.
-const COSTLY_OVER_FRAMES: [&str; 9] = [
+const COSTLY_OVER_FRAMES: [&str; 10] = [
     "array_agg",
     "string_agg",
     "median",
@@ -58,6 +59,7 @@ const COSTLY_OVER_FRAMES: [&str; 9] = [
     "approx_percentile_cont_with_weight",
     "approx_median",
     "approx_distinct",
+    HISTOGRAM_QUANTILE,
 ];
 
 const READS_ONLY: &str = "queries only read: SELECT, WITH, VALUES, EXPLAIN, SHOW and DESCRIBE are possible";

@@ -1,4 +1,4 @@
-//! One DataFusion session a query, and the threads that queries run on.
+//! What queries are planned with, and the threads that they run on.
 
 use std::future::Future;
 use std::io;
@@ -10,22 +10,26 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{FunctionRegistry, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::DFParserBuilder;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+use datafusion::sql::sqlparser::tokenizer::{TokenWithSpan, Tokenizer};
 use parking_lot::Mutex;
 use tidegate_model::TimeMs;
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::functions::{self, Recent};
+use crate::functions;
+use crate::query::Plan;
+use crate::query::cache::{Kept, is_repeatable, metrics_of};
 use crate::query::error::{QueryError, QueryErrorKind, first_word, second_statement};
-use crate::query::guard::Deadline;
+use crate::query::parameter::Template;
 use crate::query::refuse::{self, MAX_SQL_BYTES, UNBOUNDED};
+use crate::query::run::{Run, RunCell, told, typed};
 use crate::store::Store;
 use crate::tables::{CATALOG, Catalog, PUBLIC, UTC};
 
@@ -92,7 +96,7 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
             let _ = state.register_udf(Arc::new(functions::bounded(function, growth)));
         }
     }
-    let _ = state.register_udf(Arc::new(functions::tag()));
+    let _ = functions::register(&mut state);
     state
 });
 
@@ -123,48 +127,76 @@ pub(crate) fn base() -> &'static SessionState {
     &BASE
 }
 
-/// Everything that one query is planned with. Built without a `SessionContext`, which would set the clock anew.
-pub(crate) struct Session {
-    state: SessionState,
-    store: Arc<Store>,
+/// The instant that plans are made for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Present {
+    /// One instant, which stands in the plan.
+    At(TimeMs),
+    /// Each run's own.
+    OfTheRun,
 }
 
-impl Session {
-    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
-        let mut state = BASE.clone();
-        let mut props = ExecutionProps::new();
-        // `current_date` and `current_time` come from here.
-        props.query_execution_start_time = chrono::DateTime::from_timestamp_millis(now.0);
-        props.config_options = Some(Arc::clone(state.config_options()));
-        *state.execution_props_mut() = props;
-        state.register_catalog_list(Arc::new(Catalog::new(Arc::clone(&store), now)));
-        let _ = state.register_udf(Arc::new(functions::now(now)));
-        state.register_udtf("recent", Arc::new(Recent::new(Arc::clone(&store), now)));
-        Self { state, store }
+/// Everything that queries are planned with. Built without a `SessionContext`, which would set the clock anew.
+pub(crate) fn session(store: &Arc<Store>, present: Present) -> SessionState {
+    let now = match present {
+        Present::At(now) => Some(now),
+        Present::OfTheRun => None,
+    };
+    let mut state = BASE.clone();
+    let mut props = ExecutionProps::new();
+    // `current_date` and `current_time` come from here; without an instant, plans with them cannot be made.
+    props.query_execution_start_time = now.and_then(|now| chrono::DateTime::from_timestamp_millis(now.0));
+    props.config_options = Some(Arc::clone(state.config_options()));
+    *state.execution_props_mut() = props;
+    state.register_catalog_list(Arc::new(Catalog::new(Arc::downgrade(store), now)));
+    let _ = functions::register_for(&mut state, now);
+    state
+}
+
+/// A statement on its way from text to plan.
+pub(crate) struct Text<'a> {
+    pub(crate) sql: &'a str,
+    pub(crate) store: &'a Store,
+}
+
+impl Text<'_> {
+    fn planned(&self, error: &DataFusionError) -> QueryError {
+        QueryError::planned(error, self.sql, self.store)
     }
 
-    /// Parses and plans one statement.
+    /// The text in tokens.
     ///
     /// # Errors
-    /// With the place in `sql`, where there is one.
-    pub(crate) async fn plan(&self, sql: &str) -> Result<Arc<dyn ExecutionPlan>, QueryError> {
-        if sql.len() > MAX_SQL_BYTES {
+    /// When it is too long or nested too deeply, or has no tokens at some place.
+    pub(crate) fn tokens(&self) -> Result<Vec<TokenWithSpan>, QueryError> {
+        if self.sql.len() > MAX_SQL_BYTES {
             let message = format!("the query is longer than {} KiB", MAX_SQL_BYTES / 1024);
             return Err(QueryError::refused(message));
         }
-        let planned = |error: DataFusionError| QueryError::planned(&error, sql, &self.store);
-        let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().map_err(ParserError::from);
-        let tokens = tokens.map_err(|error| planned(error.into()))?;
+        let tokens = Tokenizer::new(&GenericDialect {}, self.sql).tokenize_with_location().map_err(ParserError::from);
+        let tokens = tokens.map_err(|error| self.planned(&error.into()))?;
         refuse::nesting(&tokens)?;
+        Ok(tokens)
+    }
+
+    /// The one statement that `tokens` are, as a logical plan of `session`.
+    ///
+    /// # Errors
+    /// With the place in the text, where there is one.
+    pub(crate) async fn logical(
+        &self,
+        tokens: Vec<TokenWithSpan>,
+        session: &SessionState,
+    ) -> Result<LogicalPlan, QueryError> {
         let whole = first_word(&tokens);
         let parsed = DFParserBuilder::new(tokens).build().and_then(|mut parser| parser.parse_statements());
-        let mut statements = parsed.map_err(planned)?;
+        let mut statements = parsed.map_err(|error| self.planned(&error))?;
         let Some(statement) = statements.pop_front() else {
             return Err(QueryError::new(QueryErrorKind::Syntax, "there is no query"));
         };
         if !statements.is_empty() {
             let refused = QueryError::refused("there is more than one statement").helped("send them one by one");
-            return Err(match second_statement(sql) {
+            return Err(match second_statement(self.sql) {
                 Some((start, end)) => refused.at(start, Some(end)),
                 None => refused,
             });
@@ -174,8 +206,8 @@ impl Session {
             _ => refused,
         };
         refuse::statement(&statement).and_then(|()| refuse::unfolding(&statement)).map_err(at_whole)?;
-        let logical = self.state.statement_to_plan(statement).await.map_err(|error| {
-            let found = QueryError::planned(&error, sql, &self.store);
+        let logical = session.statement_to_plan(statement).await.map_err(|error| {
+            let found = self.planned(&error);
             match refuse::unbounded_function(&error) {
                 Some(refused) => {
                     QueryError { message: refused.message, kind: refused.kind, help: refused.help, ..found }
@@ -184,27 +216,65 @@ impl Session {
             }
         })?;
         refuse::plan(&logical).map_err(at_whole)?;
-        self.state.create_physical_plan(&logical).await.map_err(planned)
+        Ok(logical)
     }
 
-    /// What a plan of this session runs in.
-    pub(crate) fn task(&self, deadline: &Arc<Deadline>, memory_bytes: usize) -> Result<Arc<TaskContext>, QueryError> {
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_bytes)))
-            .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
-            .build_arc()
-            .map_err(|error| QueryError::executed(&error))?;
-        let mut config = self.state.config().clone();
-        config.set_extension(Arc::clone(deadline));
-        Ok(Arc::new(TaskContext::new(
-            None,
-            self.state.session_id().to_owned(),
-            config,
-            self.state.scalar_functions().clone(),
-            self.state.higher_order_functions().clone(),
-            self.state.aggregate_functions().clone(),
-            self.state.window_functions().clone(),
-            runtime,
-        )))
+    /// A plan that can be run once, with all values in it.
+    ///
+    /// # Errors
+    /// As [`Text::logical`].
+    pub(crate) async fn fixed(&self, tokens: Vec<TokenWithSpan>, session: &SessionState) -> Result<Plan, QueryError> {
+        let logical = self.logical(tokens, session).await?;
+        let physical = session.create_physical_plan(&logical).await.map_err(|error| self.planned(&error))?;
+        Plan::new(physical, Arc::default()).map_err(|error| QueryError::executed(&error))
     }
+
+    /// A plan that can be kept; `None` when the statement has none.
+    ///
+    /// # Errors
+    /// When the statement has no plan without its values, or none at all.
+    pub(crate) async fn repeatable(
+        &self,
+        template: &Template,
+        session: &SessionState,
+    ) -> Result<Option<Kept>, QueryError> {
+        let generation = self.store.series_generation();
+        let logical = self.logical(template.tokens.clone(), session).await?;
+        let Some(metrics) = metrics_of(&logical, self.store) else { return Ok(None) };
+        let cell = Arc::default();
+        let physical = self.told(logical, template, session, &cell).await.map_err(|error| self.planned(&error))?;
+        if !is_repeatable(&physical) {
+            return Ok(None);
+        }
+        let plan = Plan::new(physical, cell).map_err(|error| QueryError::executed(&error))?;
+        Ok(Some(Kept::new(plan, metrics, generation)))
+    }
+
+    async fn told(
+        &self,
+        logical: LogicalPlan,
+        template: &Template,
+        session: &SessionState,
+        cell: &Arc<RunCell>,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let logical = session.optimize(&typed(logical, &template.parameters)?)?;
+        let logical = told(logical, &template.parameters, cell)?;
+        session.query_planner().create_physical_plan(&logical, session).await
+    }
+}
+
+/// What a plan runs in.
+pub(crate) fn task(run: &Arc<Run>, memory_bytes: usize) -> Result<Arc<TaskContext>, QueryError> {
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_bytes)))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .build_arc()
+        .map_err(|error| QueryError::executed(&error))?;
+    let mut config = BASE.config().clone();
+    config.set_extension(Arc::clone(run));
+    config.set_extension(Arc::clone(&run.deadline));
+    // Functions are only looked up by name where plans come from elsewhere.
+    let id = BASE.session_id().to_owned();
+    let (scalar, higher, aggregate, window) = Default::default();
+    Ok(Arc::new(TaskContext::new(None, id, config, scalar, higher, aggregate, window, runtime)))
 }

@@ -13,7 +13,7 @@ use std::time::Instant;
 use parking_lot::{Mutex, RwLock};
 
 use super::Bucket;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, SegmentMeta};
 use crate::dir::SEGMENTS;
 use crate::error::StoreError;
 use crate::write::wal::sync_dir;
@@ -44,7 +44,8 @@ impl SegmentCache {
             }
         }
         let remote = catalog.segments.iter().filter(|meta| meta.remote);
-        let stored = remote.flat_map(|meta| meta.checksums.clone()).collect();
+        let stored =
+            remote.flat_map(SegmentMeta::sums).filter_map(|(file, sum)| Some((file.to_owned(), sum?))).collect();
         let cache =
             Arc::new(Self { dir: dir.to_owned(), bucket, stored: Mutex::new(stored), fetched: Mutex::default() });
         let mut caches = CACHES.write();

@@ -14,6 +14,7 @@ use super::{OWNER, SegmentCache};
 use crate::catalog::{CATALOG, Catalog, SegmentMeta};
 use crate::dir::{FACTS, SEGMENTS, SERIES};
 use crate::error::StoreError;
+use crate::keep::checksum;
 use crate::segment::{Segment, SegmentList};
 use crate::store::Store;
 use crate::write::record;
@@ -166,10 +167,10 @@ impl Store {
                 return Ok(());
             }
             let mut sums = HashMap::new();
-            for file in segment.meta.files() {
+            for (file, wanted) in segment.meta.sums() {
                 let path = self.dir.segments().join(file);
-                let (crc32, _) = crate::keep::checksum(&path)?;
-                if let Some(wanted) = segment.meta.checksums.get(file).filter(|wanted| **wanted != crc32) {
+                let (crc32, _) = checksum(&path)?;
+                if let Some(wanted) = wanted.filter(|wanted| *wanted != crc32) {
                     let message = format!("its checksum is {crc32:08x} instead of {wanted:08x}");
                     return Err(StoreError::SegmentDamaged { path, message });
                 }
@@ -195,7 +196,11 @@ impl Store {
         let mut next = catalog.clone();
         let Some(named) = next.segments.iter_mut().find(|named| named.file == meta.file) else { return Ok(()) };
         named.remote = true;
-        named.checksums.extend(sums);
+        // What an earlier version wrote has none.
+        named.crc32 = sums.get(&named.file).copied().or(named.crc32);
+        for rollup in &mut named.rollups {
+            rollup.crc32 = sums.get(&rollup.file).copied().or(rollup.crc32);
+        }
         next.save(self.dir.path())?;
         *catalog = next;
         Ok(())
@@ -269,7 +274,7 @@ impl Store {
         // Readers that have a file open keep it; the segments are made anew so that nobody else does.
         let mut data = self.data.write();
         let renew = |segment: &Arc<Segment>| match dropped.contains(segment.meta.file.as_str()) {
-            true => Arc::new(Segment::new(&dir, segment.meta.clone())),
+            true => Arc::new(Segment::new(&dir, segment.meta.clone(), &self.horizons)),
             false => segment.clone(),
         };
         data.segments = Arc::new(SegmentList(data.segments.0.iter().map(renew).collect()));

@@ -74,7 +74,7 @@ impl Store {
             // Used up whatever happens: the catalog on disk may name its segments though replacing it has failed.
             let number = catalog.next_segment;
             catalog.next_segment += 1;
-            let written = self.write_segments(number, &generations)?;
+            let written = self.write_segments(number, &generations, now)?;
             for meta in &written {
                 match meta.kind {
                     SegmentKind::Samples => report.samples += meta.rows,
@@ -82,7 +82,10 @@ impl Store {
                     SegmentKind::Events => report.events += meta.rows,
                 }
             }
-            self.publish(&mut catalog, written, wal_floor, now)?;
+            if let Err(error) = self.publish(&mut catalog, written.clone(), wal_floor, now) {
+                self.discard(written);
+                return Err(error);
+            }
             report.wal_files_removed = self.wal.lock().remove_below(wal_floor);
         }
         self.apply_retention(&mut catalog, now, &mut report)?;
@@ -108,15 +111,39 @@ impl Store {
         Ok(due.cloned().collect())
     }
 
-    fn write_segments(&self, number: u64, generations: &[Arc<Generation>]) -> Result<Vec<SegmentMeta>, StoreError> {
+    fn write_segments(
+        &self,
+        number: u64,
+        generations: &[Arc<Generation>],
+        now: TimeMs,
+    ) -> Result<Vec<SegmentMeta>, StoreError> {
         let dir = self.dir.segments();
-        let mut written = [
-            write_samples(&dir, number, generations, &self.index)?,
-            write_decisions(&dir, number, generations)?,
-            write_events(&dir, number, generations)?,
-        ];
-        written.iter_mut().flatten().try_for_each(|meta| meta.note_checksums(&dir))?;
-        Ok(written.into_iter().flatten().collect())
+        let decisions: Vec<_> = generations.iter().flat_map(|g| g.decisions()).map(Arc::as_ref).collect();
+        let events: Vec<_> = generations.iter().flat_map(|g| g.events()).map(Arc::as_ref).collect();
+        let mut written = Vec::new();
+        let mut write = || -> Result<(), StoreError> {
+            written.extend(write_samples(&dir, number, generations, &self.index)?);
+            written.extend(write_decisions(&dir, number, &decisions)?);
+            written.extend(write_events(&dir, number, &events)?);
+            Ok(())
+        };
+        if let Err(error) = write() {
+            self.discard(written);
+            return Err(error);
+        }
+        written.iter_mut().for_each(|meta| meta.flushed = now);
+        Ok(written)
+    }
+
+    /// Removes segments that were written and cannot be published: on a full disk they would be in the way of every further
+    /// attempt. One that the catalog on disk names stays; replacing it may have failed only afterwards.
+    pub(crate) fn discard(&self, written: Vec<SegmentMeta>) {
+        let Ok(on_disk) = Catalog::load(self.dir.path()) else { return };
+        for meta in written {
+            if !on_disk.segments.iter().any(|named| named.file == meta.file) {
+                Segment::new(&self.dir.segments(), meta, &self.horizons).expire();
+            }
+        }
     }
 
     /// Names the new segments in the catalog, then swaps them for the generations they were made from.
@@ -140,7 +167,7 @@ impl Store {
         let dir = self.dir.segments();
         let mut data = self.data.write();
         let mut segments = data.segments.0.clone();
-        segments.extend(written.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta))));
+        segments.extend(written.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta, &self.horizons))));
         data.segments = Arc::new(SegmentList(segments));
         data.closed.retain(|generation| generation.wal >= wal_floor);
         Ok(())

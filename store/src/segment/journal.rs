@@ -2,17 +2,23 @@
 //!
 //! A decision is kept whole as JSON, next to the columns that people filter by; an event is all columns.
 
+use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Float64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array};
 use arrow::datatypes::{DataType, Field, Float64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 use tidegate_model::{ContainerKey, Decision, Event, TimeMs};
 
 use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
+use crate::fault;
 use crate::hot::Generation;
-use crate::segment::{Segment, write_file, writer_properties};
+use crate::segment::{Segment, file_name};
+use crate::write::wal::sync_dir;
 
 /// Rows handed to the Parquet writer at once.
 const BATCH_ROWS: usize = 1_024;
@@ -29,18 +35,13 @@ impl Generation {
     }
 }
 
-/// Writes all decisions of `generations` to one segment; `None` when there are none.
-pub(crate) fn write_decisions(
-    dir: &Path,
-    number: u64,
-    generations: &[Arc<Generation>],
-) -> Result<Option<SegmentMeta>, StoreError> {
-    let rows: Vec<&Decision> = generations.iter().flat_map(|g| g.decisions()).map(Arc::as_ref).collect();
+/// Writes decisions to one segment; `None` when there are none.
+pub(crate) fn write_decisions(dir: &Path, number: u64, rows: &[&Decision]) -> Result<Option<SegmentMeta>, StoreError> {
     if rows.is_empty() {
         return Ok(None);
     }
     let schema = decision_schema();
-    write_file(dir, number, SegmentKind::Decisions, schema.clone(), writer_properties().build(), |writer| {
+    write_file(dir, number, SegmentKind::Decisions, schema.clone(), |writer| {
         for part in rows.chunks(BATCH_ROWS) {
             let json = part
                 .iter()
@@ -65,18 +66,13 @@ pub(crate) fn write_decisions(
     })
 }
 
-/// Writes all events of `generations` to one segment; `None` when there are none.
-pub(crate) fn write_events(
-    dir: &Path,
-    number: u64,
-    generations: &[Arc<Generation>],
-) -> Result<Option<SegmentMeta>, StoreError> {
-    let rows: Vec<&Event> = generations.iter().flat_map(|g| g.events()).map(Arc::as_ref).collect();
+/// Writes events to one segment; `None` when there are none.
+pub(crate) fn write_events(dir: &Path, number: u64, rows: &[&Event]) -> Result<Option<SegmentMeta>, StoreError> {
     if rows.is_empty() {
         return Ok(None);
     }
     let schema = event_schema();
-    write_file(dir, number, SegmentKind::Events, schema.clone(), writer_properties().build(), |writer| {
+    write_file(dir, number, SegmentKind::Events, schema.clone(), |writer| {
         for part in rows.chunks(BATCH_ROWS) {
             let columns: Vec<ArrayRef> = vec![
                 times(part.iter().map(|row| row.time)),
@@ -159,4 +155,45 @@ fn texts<'a>(texts: impl Iterator<Item = &'a str>) -> ArrayRef {
 
 fn time_range(times: impl Iterator<Item = TimeMs> + Clone) -> Option<(i64, i64)> {
     Some((times.clone().min()?.0, times.max()?.0))
+}
+
+fn properties() -> WriterProperties {
+    let level = ZstdLevel::try_new(3).unwrap_or_default();
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_created_by(concat!("tidegate ", env!("CARGO_PKG_VERSION")).to_owned())
+        .build()
+}
+
+/// Writes one segment file durably. `fill` returns the earliest and the latest time; without rows no file stays.
+fn write_file(
+    dir: &Path,
+    number: u64,
+    kind: SegmentKind,
+    schema: SchemaRef,
+    fill: impl FnOnce(&mut ArrowWriter<File>) -> Result<Option<(i64, i64)>, parquet::errors::ParquetError>,
+) -> Result<Option<SegmentMeta>, StoreError> {
+    let file_name = file_name(number, kind);
+    let path = dir.join(&file_name);
+    let unwritable = |error: &dyn std::fmt::Display| {
+        let _ = fault::at(&path).and_then(|()| fs::remove_file(&path)); // the catalog does not name it, so what stays is removed at the next start
+        StoreError::Segment { action: "written", path: path.clone(), message: error.to_string() }
+    };
+    // Never truncates: a file of that name could be one that the catalog on disk names.
+    let create = || fault::at(&path).and_then(|()| File::create_new(&path));
+    let file = create().map_err(StoreError::io("create", &path))?;
+    let synced = file.try_clone().map_err(|error| unwritable(&error))?;
+    let mut writer = ArrowWriter::try_new(file, schema, Some(properties())).map_err(|error| unwritable(&error))?;
+    let times = fill(&mut writer).map_err(|error| unwritable(&error))?;
+    fault::at(&path).map_err(|error| unwritable(&error))?;
+    let metadata = writer.close().map_err(|error| unwritable(&error))?;
+    let Some((min_time, max_time)) = times else {
+        let _ = fs::remove_file(&path);
+        return Ok(None);
+    };
+    fault::at_sync(&path).and_then(|()| synced.sync_all()).map_err(|error| unwritable(&error))?;
+    sync_dir(dir)?;
+    let bytes = synced.metadata().map_err(|error| unwritable(&error))?.len();
+    let rows = metadata.file_metadata().num_rows() as u64;
+    Ok(Some(SegmentMeta::new(number, kind, file_name, (min_time, max_time), rows, bytes).summed(dir)?))
 }

@@ -2,9 +2,9 @@
 
 use arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::{Column, DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{Between, Cast};
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
+use datafusion::logical_expr::{BinaryExpr, Expr, ExprSchemable, Operator};
 
 /// Name of the time column of every table that has one.
 pub(crate) const TIME: &str = "time";
@@ -33,26 +33,55 @@ impl TimeRange {
     }
 }
 
-/// The range of the time column that `filter` lets through, if that is all it does.
-pub(crate) fn time_range(filter: &Expr) -> Option<TimeRange> {
+/// A comparison of the time column with an instant.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Comparison<'a> {
+    pub(crate) op: Operator,
+    pub(crate) instant: &'a Expr,
+}
+
+impl<'a> Comparison<'a> {
+    fn new(op: Operator, instant: &'a Expr) -> Option<Self> {
+        use Operator::{Eq, Gt, GtEq, Lt, LtEq};
+        (matches!(op, Gt | GtEq | Lt | LtEq | Eq) && is_instant(instant)).then_some(Self { op, instant })
+    }
+
+    /// The range that it lets through, if that is the same in every run.
+    pub(crate) fn constant(&self) -> Option<TimeRange> {
+        match self.instant {
+            Expr::Literal(value, _) => Some(range(self.op, value)),
+            _ => None,
+        }
+    }
+}
+
+/// The comparisons of the time column that `filter` is the conjunction of, if that is all it is.
+pub(crate) fn time_comparisons(filter: &Expr) -> Option<Vec<Comparison<'_>>> {
     match filter {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
-            Some(time_range(left)?.intersect(time_range(right)?))
+            let mut all = time_comparisons(left)?;
+            all.extend(time_comparisons(right)?);
+            Some(all)
         }
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             if is_time(left) {
-                compared(*op, instant(right)?)
+                Some(vec![Comparison::new(*op, right)?])
             } else if is_time(right) {
-                compared(op.swap()?, instant(left)?)
+                Some(vec![Comparison::new(op.swap()?, left)?])
             } else {
                 None
             }
         }
         Expr::Between(Between { expr, negated: false, low, high }) if is_time(expr) => {
-            Some(compared(Operator::GtEq, instant(low)?)?.intersect(compared(Operator::LtEq, instant(high)?)?))
+            Some(vec![Comparison::new(Operator::GtEq, low)?, Comparison::new(Operator::LtEq, high)?])
         }
         _ => None,
     }
+}
+
+/// The range that comparing the time column with `value` lets through; nothing where there is no value.
+pub(crate) fn range(op: Operator, value: &ScalarValue) -> TimeRange {
+    instant(value).and_then(|instant| compared(op, instant)).unwrap_or(TimeRange::NONE)
 }
 
 /// The time column, also where comparing it with a finer unit put a cast around it: no instant changes by that. By a second
@@ -74,8 +103,16 @@ struct Instant {
     ceil: i64,
 }
 
-fn instant(expr: &Expr) -> Option<Instant> {
-    let Expr::Literal(value, _) = expr else { return None };
+/// Whether `expr` is an instant that is known before anything is read: a literal, or what `now()` and parameters give.
+fn is_instant(expr: &Expr) -> bool {
+    if let Expr::Literal(value, _) = expr {
+        return instant(value).is_some();
+    }
+    let is_time = |of: DataType| matches!(of, DataType::Timestamp(..));
+    expr.column_refs().is_empty() && is_plain(expr) && expr.get_type(&DFSchema::empty()).is_ok_and(is_time)
+}
+
+fn instant(value: &ScalarValue) -> Option<Instant> {
     let finer = |value: i64, per_ms: i64| {
         let floor = value.div_euclid(per_ms);
         Instant { floor, ceil: if value.rem_euclid(per_ms) == 0 { floor } else { floor + 1 } }
@@ -105,21 +142,22 @@ fn compared(op: Operator, instant: Instant) -> Option<TimeRange> {
 /// Whether `filter` looks at columns of `labels` alone and says the same for the same labels.
 pub(crate) fn is_label_filter(filter: &Expr, labels: &[&str]) -> bool {
     let columns = filter.column_refs();
-    if columns.is_empty()
-        || !columns.iter().all(|column| labels.contains(&column.name.as_str()))
-        || filter.is_volatile()
-    {
+    !columns.is_empty() && columns.iter().all(|column| labels.contains(&column.name.as_str())) && is_plain(filter)
+}
+
+/// Whether `expr` can be evaluated with its columns alone, and gives the same each time in one run.
+fn is_plain(expr: &Expr) -> bool {
+    if expr.is_volatile() {
         return false;
     }
     let mut plain = true;
-    let visited = filter.apply(|expr| {
+    let visited = expr.apply(|expr| {
         let needs_more = matches!(
             expr,
             Expr::ScalarSubquery(_)
                 | Expr::InSubquery(_)
                 | Expr::Exists(_)
                 | Expr::OuterReferenceColumn(..)
-                | Expr::Placeholder(_)
                 | Expr::AggregateFunction(_)
                 | Expr::WindowFunction(_)
         );
@@ -134,6 +172,7 @@ mod tests {
     use datafusion::logical_expr::{cast, col, lit};
 
     use super::*;
+    use crate::query::run::now_placeholder;
 
     fn ms(value: i64) -> Expr {
         lit(ScalarValue::TimestampMillisecond(Some(value), None))
@@ -145,6 +184,11 @@ mod tests {
 
     fn range(from: i64, to: i64) -> Option<TimeRange> {
         Some(TimeRange { from, to })
+    }
+
+    fn time_range(filter: &Expr) -> Option<TimeRange> {
+        let ranges = time_comparisons(filter)?.into_iter().map(|comparison| comparison.constant());
+        ranges.collect::<Option<Vec<_>>>()?.into_iter().reduce(TimeRange::intersect)
     }
 
     #[test]
@@ -175,6 +219,17 @@ mod tests {
         assert_eq!(time_range(&col("time").lt_eq(ns(-1_500_000))), range(i64::MIN, -2));
         let nothing = time_range(&col("time").eq(ns(1_500_000))).unwrap();
         assert!(nothing.from > nothing.to);
+    }
+
+    #[test]
+    fn a_moving_instant_is_a_comparison_without_a_constant_range() {
+        let minute = lit(ScalarValue::new_interval_dt(0, 60_000));
+        let filter = col("time").gt(now_placeholder() - minute).and(col("time").lt_eq(now_placeholder()));
+        let found = time_comparisons(&filter).unwrap();
+        assert_eq!(found.iter().map(|found| found.op).collect::<Vec<_>>(), [Operator::Gt, Operator::LtEq]);
+        assert!(found.iter().all(|found| found.constant().is_none()));
+        assert!(time_comparisons(&col("time").gt(col("other"))).is_none());
+        assert!(time_comparisons(&col("time").not_eq(now_placeholder())).is_none());
     }
 
     #[test]

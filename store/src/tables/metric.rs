@@ -125,7 +125,7 @@ impl Source for SamplesSource {
 }
 
 fn json_tags(key: &SeriesKey) -> String {
-    let tags = key.tags().iter().map(|(key, value)| (key.clone(), serde_json::Value::from(value.as_str())));
+    let tags = key.tags().map(|(key, value)| (key.to_owned(), serde_json::Value::from(value)));
     serde_json::Value::Object(tags.collect()).to_string()
 }
 

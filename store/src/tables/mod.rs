@@ -1,6 +1,7 @@
 //! What SQL sees: the metric tables in schema `metric`, the domain's tables in schema `public`.
 
 mod current;
+mod current_table;
 mod filter;
 mod journal;
 mod metric;
@@ -10,17 +11,14 @@ mod timed;
 mod usage;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat};
-use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, Session, TableProvider};
+use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
 use datafusion::common::Result;
-use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, TableType};
-use datafusion::physical_plan::ExecutionPlan;
 use tidegate_model::TimeMs;
 
 pub(crate) use self::slices::Slices;
@@ -28,8 +26,10 @@ pub(crate) use self::source::{Block, Source};
 pub(crate) use self::usage::{Subject, SubjectSource, UsageSource, subjects};
 
 use self::current::Current;
+use self::current_table::CurrentTable;
 use self::metric::MetricSource;
 use self::timed::TimedTable;
+use crate::scan::MetricInfo;
 use crate::store::Store;
 
 /// Name of the only catalog.
@@ -170,29 +170,34 @@ pub(crate) fn all(store: &Store) -> Vec<TableInfo> {
     timed.chain(current).chain(metrics).collect()
 }
 
-/// The catalog of one query.
+/// The catalog that queries are planned with.
 #[derive(Clone)]
 pub(crate) struct Catalog {
-    store: Arc<Store>,
-    now: TimeMs,
+    /// Weak, since the store keeps plans and what they are made with.
+    store: Weak<Store>,
+    /// The instant, for plans that are made for one only.
+    now: Option<TimeMs>,
 }
 
 impl Catalog {
-    pub(crate) fn new(store: Arc<Store>, now: TimeMs) -> Self {
+    pub(crate) fn new(store: Weak<Store>, now: Option<TimeMs>) -> Self {
         Self { store, now }
     }
 
     fn timed(&self, source: Arc<dyn Source>) -> Arc<dyn TableProvider> {
-        Arc::new(TimedTable::new(Arc::clone(&self.store), source, self.now))
+        Arc::new(TimedTable::new(source, self.now))
+    }
+
+    fn metric(&self, name: &str) -> Option<MetricInfo> {
+        self.store.upgrade()?.metric(name)
     }
 
     fn public_table(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
         if let Some(table) = Current::ALL.into_iter().find(|table| table.name() == name) {
-            let schema = schema_of(&table.columns());
-            return Some(Arc::new(CurrentTable { store: Arc::clone(&self.store), table, schema }));
+            return Some(Arc::new(CurrentTable::new(table)));
         }
         let source: Arc<dyn Source> = match name {
-            "usage" => Arc::new(UsageSource { maps: self.store.config().usage_maps.clone() }),
+            "usage" => Arc::new(UsageSource { maps: self.store.upgrade()?.config().usage_maps.clone() }),
             "limits" => Arc::new(SubjectSource::LIMITS),
             "pressure" => Arc::new(usage::PressureSource),
             "events" => Arc::new(journal::EventsSource),
@@ -265,50 +270,18 @@ struct MetricSchema(Catalog);
 #[async_trait]
 impl SchemaProvider for MetricSchema {
     fn table_names(&self) -> Vec<String> {
-        self.0.store.metrics().into_iter().map(|metric| metric.name).collect()
+        self.0
+            .store
+            .upgrade()
+            .map_or_else(Vec::new, |store| store.metrics().into_iter().map(|metric| metric.name).collect())
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        let metric = self.0.store.metric(name);
+        let metric = self.0.metric(name);
         Ok(metric.map(|metric| self.0.timed(Arc::new(MetricSource::new(metric.name, metric.tag_keys)))))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.0.store.metric(name).is_some()
-    }
-}
-
-/// A table of current facts.
-struct CurrentTable {
-    store: Arc<Store>,
-    table: Current,
-    schema: SchemaRef,
-}
-
-impl fmt::Debug for CurrentTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CurrentTable").field(&self.table).finish()
-    }
-}
-
-#[async_trait]
-impl TableProvider for CurrentTable {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
-        &self,
-        _: &dyn Session,
-        projection: Option<&Vec<usize>>,
-        _: &[Expr],
-        _: Option<usize>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let rows = self.table.rows(&self.store)?;
-        Ok(MemorySourceConfig::try_new_exec(&[vec![rows]], self.schema(), projection.cloned())?)
+        self.0.metric(name).is_some()
     }
 }

@@ -4,52 +4,48 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMillisecondArray};
-use arrow::compute::{filter, filter_record_batch, take};
+use arrow::compute::{filter as filter_array, filter_record_batch, take};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DFSchema, Result};
+use datafusion::common::{DFSchema, Result, exec_err};
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, conjunction};
+use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
+use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::expressions::Literal;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, conjunction, create_physical_expr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use tidegate_model::TimeMs;
 
-use super::filter::{TimeRange, is_label_filter, time_range};
+use super::filter::{self, TimeRange, is_label_filter, time_comparisons};
 use super::slices::Slices;
 use super::source::{Block, Part, Source};
 use super::{UTC, executed, rfc3339};
-use crate::query::guard::Deadline;
-use crate::store::Store;
+use crate::query::run::Run;
 
 /// A [`Source`] as a table, as of one instant: rows later than that are not seen, so that a query which is asked again
 /// for the same instant gives the same answer.
+#[derive(Debug)]
 pub(crate) struct TimedTable {
-    store: Arc<Store>,
     source: Arc<dyn Source>,
     schema: SchemaRef,
-    now: TimeMs,
+    /// The instant, for plans that are made for one only.
+    now: Option<TimeMs>,
 }
 
 impl TimedTable {
-    pub(crate) fn new(store: Arc<Store>, source: Arc<dyn Source>, now: TimeMs) -> Self {
+    pub(crate) fn new(source: Arc<dyn Source>, now: Option<TimeMs>) -> Self {
         let schema = source.schema();
-        Self { store, source, schema, now }
+        Self { source, schema, now }
     }
 
     fn label_names(&self) -> Vec<&str> {
         self.schema.fields().iter().skip(1).take(self.source.label_count()).map(|field| field.name().as_str()).collect()
-    }
-}
-
-impl fmt::Debug for TimedTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TimedTable").field("source", &self.source).field("now", &self.now).finish_non_exhaustive()
     }
 }
 
@@ -66,7 +62,7 @@ impl TableProvider for TimedTable {
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let labels = self.label_names();
         let taken = |filter: &&Expr| {
-            if time_range(filter).is_some() || is_label_filter(filter, &labels) {
+            if time_comparisons(filter).is_some() || is_label_filter(filter, &labels) {
                 TableProviderFilterPushDown::Exact
             } else {
                 TableProviderFilterPushDown::Unsupported
@@ -82,15 +78,28 @@ impl TableProvider for TimedTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut range = TimeRange { to: self.now.0, ..TimeRange::ALL };
+        let to = self.now.map_or(i64::MAX, |now| now.0);
+        let mut bounds = Bounds { constant: TimeRange { to, ..TimeRange::ALL }, moving: Vec::new() };
         let mut label_filters = Vec::new();
         let fields: Vec<_> = self.schema.fields().iter().skip(1).take(self.source.label_count()).cloned().collect();
         let label_schema = Arc::new(Schema::new(fields));
-        let df_schema = DFSchema::try_from(Arc::clone(&label_schema))?;
+        let label_columns = DFSchema::try_from(Arc::clone(&label_schema))?;
+        // The optimizer has coerced and simplified all filters.
+        let physical = |expr: &Expr, columns: &DFSchema| {
+            create_physical_expr(expr, columns, state.execution_props(), &PhysicalPlanningContext::default())
+        };
         for filter in filters {
-            match time_range(filter) {
-                Some(more) => range = range.intersect(more),
-                None => label_filters.push(state.create_physical_expr(filter.clone(), &df_schema)?),
+            let Some(comparisons) = time_comparisons(filter) else {
+                label_filters.push(physical(filter, &label_columns)?);
+                continue;
+            };
+            for comparison in comparisons {
+                match comparison.constant() {
+                    Some(range) => bounds.constant = bounds.constant.intersect(range),
+                    None => {
+                        bounds.moving.push((comparison.op, physical(comparison.instant, &DFSchema::empty())?));
+                    }
+                }
             }
         }
         let labels = (!label_filters.is_empty()).then(|| conjunction(label_filters));
@@ -102,24 +111,39 @@ impl TableProvider for TimedTable {
             EmissionType::Incremental,
             Boundedness::Bounded,
         ));
-        let reader = Reader {
-            store: Arc::clone(&self.store),
-            source: Arc::clone(&self.source),
-            range,
-            labels,
-            label_schema,
-            projection,
-            schema,
-        };
+        let reader = Reader { source: Arc::clone(&self.source), bounds, labels, label_schema, projection, schema };
         Ok(Arc::new(TimedScanExec { reader: Arc::new(reader), properties }))
+    }
+}
+
+/// Bounds of the time column.
+#[derive(Clone, Debug)]
+pub(crate) struct Bounds {
+    /// What is the same in every run.
+    constant: TimeRange,
+    /// Comparisons with what follows from `now()` and parameters.
+    moving: Vec<(Operator, Arc<dyn PhysicalExpr>)>,
+}
+
+impl Bounds {
+    /// The range in one run, which ends at its instant at the latest.
+    pub(crate) fn resolve(&self, run: &Run) -> Result<TimeRange> {
+        let mut range = self.constant.intersect(TimeRange { to: run.now.0, ..TimeRange::ALL });
+        for (op, expr) in &self.moving {
+            let bound = run.bind(expr)?;
+            let Some(instant) = bound.downcast_ref::<Literal>() else {
+                return exec_err!("the instant {expr} cannot be computed");
+            };
+            range = range.intersect(filter::range(*op, instant.value()));
+        }
+        Ok(range)
     }
 }
 
 /// Everything that is known of a scan when it is planned.
 struct Reader {
-    store: Arc<Store>,
     source: Arc<dyn Source>,
-    range: TimeRange,
+    bounds: Bounds,
     labels: Option<Arc<dyn PhysicalExpr>>,
     label_schema: SchemaRef,
     projection: Vec<usize>,
@@ -128,7 +152,7 @@ struct Reader {
 
 impl fmt::Debug for Reader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reader").field("source", &self.source).field("range", &self.range).finish_non_exhaustive()
+        f.debug_struct("Reader").field("source", &self.source).field("bounds", &self.bounds).finish_non_exhaustive()
     }
 }
 
@@ -141,9 +165,13 @@ struct TimedScanExec {
 
 impl DisplayAs for TimedScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Reader { source, range, labels, .. } = self.reader.as_ref();
-        let from = if range.from == i64::MIN { "the beginning".to_owned() } else { rfc3339(range.from) };
-        write!(f, "TimedScanExec: table={}, from={from}, to={}", source.name(), rfc3339(range.to))?;
+        let Reader { source, bounds: Bounds { constant, moving }, labels, .. } = self.reader.as_ref();
+        let from = if constant.from == i64::MIN { "the beginning".to_owned() } else { rfc3339(constant.from) };
+        let to = if constant.to == i64::MAX { "now()".to_owned() } else { rfc3339(constant.to) };
+        write!(f, "TimedScanExec: table={}, from={from}, to={to}", source.name())?;
+        for (op, instant) in moving {
+            write!(f, ", time {op} {instant}")?;
+        }
         if let Some(labels) = labels {
             write!(f, ", labels={labels}")?;
         }
@@ -176,12 +204,14 @@ impl ExecutionPlan for TimedScanExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let run = Run::of(&context)?;
+        let range = self.reader.bounds.resolve(&run)?;
         let rows = Rows {
-            parts: self.reader.live_parts()?,
-            slices: Slices::new(self.reader.range.from, self.reader.range.to, self.reader.store.stored_times()),
+            parts: self.reader.live_parts(&run, range)?,
+            slices: Slices::new(range.from, range.to, run.store.stored_times()),
             ready: Vec::new().into_iter(),
             batch_rows: context.session_config().batch_size(),
-            deadline: context.session_config().get_extension::<Deadline>(),
+            run,
             memory: MemoryConsumer::new("scan").register(context.memory_pool()),
             reader: Arc::clone(&self.reader),
         };
@@ -199,10 +229,11 @@ struct LivePart {
 
 impl Reader {
     /// The parts that have at least one wanted label.
-    fn live_parts(&self) -> Result<Vec<LivePart>> {
+    fn live_parts(&self, run: &Run, range: TimeRange) -> Result<Vec<LivePart>> {
+        let labels = self.labels.as_ref().map(|labels| run.bind(labels)).transpose()?;
         let mut live = Vec::new();
-        for part in self.source.parts(&self.store, self.range.from) {
-            let Some(expr) = &self.labels else {
+        for part in self.source.parts(&run.store, range.from) {
+            let Some(expr) = &labels else {
                 live.push(LivePart { part, wanted: None });
                 continue;
             };
@@ -242,7 +273,7 @@ impl Reader {
         let mask = take(wanted, &block.label, None)?;
         let mask = mask.as_boolean();
         if batch.num_columns() == 0 {
-            let kept = filter(mask, mask)?.len();
+            let kept = filter_array(mask, mask)?.len();
             let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(kept));
             return Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), Vec::new(), &options)?);
         }
@@ -257,7 +288,7 @@ struct Rows {
     slices: Slices,
     ready: std::vec::IntoIter<RecordBatch>,
     batch_rows: usize,
-    deadline: Option<Arc<Deadline>>,
+    run: Arc<Run>,
     memory: MemoryReservation,
 }
 
@@ -266,10 +297,8 @@ impl Rows {
         let mut ready = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
         for live in &self.parts {
-            if let Some(deadline) = &self.deadline {
-                deadline.check()?;
-            }
-            let blocks = (live.part.read)(&self.reader.store, from, to).map_err(executed)?;
+            self.run.deadline.check()?;
+            let blocks = (live.part.read)(&self.run.store, from, to).map_err(executed)?;
             for block in blocks {
                 rows += block.time.len();
                 let batch = self.reader.batch(live, &block)?;

@@ -1,24 +1,59 @@
 //! The write path: which samples are accepted, then the write-ahead log, then memory.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidegate_model::{Decision, Event, SampleBatch, SeriesKey, TimeMs};
+use tidegate_model::{Decision, Event, SampleBatch, SeriesKey, SeriesRef, TimeMs};
 
 use crate::config::Durability;
 use crate::error::StoreError;
 use crate::hot::Row;
 use crate::store::Store;
-use crate::write::record::{self, SampleColumns};
+use crate::write::record;
+use crate::write::series::SeriesIndex;
 use crate::write::wal::{self, Wal};
+
+/// How many refused samples of a batch a report gives the reason of. A flood of refused samples must not become a flood
+/// of texts.
+pub const MAX_REASONS: usize = 1_000;
+
+/// Stands for the metric of a series that is yet to be defined.
+const UNDEFINED: u32 = u32::MAX;
 
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AppendReport {
     /// Number of samples that were stored.
     pub accepted: usize,
-    /// Samples that were not, by row.
+    /// Samples that were not, by row: the first [`MAX_REASONS`] of them.
     pub rejected: Vec<Rejection>,
+    /// The rows of further samples that were not stored.
+    pub unnamed: Vec<usize>,
+    /// Per key of the batch: the id of its series, by which a later batch may name it; `None` when no sample of it was
+    /// stored.
+    pub ids: Vec<Option<u32>>,
+}
+
+impl AppendReport {
+    /// Number of samples that were not stored.
+    pub fn refused(&self) -> usize {
+        self.rejected.len() + self.unnamed.len()
+    }
+
+    /// The rows of all samples that were not stored, ascending.
+    pub fn refused_rows(&self) -> impl Iterator<Item = usize> + '_ {
+        self.rejected.iter().map(|rejection| rejection.row).chain(self.unnamed.iter().copied())
+    }
+
+    fn refuse(&mut self, row: usize, reason: impl FnOnce() -> String) {
+        if self.rejected.len() < MAX_REASONS {
+            self.rejected.push(Rejection { row, reason: reason() });
+        } else {
+            self.unnamed.push(row);
+        }
+    }
 }
 
 /// One sample that was not stored.
@@ -30,14 +65,13 @@ pub struct Rejection {
     pub reason: String,
 }
 
-/// What the writer lock has to do for one batch.
-struct Accepted<'a> {
-    /// The batch's own index of each row's series.
-    keys: Vec<u32>,
-    rows: Vec<usize>,
-    /// Per series of the batch: its id, when it has one.
-    ids: Vec<Option<u32>>,
-    /// Series that have to be defined.
+/// The samples of a batch that are stored, in columns, and the series that have to be defined first.
+struct Admitted<'a> {
+    series: Vec<u32>,
+    /// The metrics' numbers.
+    metrics: Vec<u32>,
+    times: Cow<'a, [i64]>,
+    values: Cow<'a, [f64]>,
     new: Vec<(u32, &'a SeriesKey)>,
 }
 
@@ -46,14 +80,20 @@ impl Store {
     /// samples are in the write-ahead log (see [`Durability`]) and visible to queries.
     ///
     /// # Errors
-    /// When the log cannot be written; then nothing of the batch was stored.
+    /// When the log cannot be written, or a row names a series by an id that no longer stands for one
+    /// ([`StoreError::UnknownSeries`]); then nothing of the batch was stored.
     pub async fn append(&self, batch: &SampleBatch, now: TimeMs) -> Result<AppendReport, StoreError> {
         let (report, position) = self.append_samples(batch, now)?;
         self.acknowledge(position).await?;
         self.counters.appended.fetch_add(report.accepted as u64, Ordering::Relaxed);
-        self.counters.rejected.fetch_add(report.rejected.len() as u64, Ordering::Relaxed);
+        self.counters.rejected.fetch_add(report.refused() as u64, Ordering::Relaxed);
         self.counters.last_append.fetch_max(now.0, Ordering::Relaxed);
         Ok(report)
+    }
+
+    /// The metric and tags of a series; `None` when the id stands for none, or for none any more.
+    pub fn series(&self, id: u32) -> Option<Arc<SeriesKey>> {
+        self.index.read().key(id)
     }
 
     /// Stores decisions; durable and visible like samples. Of rows with the same id the last one counts.
@@ -110,131 +150,120 @@ impl Store {
 
     fn append_samples(&self, batch: &SampleBatch, now: TimeMs) -> Result<(AppendReport, Option<u64>), StoreError> {
         self.refuse_when_stopped()?;
-        let (rows, mut rejected) = self.accept(batch, now);
         // One writer at a time: log, memory and series ids then have one order, which the replay repeats. What is done
-        // under this lock is copying and one `write`, so it may be taken in async code.
+        // under this lock is one pass over the rows, copying and one `write`, so it may be taken in async code.
         let mut wal = self.wal.lock();
-        let accepted = self.resolve(batch, rows, &mut rejected);
-        rejected.sort_unstable_by_key(|rejection| rejection.row);
-        let report = AppendReport { accepted: accepted.rows.len(), rejected };
-        if accepted.rows.is_empty() {
+        let (admitted, report) = self.admit(batch, now)?;
+        if admitted.series.is_empty() {
             return Ok((report, None));
         }
-        let columns = accepted.columns(batch);
-        let mut bytes = Vec::with_capacity(64 + columns.times.len() * 20);
-        if !accepted.new.is_empty() {
-            record::put_series(&mut bytes, accepted.new.iter().copied());
-        }
-        record::put_samples(&mut bytes, now.0, &columns);
-        let position = match wal.append(&bytes) {
+        let appended = wal.append_with(|bytes| {
+            if !admitted.new.is_empty() {
+                record::put_series(bytes, admitted.new.iter().copied());
+            }
+            record::put_samples(bytes, now.0, &admitted.series, &admitted.times, &admitted.values);
+        });
+        let position = match appended {
             Ok(position) => position,
             Err(error) => {
                 // The failed write may have left the definitions behind: their ids must never mean anything else.
-                let next = accepted.new.iter().map(|(id, _)| id + 1).max().unwrap_or(0);
+                let next = admitted.new.iter().map(|(id, _)| id + 1).max().unwrap_or(0);
                 self.index.write().reserve_below(next);
                 return Err(error);
             }
         };
-        self.show(&accepted, batch, &columns, now);
+        self.show(admitted, now);
         self.rotate_when_full(&mut wal);
         Ok((report, Some(position)))
     }
 
-    /// Rows of the batch that are acceptable by themselves, and the others.
-    fn accept(&self, batch: &SampleBatch, now: TimeMs) -> (Vec<usize>, Vec<Rejection>) {
+    /// Takes the acceptable rows and finds or gives out their series' ids. Needs the writer lock, since only then nobody
+    /// else gives out ids.
+    ///
+    /// Series are dated here, before the log has the samples. Where it then cannot be written, they are only kept for
+    /// longer than needed.
+    fn admit<'a>(&self, batch: &'a SampleBatch, now: TimeMs) -> Result<(Admitted<'a>, AppendReport), StoreError> {
+        let index = self.index.read();
         let latest = now.plus(Duration::from_secs(self.config.max_future_s)).0;
         let earliest = now.minus(Duration::from_secs(self.config.max_past_s())).0;
-        let unnamed: Vec<bool> = batch.keys().iter().map(|key| key.metric().is_empty()).collect();
-        let mut rows = Vec::with_capacity(batch.len());
-        let mut rejected = Vec::new();
-        for (row, ((&time, &value), &key)) in batch.times().iter().zip(batch.values()).zip(batch.series()).enumerate() {
-            let reason = if !value.is_finite() {
-                format!("value is {}", if value.is_nan() { "not a number" } else { "infinite" })
-            } else if time > latest {
-                let ahead = span(TimeMs(time).since(now));
-                let most = span(Duration::from_secs(self.config.max_future_s));
-                format!("time {time} is {ahead} ahead of this server's clock, at most {most} is accepted")
-            } else if time < earliest {
-                let age = span(now.since(TimeMs(time)));
-                let most = span(Duration::from_secs(self.config.max_past_s()));
-                format!("time {time} is {age} old, at most {most} is accepted")
-            } else if unnamed[key as usize] {
-                "metric has no name".to_owned()
-            } else {
-                rows.push(row);
+        let mut keys = Keys { store: self, index: &index, found: vec![None; batch.keys().len()], new: Vec::new() };
+        let mut report = AppendReport::default();
+        let mut series = Vec::with_capacity(batch.len());
+        let mut metrics = Vec::with_capacity(batch.len());
+        let columns = batch.times().iter().zip(batch.values()).zip(batch.series());
+        for (row, ((&time, &value), &of)) in columns.enumerate() {
+            if !value.is_finite() || !(earliest..=latest).contains(&time) {
+                report.refuse(row, || self.why_refused(time, value, now));
                 continue;
-            };
-            rejected.push(Rejection { row, reason });
-        }
-        (rows, rejected)
-    }
-
-    /// Finds or gives out the series ids. Needs the writer lock, since only then nobody else gives out ids.
-    fn resolve<'a>(&self, batch: &'a SampleBatch, rows: Vec<usize>, rejected: &mut Vec<Rejection>) -> Accepted<'a> {
-        let index = self.index.read();
-        let mut used = vec![false; batch.keys().len()];
-        rows.iter().for_each(|&row| used[batch.series()[row] as usize] = true);
-        let mut new: Vec<(u32, &SeriesKey)> = Vec::new();
-        let mut next_id = index.next_id();
-        let ids: Vec<Option<u32>> = batch
-            .keys()
-            .iter()
-            .zip(used)
-            .map(|(key, used)| {
-                if !used {
-                    return None;
-                }
-                if let Some(id) = index.id(key) {
-                    return Some(id);
-                }
-                let full = index.len() + new.len() >= self.config.max_series || next_id == u32::MAX;
-                (!full).then(|| {
-                    new.push((next_id, key));
-                    next_id += 1;
-                    next_id - 1
-                })
-            })
-            .collect();
-        let (rows, refused): (Vec<_>, Vec<_>) =
-            rows.into_iter().partition(|&row| ids[batch.series()[row] as usize].is_some());
-        rejected.extend(refused.into_iter().map(|row| {
-            let key = display(&batch.keys()[batch.series()[row] as usize]);
-            let most = self.config.max_series;
-            Rejection {
-                row,
-                reason: format!("new series {key} is beyond the limit of {most} series (store.max_series)"),
             }
-        }));
-        let keys = rows.iter().map(|&row| batch.series()[row]).collect();
-        Accepted { keys, rows, ids, new }
+            let (id, metric) = match of {
+                SeriesRef::Id(id) => (id, index.touch(id, time).ok_or(StoreError::UnknownSeries { id })?),
+                SeriesRef::Key(at) => {
+                    let key = &batch.keys()[at as usize];
+                    match keys.id(at as usize, key) {
+                        Some(id) => (id, index.touch(id, time).unwrap_or(UNDEFINED)),
+                        None => {
+                            report.refuse(row, || self.why_no_series(key));
+                            continue;
+                        }
+                    }
+                }
+            };
+            series.push(id);
+            metrics.push(metric);
+        }
+        report.accepted = series.len();
+        report.ids = keys.found.into_iter().map(Option::flatten).collect();
+        let (times, values) = match report.refused() {
+            0 => (Cow::Borrowed(batch.times()), Cow::Borrowed(batch.values())),
+            _ => (Cow::Owned(without(batch.times(), &report)), Cow::Owned(without(batch.values(), &report))),
+        };
+        Ok((Admitted { series, metrics, times, values, new: keys.new }, report))
     }
 
-    /// Makes accepted samples visible; they are in the log.
-    fn show(&self, accepted: &Accepted<'_>, batch: &SampleBatch, columns: &SampleColumns, now: TimeMs) {
-        if !accepted.new.is_empty() {
+    fn why_refused(&self, time: i64, value: f64, now: TimeMs) -> String {
+        if value.is_nan() {
+            return "value is not a number".to_owned();
+        }
+        if value.is_infinite() {
+            return "value is infinite".to_owned();
+        }
+        if time > now.0 {
+            let ahead = span(TimeMs(time).since(now));
+            let most = span(Duration::from_secs(self.config.max_future_s));
+            return format!("time {time} is {ahead} ahead of this server's clock, at most {most} is accepted");
+        }
+        let age = span(now.since(TimeMs(time)));
+        let most = span(Duration::from_secs(self.config.max_past_s()));
+        format!("time {time} is {age} old, at most {most} is accepted")
+    }
+
+    fn why_no_series(&self, key: &SeriesKey) -> String {
+        if key.metric().is_empty() {
+            return "metric has no name".to_owned();
+        }
+        let most = self.config.max_series;
+        format!("new series {} is beyond the limit of {most} series (store.max_series)", display(key))
+    }
+
+    /// Makes samples visible; they are in the log.
+    fn show(&self, admitted: Admitted<'_>, now: TimeMs) {
+        let Admitted { series, mut metrics, times, values, new } = admitted;
+        if !new.is_empty() {
             let mut index = self.index.write();
-            accepted.new.iter().for_each(|&(id, key)| index.insert(id, key.clone()));
-            let new: Vec<_> = accepted.new.iter().filter_map(|&(id, _)| Some((id, index.key(id)?))).collect();
+            new.iter().for_each(|&(id, key)| index.insert(id, key.clone()));
+            let defined: Vec<_> = new.iter().filter_map(|&(id, _)| Some((id, index.key(id)?))).collect();
+            for ((metric, &id), &time) in metrics.iter_mut().zip(&series).zip(times.iter()) {
+                if *metric == UNDEFINED {
+                    *metric = index.touch(id, time).unwrap_or_default();
+                }
+            }
             drop(index);
-            self.series_log.add(new);
+            self.series_log.add(defined);
         }
-        let mut newest = vec![i64::MIN; batch.keys().len()];
-        for (&key, &time) in accepted.keys.iter().zip(&columns.times) {
-            newest[key as usize] = newest[key as usize].max(time);
-        }
-        let index = self.index.read();
-        let metrics: Vec<u32> = accepted
-            .ids
-            .iter()
-            .zip(newest)
-            .map(|(id, time)| id.and_then(|id| index.touch(id, time)).unwrap_or_default())
-            .collect();
-        drop(index);
-        let rows = accepted.keys.iter().enumerate().map(|(at, &key)| {
-            let row = Row { series: columns.series[at], time: columns.times[at], value: columns.values[at] };
-            (metrics[key as usize], row)
-        });
-        self.data.write().active.push(now.0, rows);
+        let rows = series.iter().zip(times.iter()).zip(values.iter());
+        let rows = rows.map(|((&series, &time), &value)| Row { series, time, value });
+        self.data.write().active.push(now.0, metrics.iter().copied().zip(rows));
     }
 
     fn refuse_when_stopped(&self) -> Result<(), StoreError> {
@@ -262,14 +291,39 @@ impl Store {
     }
 }
 
-impl Accepted<'_> {
-    fn columns(&self, batch: &SampleBatch) -> SampleColumns {
-        SampleColumns {
-            series: self.keys.iter().filter_map(|&key| self.ids[key as usize]).collect(),
-            times: self.rows.iter().map(|&row| batch.times()[row]).collect(),
-            values: self.rows.iter().map(|&row| batch.values()[row]).collect(),
+/// The keys of a batch and the ids that have been found for them so far: only a key with an acceptable sample gets one.
+struct Keys<'a, 'i> {
+    store: &'i Store,
+    index: &'i SeriesIndex,
+    /// Per key: not looked up yet, or what came of it.
+    found: Vec<Option<Option<u32>>>,
+    new: Vec<(u32, &'a SeriesKey)>,
+}
+
+impl<'a> Keys<'a, '_> {
+    /// The id of the key at `at`; `None` when it may not have one.
+    fn id(&mut self, at: usize, key: &'a SeriesKey) -> Option<u32> {
+        if let Some(found) = self.found[at] {
+            return found;
         }
+        let id = if key.metric().is_empty() { None } else { self.index.id(key).or_else(|| self.next_id(key)) };
+        self.found[at] = Some(id);
+        id
     }
+
+    fn next_id(&mut self, key: &'a SeriesKey) -> Option<u32> {
+        let id = self.index.next_id().checked_add(u32::try_from(self.new.len()).ok()?)?;
+        let is_full = self.index.len() + self.new.len() >= self.store.config.max_series || id == u32::MAX;
+        (!is_full).then(|| self.new.push((id, key)))?;
+        Some(id)
+    }
+}
+
+/// A column without the refused rows.
+fn without<T: Copy>(column: &[T], report: &AppendReport) -> Vec<T> {
+    let mut refused = report.refused_rows().peekable();
+    let kept = column.iter().enumerate().filter(|(row, _)| refused.next_if_eq(row).is_none());
+    kept.map(|(_, &cell)| cell).collect()
 }
 
 /// JSON that reads back: it has no way to write a number that is not finite, and the replay must not fail on one.
@@ -294,7 +348,7 @@ fn storable_json<T: serde::Serialize + for<'de> serde::Deserialize<'de>>(
 
 /// `cpu{core=0, host=a}`.
 fn display(key: &SeriesKey) -> String {
-    let tags: Vec<String> = key.tags().iter().map(|(tag, value)| format!("{tag}={value}")).collect();
+    let tags: Vec<String> = key.tags().map(|(tag, value)| format!("{tag}={value}")).collect();
     format!("{}{{{}}}", key.metric(), tags.join(", "))
 }
 

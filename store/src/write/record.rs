@@ -57,19 +57,28 @@ pub(crate) fn put_series<'a>(out: &mut Vec<u8>, series: impl ExactSizeIterator<I
     });
 }
 
-/// Appends frames with samples to `out`.
-pub(crate) fn put_samples(out: &mut Vec<u8>, arrived: i64, columns: &SampleColumns) {
-    for start in (0..columns.times.len()).step_by(MAX_RECORD_SAMPLES) {
-        let end = columns.times.len().min(start + MAX_RECORD_SAMPLES);
+/// Appends frames with samples, given in columns of the same length, to `out`.
+pub(crate) fn put_samples(out: &mut Vec<u8>, arrived: i64, series: &[u32], times: &[i64], values: &[f64]) {
+    let series = series.chunks(MAX_RECORD_SAMPLES);
+    let columns = series.zip(times.chunks(MAX_RECORD_SAMPLES)).zip(values.chunks(MAX_RECORD_SAMPLES));
+    for ((series, times), values) in columns {
         frame(out, |out| {
             out.push(SAMPLES);
             out.extend_from_slice(&arrived.to_le_bytes());
-            put_u32(out, (end - start) as u32);
-            columns.series[start..end].iter().for_each(|id| out.extend_from_slice(&id.to_le_bytes()));
-            columns.times[start..end].iter().for_each(|time| out.extend_from_slice(&time.to_le_bytes()));
-            columns.values[start..end].iter().for_each(|value| out.extend_from_slice(&value.to_le_bytes()));
+            put_u32(out, series.len() as u32);
+            put_column(out, series, |id| id.to_le_bytes());
+            put_column(out, times, |time| time.to_le_bytes());
+            put_column(out, values, |value| value.to_le_bytes());
         });
     }
+}
+
+/// Appends numbers of `N` bytes each. Reserved first and then filled, which the compiler turns into a plain copy.
+fn put_column<T: Copy, const N: usize>(out: &mut Vec<u8>, column: &[T], bytes: impl Fn(T) -> [u8; N]) {
+    let start = out.len();
+    out.resize(start + column.len() * N, 0);
+    let (cells, _) = out[start..].as_chunks_mut::<N>();
+    cells.iter_mut().zip(column).for_each(|(cell, &number)| *cell = bytes(number));
 }
 
 /// Appends a frame with decisions, given as a JSON array, to `out`.
@@ -208,9 +217,9 @@ impl<'a> Reader<'a> {
         self.take(8)?.try_into().ok().map(i64::from_le_bytes)
     }
 
-    fn text(&mut self) -> Option<String> {
+    fn text(&mut self) -> Option<&'a str> {
         let length = self.u32()? as usize;
-        String::from_utf8(self.take(length)?.to_vec()).ok()
+        std::str::from_utf8(self.take(length)?).ok()
     }
 
     fn series(&mut self) -> Option<(u32, SeriesKey)> {
@@ -218,7 +227,7 @@ impl<'a> Reader<'a> {
         let metric = self.text()?;
         let tags = self.u32()?;
         let tags = (0..tags).map(|_| Some((self.text()?, self.text()?))).collect::<Option<Vec<_>>>()?;
-        Some((id, SeriesKey::new(metric, tags)))
+        Some((id, SeriesKey::from_parts(metric, tags)))
     }
 }
 
@@ -234,6 +243,10 @@ mod tests {
         }
     }
 
+    fn put(out: &mut Vec<u8>, arrived: i64, columns: &SampleColumns) {
+        put_samples(out, arrived, &columns.series, &columns.times, &columns.values);
+    }
+
     /// Three records and where each begins.
     fn three() -> (Vec<u8>, Vec<usize>) {
         let mut bytes = Vec::new();
@@ -241,9 +254,9 @@ mod tests {
         let mut starts = vec![0];
         put_series(&mut bytes, [(7, &key)].into_iter());
         starts.push(bytes.len());
-        put_samples(&mut bytes, 5, &samples(3));
+        put(&mut bytes, 5, &samples(3));
         starts.push(bytes.len());
-        put_samples(&mut bytes, 6, &samples(4));
+        put(&mut bytes, 6, &samples(4));
         (bytes, starts)
     }
 

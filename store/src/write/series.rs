@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use hashbrown::HashTable;
 use tidegate_model::SeriesKey;
 
 use crate::scan::MetricInfo;
@@ -31,8 +32,10 @@ struct Metric {
 /// All known series.
 #[derive(Default)]
 pub(crate) struct SeriesIndex {
-    ids: Map<Arc<SeriesKey>, u32>,
-    entries: Map<u32, Entry>,
+    /// By key. Only ids, since the keys are in `entries`.
+    ids: HashTable<u32>,
+    hasher: ahash::RandomState,
+    entries: Entries,
     metrics: Vec<Metric>,
     metric_ids: Map<Arc<str>, u32>,
     next_id: u32,
@@ -42,12 +45,12 @@ pub(crate) struct SeriesIndex {
 impl SeriesIndex {
     /// Number of series.
     pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.count
     }
 
     /// The id of a series.
     pub(crate) fn id(&self, key: &SeriesKey) -> Option<u32> {
-        self.ids.get(key).copied()
+        self.ids.find(self.hasher.hash_one(key), |&id| self.entries.has(id, key)).copied()
     }
 
     /// The next id that was never used.
@@ -60,43 +63,59 @@ impl SeriesIndex {
         self.next_id = self.next_id.max(next);
     }
 
-    /// Notes that a series has a sample of `time`; `false` when the series is unknown. Returns its metric's number.
+    /// Notes that a series has a sample of `time`; `None` when the series is unknown. Returns its metric's number. Only
+    /// for whoever holds the writer lock: two at a time could lose the newer of two times.
     pub(crate) fn touch(&self, id: u32, time: i64) -> Option<u32> {
-        let entry = self.entries.get(&id)?;
-        entry.last.fetch_max(time, Ordering::Relaxed);
+        let entry = self.entries.get(id)?;
+        // Not `fetch_max`: as there is one writer, the locked instruction would buy nothing.
+        if entry.last.load(Ordering::Relaxed) < time {
+            entry.last.store(time, Ordering::Relaxed);
+        }
         Some(entry.metric)
     }
 
     /// Adds a series under an id. Doing it twice changes nothing; an id that stood for another key now stands for this one.
     pub(crate) fn insert(&mut self, id: u32, key: SeriesKey) {
         self.reserve_below(id.saturating_add(1));
-        if self.ids.get(&key) == Some(&id) {
+        let older = self.id(&key);
+        if older == Some(id) {
             return;
         }
         self.remove(id);
         let metric = self.metric_number(key.metric());
-        let key = Arc::new(key);
         let entry = &mut self.metrics[metric as usize];
         if entry.series.is_empty() {
             self.generation += 1;
         }
         entry.series.insert(id);
         for (tag, _) in key.tags() {
-            let users = entry.tag_keys.entry(tag.clone()).or_insert(0);
+            let users = match entry.tag_keys.get_mut(tag) {
+                Some(users) => users,
+                None => entry.tag_keys.entry(tag.to_owned()).or_insert(0),
+            };
             *users += 1;
             if *users == 1 {
                 self.generation += 1;
             }
         }
-        self.ids.insert(key.clone(), id);
-        self.entries.insert(id, Entry { key, metric, last: AtomicI64::new(i64::MIN) });
+        let hash = self.hasher.hash_one(&key);
+        self.entries.set(id, Entry { key: Arc::new(key), metric, last: AtomicI64::new(i64::MIN) });
+        // Of two ids of one key the newer is the one to find.
+        match older.and_then(|older| self.ids.find_mut(hash, |&found| found == older)) {
+            Some(found) => *found = id,
+            None => {
+                let (entries, hasher) = (&self.entries, &self.hasher);
+                let rehash = |&id: &u32| entries.get(id).map_or(0, |entry| hasher.hash_one(&*entry.key));
+                self.ids.insert_unique(hash, id, rehash);
+            }
+        }
     }
 
     fn remove(&mut self, id: u32) {
-        let Some(old) = self.entries.remove(&id) else { return };
+        let Some(old) = self.entries.take(id) else { return };
         // The key may meanwhile stand under a newer id, which stays.
-        if self.ids.get(&old.key) == Some(&id) {
-            self.ids.remove(&old.key);
+        if let Ok(found) = self.ids.find_entry(self.hasher.hash_one(&*old.key), |&found| found == id) {
+            found.remove();
         }
         let metric = &mut self.metrics[old.metric as usize];
         metric.series.remove(&id);
@@ -128,7 +147,7 @@ impl SeriesIndex {
     /// Gives series whose age is not known (they were read from disk) the time `now`, and every series at least the newest
     /// time in segments: which of them have samples there is not known either.
     pub(crate) fn date_unknown(&self, now: i64, in_segments: i64) {
-        for entry in self.entries.values() {
+        for (_, entry) in self.entries.iter() {
             let _ = entry.last.compare_exchange(i64::MIN, now, Ordering::Relaxed, Ordering::Relaxed);
             entry.last.fetch_max(in_segments, Ordering::Relaxed);
         }
@@ -136,8 +155,9 @@ impl SeriesIndex {
 
     /// Forgets all series without a sample at or after `before`; returns how many.
     pub(crate) fn expire(&mut self, before: i64) -> usize {
+        let entries = self.entries.iter();
         let expired: Vec<u32> =
-            self.entries.iter().filter(|(_, e)| e.last.load(Ordering::Relaxed) < before).map(|(&id, _)| id).collect();
+            entries.filter(|(_, entry)| entry.last.load(Ordering::Relaxed) < before).map(|(id, _)| id).collect();
         for &id in &expired {
             self.remove(id);
         }
@@ -146,13 +166,11 @@ impl SeriesIndex {
 
     /// All series, sorted by id.
     pub(crate) fn all(&self) -> Vec<(u32, Arc<SeriesKey>)> {
-        let mut all: Vec<_> = self.entries.iter().map(|(&id, entry)| (id, entry.key.clone())).collect();
-        all.sort_unstable_by_key(|(id, _)| *id);
-        all
+        self.entries.iter().map(|(id, entry)| (id, entry.key.clone())).collect()
     }
 
     pub(crate) fn key(&self, id: u32) -> Option<Arc<SeriesKey>> {
-        self.entries.get(&id).map(|entry| entry.key.clone())
+        self.entries.get(id).map(|entry| entry.key.clone())
     }
 
     pub(crate) fn metric_id(&self, name: &str) -> Option<u32> {
@@ -177,13 +195,75 @@ impl SeriesIndex {
     pub(crate) fn series_of(&self, metric: &str, from: i64) -> Vec<(u32, Arc<SeriesKey>)> {
         let Some(&number) = self.metric_ids.get(metric) else { return Vec::new() };
         let series = self.metrics[number as usize].series.iter();
-        let entries = series.filter_map(|&id| Some((id, self.entries.get(&id)?)));
+        let entries = series.filter_map(|&id| Some((id, self.entries.get(id)?)));
         let live = entries.filter(|(_, entry)| entry.last.load(Ordering::Relaxed) >= from);
         live.map(|(id, entry)| (id, entry.key.clone())).collect()
     }
 
     pub(crate) fn generation(&self) -> u64 {
         self.generation
+    }
+}
+
+/// Series on a page.
+const PAGE: usize = 1024;
+
+/// The series by id. In pages, since ids are found by position on the write path but are never reused: a page whose series
+/// are all forgotten takes a pointer's room.
+#[derive(Default)]
+struct Entries {
+    pages: Vec<Option<Page>>,
+    count: usize,
+}
+
+struct Page {
+    entries: Box<[Option<Entry>]>,
+    count: usize,
+}
+
+impl Entries {
+    fn get(&self, id: u32) -> Option<&Entry> {
+        let page = self.pages.get(id as usize / PAGE)?.as_ref()?;
+        page.entries[id as usize % PAGE].as_ref()
+    }
+
+    fn has(&self, id: u32, key: &SeriesKey) -> bool {
+        self.get(id).is_some_and(|entry| *entry.key == *key)
+    }
+
+    /// Puts an entry where there is none.
+    fn set(&mut self, id: u32, entry: Entry) {
+        let at = id as usize / PAGE;
+        if at >= self.pages.len() {
+            self.pages.resize_with(at + 1, || None);
+        }
+        let page = self.pages[at]
+            .get_or_insert_with(|| Page { entries: std::iter::repeat_with(|| None).take(PAGE).collect(), count: 0 });
+        debug_assert!(page.entries[id as usize % PAGE].is_none(), "series {id} is removed before it is replaced");
+        page.entries[id as usize % PAGE] = Some(entry);
+        page.count += 1;
+        self.count += 1;
+    }
+
+    fn take(&mut self, id: u32) -> Option<Entry> {
+        let slot = self.pages.get_mut(id as usize / PAGE)?;
+        let page = slot.as_mut()?;
+        let entry = page.entries[id as usize % PAGE].take()?;
+        page.count -= 1;
+        self.count -= 1;
+        if page.count == 0 {
+            *slot = None;
+        }
+        Some(entry)
+    }
+
+    /// In the order of ids.
+    fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        self.pages.iter().zip((0..).step_by(PAGE)).filter_map(|(page, first)| Some((page.as_ref()?, first))).flat_map(
+            |(page, first): (&Page, u32)| {
+                page.entries.iter().zip(first..).filter_map(|(entry, id)| Some((id, entry.as_ref()?)))
+            },
+        )
     }
 }
 
@@ -242,6 +322,50 @@ mod tests {
         assert_eq!(index.metrics().len(), 1);
         assert_eq!(index.id(&key("cpu", &[("host", "a")])), None);
         assert_eq!(index.next_id(), 2);
+    }
+
+    #[test]
+    fn ids_far_apart_are_found_and_listed_in_order() {
+        let mut index = SeriesIndex::default();
+        for id in [5_000_000, 3, 1024, 1023] {
+            index.insert(id, key("m", &[("id", &id.to_string())]));
+            index.touch(id, i64::from(id));
+        }
+        assert_eq!(index.all().iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3, 1023, 1024, 5_000_000]);
+        assert_eq!(index.expire(1024), 2);
+        assert_eq!((index.touch(3, 0), index.touch(1024, 0), index.touch(9_000_000, 0)), (None, Some(0), None));
+        assert_eq!((index.len(), index.next_id()), (2, 5_000_001));
+    }
+
+    #[test]
+    fn a_key_under_two_ids_is_found_under_the_newer_and_outlives_the_older() {
+        let mut index = SeriesIndex::default();
+        index.insert(1, key("m", &[]));
+        index.insert(2, key("m", &[]));
+        index.touch(2, 10);
+        assert_eq!(index.id(&key("m", &[])), Some(2));
+        assert_eq!(index.expire(5), 1);
+        assert_eq!((index.id(&key("m", &[])), index.len()), (Some(2), 1));
+    }
+
+    /// A million series have to fit in well under a gigabyte, so each may take some 400 bytes.
+    #[test]
+    fn a_series_takes_few_bytes() {
+        const SERIES: u32 = 200_000;
+        let resident = || -> usize {
+            let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+            pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        let before = resident();
+        let mut index = SeriesIndex::default();
+        for id in 0..SERIES {
+            let (host, pid) = (format!("cont{:04}", id % 1000), id.to_string());
+            index.insert(id, key("proc.cpu.user", &[("command", "java"), ("host", &host), ("pid", &pid)]));
+        }
+        let bytes = resident().saturating_sub(before) / SERIES as usize;
+        println!("{bytes} bytes per series");
+        assert!(bytes < 400, "{bytes}");
+        assert_eq!(index.len(), SERIES as usize);
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::write::record::{self, Record};
 /// A file of this size is closed and the next one begun, so that memory and log can be freed in parts.
 pub(crate) const FILE_BYTES: u64 = 64 << 20;
 
+/// Room for records that is kept between appends.
+const KEPT_BUFFER_BYTES: usize = 1 << 20;
+
 /// The end of the log, owned by whoever holds the store's writer lock.
 pub(crate) struct Wal {
     dir: PathBuf,
@@ -33,6 +36,8 @@ pub(crate) struct Wal {
     unsynced: Vec<(u64, Arc<File>)>,
     /// Files before the current one with their sizes.
     older: Vec<(u64, u64)>,
+    /// Empty, kept for its room.
+    buffer: Vec<u8>,
 }
 
 impl Wal {
@@ -40,17 +45,8 @@ impl Wal {
     pub(crate) fn begin(dir: &Path, number: u64, older: Vec<(u64, u64)>) -> Result<Self, StoreError> {
         let path = file_path(dir, number);
         let file = Arc::new(create(dir, &path)?);
-        Ok(Self {
-            dir: dir.to_owned(),
-            number,
-            path,
-            file,
-            bytes: 0,
-            names_synced: number,
-            position: 0,
-            unsynced: Vec::new(),
-            older,
-        })
+        let (dir, unsynced, buffer) = (dir.to_owned(), Vec::new(), Vec::new());
+        Ok(Self { dir, number, path, file, bytes: 0, names_synced: number, position: 0, unsynced, older, buffer })
     }
 
     /// Number of the current file.
@@ -80,6 +76,18 @@ impl Wal {
         self.bytes += records.len() as u64;
         self.position += records.len() as u64;
         Ok(self.position)
+    }
+
+    /// As [`Wal::append`], of the records that `put` appends to an empty buffer.
+    pub(crate) fn append_with(&mut self, put: impl FnOnce(&mut Vec<u8>)) -> Result<u64, StoreError> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        put(&mut buffer);
+        let position = self.append(&buffer);
+        if buffer.capacity() <= KEPT_BUFFER_BYTES {
+            buffer.clear();
+            self.buffer = buffer;
+        }
+        position
     }
 
     /// Closes the current file and begins the next. Its name becomes durable with the next sync: the writer lock must not

@@ -20,6 +20,7 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 from influxdb_client.rest import ApiException
 from keystoneauth1 import noauth, session as keystone, token_endpoint
 from monascaclient import client as monasca
+from prometheus_remote_writer import RemoteWriter
 
 MIB = 2**20
 # BDWatchdog's feeder gives up after 3 s, and so do we.
@@ -191,6 +192,31 @@ def influx_client(server, now, run):
     expect("influx lines: the good ones are stored", [[3.0], [1.0]], rows)
 
 
+def prometheus_client(server, now, run):
+    instance = f"prom-{run}"
+    auth = {"bearer_token": server.token} if server.token else None
+    writer = RemoteWriter(url=f"{server.base}/api/v1/write", auth=auth, retries=0, timeout=TIMEOUT_S)
+    series = [
+        {"metric": {"__name__": "e2e_up", "instance": instance, "job": "a b"}, "values": [1, 0.5],
+         "timestamps": [now * 1000 - 4750, now * 1000]},
+        {"metric": {"__name__": "e2e_total", "instance": instance}, "values": [1e9], "timestamps": [now * 1000]},
+    ]
+    for _ in range(3):  # the later ones are recognised by their bytes
+        answer = writer.send(series).last_response
+        expect("prometheus client: a write is answered 204", (204, "3"),
+               (answer.status_code, answer.headers.get("X-Prometheus-Remote-Write-Samples-Written")))
+    rows = server.rows(f"SELECT job, value FROM metric.e2e_up WHERE instance = '{instance}' ORDER BY time")
+    expect("prometheus client: labels are tags, times are in milliseconds", [["a b", 1.0], ["a b", 0.5]], rows)
+    rows = server.rows(f"SELECT value FROM metric.e2e_total WHERE instance = '{instance}'")
+    expect("prometheus client: the other series is there", [[1e9]], rows)
+    series[1]["values"] = [float("nan")]
+    try:
+        writer.send(series)
+        raise Failure("prometheus client: a value that is no number was accepted")
+    except RuntimeError as error:
+        expect("prometheus client: it is refused by name", True, "e2e_total" in str(error) and "not a number" in str(error))
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
@@ -201,6 +227,7 @@ def main():
         bdwatchdog(server, now, run)
         monasca_client(server, now, run)
         influx_client(server, now, run)
+        prometheus_client(server, now, run)
     except Failure as failure:
         sys.exit(f"FAILED {failure}")
 

@@ -1,0 +1,214 @@
+//! Plans that are kept for the next time, since making one takes many times as long as running it on recent data.
+//!
+//! A kept plan belongs to a text, to the types of its parameters and to the metrics that it names: it is made anew when one
+//! of those metrics came, went or has other tag keys. It has one run at a time; several are kept of a text that is asked
+//! several times at once.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::execution_plan::reset_plan_states;
+use parking_lot::Mutex;
+
+use crate::query::Plan;
+use crate::scan::MetricInfo;
+use crate::store::Store;
+use crate::tables::METRIC;
+
+/// Plans of one text that wait for their next run.
+const MAX_IDLE: usize = 8;
+/// Runs of one plan. Operators of DataFusion keep the figures of all their runs, so a plan grows with each.
+const MAX_RUNS: u32 = 1_000;
+/// Longest text whose plan is kept, in bytes.
+const MAX_KEY_BYTES: usize = 16 * 1024;
+
+/// Operators that have no state beyond a run, or one that [`reset_plan_states`] clears. Others are planned each time.
+const REPEATABLE: [&str; 26] = [
+    "AggregateExec",
+    "BoundedWindowAggExec",
+    "CoalesceBatchesExec",
+    "CoalescePartitionsExec",
+    "CooperativeExec",
+    "CrossJoinExec",
+    "CurrentExec",
+    "EmptyExec",
+    "FilterExec",
+    "GlobalLimitExec",
+    "HashJoinExec",
+    "LocalLimitExec",
+    "NestedLoopJoinExec",
+    "PartialSortExec",
+    "PlaceholderRowExec",
+    "ProjectionExec",
+    "RecentExec",
+    "ScalarSubqueryExec",
+    "SeriesAggregateExec",
+    "SortExec",
+    "SortMergeJoinExec",
+    "SortPreservingMergeExec",
+    "TimedScanExec",
+    "UnionExec",
+    "UnnestExec",
+    "WindowAggExec",
+];
+
+/// Whether `plan`, not yet guarded, can be run again.
+pub(crate) fn is_repeatable(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let mut repeatable = true;
+    let visited = plan.apply(|node| {
+        repeatable &= REPEATABLE.contains(&node.name());
+        Ok(if repeatable { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    });
+    repeatable && visited.is_ok()
+}
+
+/// The metric tables that `plan` names, as they are now; `None` when one does not exist any more.
+pub(crate) fn metrics_of(plan: &LogicalPlan, store: &Store) -> Option<Vec<MetricInfo>> {
+    let mut names = Vec::new();
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && scan.table_name.schema() == Some(METRIC)
+        {
+            names.push(scan.table_name.table().to_owned());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    names.sort_unstable();
+    names.dedup();
+    visited.ok()?;
+    names.iter().map(|name| store.metric(name)).collect()
+}
+
+/// A plan with what it depends on.
+pub(crate) struct Kept {
+    pub(crate) plan: Plan,
+    metrics: Vec<MetricInfo>,
+    /// [`Store::series_generation`] when `metrics` were last compared.
+    generation: u64,
+    runs: u32,
+}
+
+impl Kept {
+    pub(crate) fn new(plan: Plan, metrics: Vec<MetricInfo>, generation: u64) -> Self {
+        Self { plan, metrics, generation, runs: 0 }
+    }
+
+    /// Whether it would be the same if it were made now.
+    fn is_current(&mut self, store: &Store) -> bool {
+        let generation = store.series_generation();
+        if self.generation != generation {
+            if !self.metrics.iter().all(|metric| store.metric(&metric.name).as_ref() == Some(metric)) {
+                return false;
+            }
+            self.generation = generation;
+        }
+        true
+    }
+
+    /// Ready for another run; `None` when it has had enough of them.
+    fn rested(mut self) -> Result<Option<Self>, DataFusionError> {
+        self.runs += 1;
+        if self.runs >= MAX_RUNS {
+            return Ok(None);
+        }
+        // Also lets go of what the run had in memory.
+        self.plan.operators = reset_plan_states(self.plan.operators)?;
+        Ok(Some(self))
+    }
+}
+
+/// What is known of a text.
+pub(crate) enum Found {
+    Kept(Kept),
+    /// Its plans cannot be kept: they are made for one instant, with all values in them.
+    Fixed,
+    Unknown,
+}
+
+#[derive(Default)]
+struct Entry {
+    last_used: u64,
+    idle: Vec<Kept>,
+    fixed: bool,
+}
+
+/// The kept plans of one [`QueryPool`](crate::QueryPool).
+#[derive(Default)]
+pub(crate) struct PlanCache(Mutex<Entries>);
+
+#[derive(Default)]
+struct Entries {
+    by_key: HashMap<String, Entry>,
+    /// Counts uses, to know which entry was not used for longest.
+    uses: u64,
+}
+
+impl PlanCache {
+    /// A plan of `key` that nobody runs.
+    pub(crate) fn take(&self, key: &str, store: &Store) -> Found {
+        let mut entries = self.0.lock();
+        entries.uses += 1;
+        let now = entries.uses;
+        let Some(entry) = entries.by_key.get_mut(key) else { return Found::Unknown };
+        entry.last_used = now;
+        if entry.fixed {
+            return Found::Fixed;
+        }
+        while let Some(mut kept) = entry.idle.pop() {
+            if kept.is_current(store) {
+                return Found::Kept(kept);
+            }
+        }
+        Found::Unknown
+    }
+
+    /// Keeps a plan whose run has ended, beside those of `most` other texts.
+    pub(crate) fn put(&self, key: String, kept: Kept, most: usize) {
+        // One that cannot be reset is made anew next time.
+        let Ok(Some(kept)) = kept.rested() else { return };
+        self.with(key, most, |entry| {
+            if entry.idle.len() < MAX_IDLE {
+                entry.idle.push(kept);
+            }
+        });
+    }
+
+    /// Remembers that plans of `key` cannot be kept.
+    pub(crate) fn put_fixed(&self, key: String, most: usize) {
+        self.with(key, most, |entry| *entry = Entry { fixed: true, ..Entry::default() });
+    }
+
+    fn with(&self, key: String, most: usize, change: impl FnOnce(&mut Entry)) {
+        if key.len() > MAX_KEY_BYTES {
+            return;
+        }
+        let mut entries = self.0.lock();
+        entries.uses += 1;
+        let now = entries.uses;
+        while entries.by_key.len() >= most.max(1) && !entries.by_key.contains_key(&key) {
+            let oldest = entries.by_key.iter().min_by_key(|(_, entry)| entry.last_used);
+            let Some(oldest) = oldest.map(|(key, _)| key.clone()) else { break };
+            entries.by_key.remove(&oldest);
+        }
+        let entry = entries.by_key.entry(key).or_default();
+        change(entry);
+        entry.last_used = now;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.0.lock().by_key.keys().cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Plans that wait, over all texts.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> usize {
+        self.0.lock().by_key.values().map(|entry| entry.idle.len()).sum()
+    }
+}

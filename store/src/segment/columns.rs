@@ -1,0 +1,304 @@
+//! A Parquet file written column by column, each column of each row group in the encoding that is smallest for it.
+//!
+//! Which encoding that is depends on the metric: deltas for random walks, a dictionary for limits and bursts, split bytes
+//! for doubles. No rule foresees it as well as trying does. So in a row group the candidates of a column are all written
+//! to memory, those that have clearly lost are dropped on the way, and the smallest one goes into the file.
+
+use std::fs::File;
+use std::io::{self, BufWriter};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::ArrayRef;
+use arrow::datatypes::{Schema, SchemaRef};
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnPath;
+
+use crate::error::StoreError;
+use crate::fault;
+use crate::write::wal::sync_dir;
+
+/// Rows of a page in columns that scans decode: what is decoded in vain on either side of one series' rows.
+const PAGE_ROWS: usize = 16_384;
+/// Rows of a page in columns of long runs, which cost next to nothing in a page of any length.
+const RUN_PAGE_ROWS: usize = 1 << 20;
+/// Bytes of distinct values up to which a dictionary is kept; beyond it the rest of a row group is written as deltas.
+const DICTIONARY_BYTES: usize = 1 << 20;
+/// As [`DICTIONARY_BYTES`], for texts that repeat for many rows each.
+const TEXT_DICTIONARY_BYTES: usize = 64 << 20;
+/// Rows after which a candidate that is [`LOST`] times as large as the smallest is given up.
+const TRIAL_ROWS: usize = 1 << 18;
+const LOST: f64 = 1.3;
+
+/// How a column can be encoded; all are compressed with zstd afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coding {
+    /// Dictionary indexes, run-length encoded: for keys that repeat for many rows.
+    Runs,
+    /// As `Runs`, without statistics: for long texts.
+    Texts,
+    /// Differences to the value before, bit-packed in blocks.
+    Delta,
+    /// Dictionary indexes, bit-packed.
+    Dictionary,
+    /// All first bytes, then all second bytes, and so on.
+    SplitBytes,
+}
+
+/// How hard to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// The first coding of each column: for a file that is soon compacted.
+    Quick,
+    /// All codings of each column.
+    Smallest,
+}
+
+/// The codings that may serve each column of a schema, best guess first.
+pub(crate) type Codings = [&'static [Coding]];
+
+/// A file being written. Without [`ColumnFile::finish`] nothing of it stays.
+pub(crate) struct ColumnFile {
+    path: PathBuf,
+    file: File,
+    writer: SerializedFileWriter<BufWriter<File>>,
+    schema: SchemaRef,
+    codings: Vec<Vec<Coding>>,
+    makers: Vec<(Coding, ArrowRowGroupWriterFactory)>,
+    /// Per column its candidates; empty between row groups.
+    group: Vec<Vec<ArrowColumnWriter>>,
+    group_rows: usize,
+    rows: usize,
+    finished: bool,
+}
+
+impl ColumnFile {
+    /// Creates `path`, which must not exist. `sorted_by` are the numbers of the columns that rows are sorted by.
+    pub(crate) fn create(
+        path: &Path,
+        schema: SchemaRef,
+        codings: &Codings,
+        sorted_by: &[i32],
+        effort: Effort,
+    ) -> std::result::Result<Self, StoreError> {
+        // Never truncates: a file of that name could be one that the catalog on disk names.
+        let create = || fault::at(path).and_then(|()| File::create_new(path));
+        let file = create().map_err(StoreError::io("create", path))?;
+        Self::start(path, file, schema, codings, sorted_by, effort).map_err(|error| {
+            let _ = std::fs::remove_file(path);
+            unwritable(path, error)
+        })
+    }
+
+    fn start(
+        path: &Path,
+        file: File,
+        schema: SchemaRef,
+        codings: &Codings,
+        sorted_by: &[i32],
+        effort: Effort,
+    ) -> Result<Self> {
+        let root = ArrowSchemaConverter::new().convert(&schema)?.root_schema_ptr();
+        let sorting =
+            sorted_by.iter().map(|&column_idx| SortingColumn { column_idx, descending: false, nulls_first: false });
+        let mut properties = base_properties().set_sorting_columns(Some(sorting.collect())).build();
+        parquet::arrow::add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
+        let writer = SerializedFileWriter::new(BufWriter::new(file.try_clone()?), root.clone(), Arc::new(properties))?;
+        let all = [Coding::Runs, Coding::Texts, Coding::Delta, Coding::Dictionary, Coding::SplitBytes];
+        let maker = |coding| {
+            // A column writer takes its properties from a file; this one is nobody's.
+            let properties = Arc::new(properties_for(coding, &schema));
+            let stencil = SerializedFileWriter::new(io::sink(), root.clone(), properties)?;
+            Ok((coding, ArrowRowGroupWriterFactory::new(&stencil, schema.clone())))
+        };
+        let makers = all.into_iter().map(maker).collect::<Result<Vec<_>>>()?;
+        let codings = codings.iter().map(|codings| match effort {
+            Effort::Quick => codings[..1].to_vec(),
+            Effort::Smallest => codings.to_vec(),
+        });
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            writer,
+            codings: codings.collect(),
+            schema,
+            makers,
+            group: Vec::new(),
+            group_rows: 0,
+            rows: 0,
+            finished: false,
+        })
+    }
+
+    /// Rows written so far.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Rows of the row group that is being written.
+    pub(crate) fn group_rows(&self) -> usize {
+        self.group_rows
+    }
+
+    /// Memory that the row group takes which is being written.
+    pub(crate) fn group_bytes(&self) -> usize {
+        self.group.iter().flatten().map(ArrowColumnWriter::memory_size).sum()
+    }
+
+    /// Appends rows to the row group.
+    pub(crate) fn write(&mut self, columns: &[ArrayRef]) -> std::result::Result<(), StoreError> {
+        self.try_write(columns).map_err(|error| unwritable(&self.path, error))
+    }
+
+    fn try_write(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        if self.group.is_empty() {
+            self.begin_group()?;
+        }
+        let rows = columns.first().map_or(0, |column| column.len());
+        let schema = self.schema.clone();
+        for ((field, column), candidates) in schema.fields().iter().zip(columns).zip(&mut self.group) {
+            for leaf in compute_leaves(field, column)? {
+                for candidate in candidates.iter_mut() {
+                    candidate.write(&leaf)?;
+                }
+            }
+            if self.group_rows < TRIAL_ROWS && self.group_rows + rows >= TRIAL_ROWS {
+                drop_losers(candidates);
+            }
+        }
+        self.group_rows += rows;
+        self.rows += rows;
+        Ok(())
+    }
+
+    fn begin_group(&mut self) -> Result<()> {
+        let number = self.writer.flushed_row_groups().len();
+        let mut made = Vec::with_capacity(self.makers.len());
+        for (coding, maker) in &self.makers {
+            if self.codings.iter().flatten().any(|used| used == coding) {
+                let writers = maker.create_column_writers(number)?;
+                made.push((*coding, writers.into_iter().map(Some).collect::<Vec<_>>()));
+            }
+        }
+        let mut take = |coding: &Coding, column: usize| {
+            made.iter_mut().find(|(made, _)| made == coding).and_then(|(_, writers)| writers.get_mut(column)?.take())
+        };
+        let columns = self.codings.iter().enumerate();
+        self.group = columns
+            .map(|(column, codings)| codings.iter().filter_map(|coding| take(coding, column)).collect())
+            .collect();
+        Ok(())
+    }
+
+    /// Ends the row group; the next rows begin another.
+    pub(crate) fn end_group(&mut self) -> std::result::Result<(), StoreError> {
+        self.try_end_group().map_err(|error| unwritable(&self.path, error))
+    }
+
+    fn try_end_group(&mut self) -> Result<()> {
+        if self.group_rows == 0 {
+            return Ok(());
+        }
+        let mut group = self.writer.next_row_group()?;
+        for candidates in std::mem::take(&mut self.group) {
+            smallest(candidates)?.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
+        self.group_rows = 0;
+        Ok(())
+    }
+
+    /// Completes the file and makes it durable, its name too. Returns its size.
+    pub(crate) fn finish(mut self, notes: Vec<(String, String)>) -> std::result::Result<u64, StoreError> {
+        self.end_group()?;
+        for (key, value) in notes {
+            self.writer.append_key_value_metadata(KeyValue::new(key, value));
+        }
+        let finish = |this: &mut Self| -> Result<u64> {
+            fault::at(&this.path)?;
+            this.writer.finish()?;
+            fault::at_sync(&this.path)?;
+            this.file.sync_all()?;
+            Ok(this.file.metadata()?.len())
+        };
+        let bytes = finish(&mut self).map_err(|error| unwritable(&self.path, error))?;
+        if let Some(dir) = self.path.parent() {
+            sync_dir(dir)?;
+        }
+        self.finished = true;
+        Ok(bytes)
+    }
+}
+
+impl Drop for ColumnFile {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = fault::at(&self.path).and_then(|()| std::fs::remove_file(&self.path)); // the catalog does not name it: what stays goes at the next start
+        }
+    }
+}
+
+fn unwritable(path: &Path, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Segment { action: "written", path: path.to_owned(), message: error.to_string() }
+}
+
+fn drop_losers(candidates: &mut Vec<ArrowColumnWriter>) {
+    let Some(smallest) = candidates.iter().map(ArrowColumnWriter::get_estimated_total_bytes).min() else { return };
+    candidates.retain(|candidate| candidate.get_estimated_total_bytes() as f64 <= smallest as f64 * LOST);
+}
+
+fn smallest(candidates: Vec<ArrowColumnWriter>) -> Result<ArrowColumnChunk> {
+    let mut best: Option<ArrowColumnChunk> = None;
+    for candidate in candidates {
+        let chunk = candidate.close()?;
+        if best.as_ref().is_none_or(|best| chunk.close().bytes_written < best.close().bytes_written) {
+            best = Some(chunk);
+        }
+    }
+    best.ok_or_else(|| ParquetError::General("a column without a coding".to_owned()))
+}
+
+fn base_properties() -> WriterPropertiesBuilder {
+    // Level 3 is both smaller and, on our data, faster than 1; above it only time grows.
+    let level = ZstdLevel::try_new(3).unwrap_or_default();
+    WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_created_by(concat!("tidegate ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_max_row_group_row_count(None)
+        // Of a page only its place is noted: with rows sorted by series every page spans all times.
+        .set_statistics_enabled(EnabledStatistics::Chunk)
+}
+
+fn properties_for(coding: Coding, schema: &Schema) -> WriterProperties {
+    let properties = base_properties();
+    match coding {
+        Coding::Runs => return properties.set_data_page_row_count_limit(RUN_PAGE_ROWS).build(),
+        Coding::Texts => {
+            let properties = properties.set_data_page_row_count_limit(RUN_PAGE_ROWS);
+            let properties = properties.set_dictionary_page_size_limit(TEXT_DICTIONARY_BYTES);
+            return properties.set_statistics_enabled(EnabledStatistics::None).build();
+        }
+        Coding::Delta | Coding::Dictionary | Coding::SplitBytes => {}
+    }
+    let mut properties =
+        properties.set_data_page_row_count_limit(PAGE_ROWS).set_dictionary_page_size_limit(DICTIONARY_BYTES);
+    for field in schema.fields() {
+        let column = ColumnPath::from(field.name().as_str());
+        // Only where the column's type has the encoding. For a dictionary it is what follows when that is full.
+        let whole = field.data_type().is_integer() || field.data_type().is_temporal();
+        let encoding = match coding {
+            Coding::SplitBytes if field.data_type().is_numeric() => Encoding::BYTE_STREAM_SPLIT,
+            Coding::Delta | Coding::Dictionary if whole => Encoding::DELTA_BINARY_PACKED,
+            _ => continue,
+        };
+        properties = properties.set_column_encoding(column.clone(), encoding);
+        properties = properties.set_column_dictionary_enabled(column, coding == Coding::Dictionary);
+    }
+    properties.build()
+}

@@ -1,0 +1,89 @@
+"""Writes the performance section of the README from the results in target/bench.
+
+    tests/bench/run report [--check]
+
+What stands between the two markers is replaced; a part that was not measured says so. --check prints the section and changes
+nothing.
+"""
+
+import json
+import sys
+
+from servers import ROOT
+
+BEGIN, END = "<!-- performance: begin, written by tests/bench/run report -->", "<!-- performance: end -->"
+
+
+def result(name):
+    path = ROOT / "target/bench" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def markdown(head, rows):
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def where(found):
+    machine, peers = found["machine"], found.get("versions", {})
+    versions = ", ".join(f"{name} {version}" for name, version in peers.items())
+    return (f"{machine['cpu']}, {machine['cores']} cores shared by server and loader, {machine['memory_gib']} GiB, Linux "
+            f"{machine['kernel']}, {machine['date']}{'; ' + versions if versions else ''}")
+
+
+def ingest(found):
+    rows = []
+    for row in found["rows"]:
+        ratio = "" if row["ratio"] is None or row["server"] == "Tidegate" else f"{row['ratio']:.1f} x"
+        rows.append([row["title"], row["server"], f"{row['cpu_s_per_million']:.2f}", ratio,
+                     f"{row['settled_cpu_s_per_million']:.2f}", f"{row['points_per_s'] / 1e3:,.0f} k", f"{row['peak_rss_mib']:.0f}",
+                     f"{row['p99_ms']:.1f}"])
+    head = ["pushed as", "into", "CPU s a million points", "", "flush and merge included", "points/s", "peak MiB", "request p99, ms"]
+    return (f"**Ingest.** {found['points'] / 1e6:.1f} M points of 1,000 containers, 1,000 points a request, {found['connections']} "
+            f"connections, medians of {found['rounds']} rounds ({where(found)}):\n\n{markdown(head, rows)}")
+
+
+def queries(found):
+    rows = []
+    for row in found["rows"]:
+        ratio = "" if row["server"] == "Tidegate" else f"{row['ratio']:.1f} x"
+        rows.append([f"{row['query']} {row['title']}", row["server"], f"{row['median_ms']:.2f}", ratio, f"{row['cpu_ms']:.2f}"])
+    sizes = ", ".join(f"{name} {size:.2f}" for name, size in found["bytes_per_point"].items())
+    return (f"**Questions.** Over {found['points'] / 1e6:.1f} M points, 12 h at 10 s, as of the newest sample, through HTTP, medians of "
+            f"{found['runs']} runs ({where(found)}):\n\n{markdown(['', 'asked of', 'ms', '', 'CPU ms'], rows)}\n\n"
+            f"Bytes a point on disk of that set, everything included: {sizes}.")
+
+
+def soak(found):
+    rows = [[row["title"], f"{row['middle']:.2f}", f"{row['last']:.2f}"] for row in found["rows"]]
+    facts = found["facts"]
+    return (f"**Soak.** {found['minutes']:g} minutes at {found['rate']:,} points/s of {found['containers']:,} containers with these "
+            f"questions (over five minutes at most) and three rules a second: {facts['errors']} errors, {facts['lost']} samples lost, "
+            f"{facts['cpu_share']:.2f} cores, peak memory {facts['peak_rss_mib']:.0f} MiB ({where(found)}):\n\n"
+            f"{markdown(['median of the', 'middle third', 'last third'], rows)}")
+
+
+def section():
+    parts = []
+    for name, write in [("ingest", ingest), ("queries", queries), ("soak", soak)]:
+        found = result(name)
+        parts.append(write(found) if found else f"`tests/bench/run {name}` has not been run.")
+    return f"{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}"
+
+
+def main():
+    if "--check" in sys.argv:
+        print(section())
+        return
+    path = ROOT / "README.md"
+    text = path.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"README.md has no section between '{BEGIN}' and '{END}'")
+    path.write_text(before + section() + after)
+    print("README.md: performance section written")
+
+
+if __name__ == "__main__":
+    main()
