@@ -12,9 +12,10 @@ use tidegate_model::TimeMs;
 use super::backup_dir::{Sink, write_backup};
 use super::files::{names, read_pieces, store_dir};
 use super::manifest::{BackupReport, FileSum, Manifest};
-use crate::catalog::{CATALOG, Catalog};
+use crate::catalog::{CATALOG, Catalog, SegmentMeta};
 use crate::dir::{DataDir, FACTS, SEGMENTS, SERIES, WAL};
 use crate::error::StoreError;
+use crate::remote;
 use crate::segment::Segment;
 use crate::store::Store;
 use crate::write::record;
@@ -59,7 +60,9 @@ impl Store {
         let segments = self.data.read().segments.clone();
         let mut kept = catalog.clone();
         // Segments that were missing at the start are named by the catalog and cannot be saved.
-        kept.segments = segments.0.iter().map(|segment| segment.meta.clone()).collect();
+        let saved = |segment: &Arc<Segment>| SegmentMeta { remote: false, ..segment.meta.clone() };
+        kept.segments = segments.0.iter().map(saved).collect();
+        (kept.store_id, kept.remote_url) = (None, None);
         kept.next_series = self.index.read().next_id();
         let known = self.index.read().all();
         let mut series = Vec::new();
@@ -164,7 +167,9 @@ impl Source {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
             Self::File(path) | Self::Segment(_, path) => {
-                Ok(std::fs::metadata(path).map_err(StoreError::io("read", path))?.len())
+                // Opened, so that a file that only the object store has is fetched.
+                let file = remote::open(path).map_err(StoreError::io("read", path))?;
+                Ok(file.metadata().map_err(StoreError::io("read", path))?.len())
             }
         }
     }
