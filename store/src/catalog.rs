@@ -4,13 +4,13 @@
 //! catalog does not name does not exist: such files are left over from a crash and removed at the next start.
 
 use std::fs::{self, File};
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tidegate_model::TimeMs;
 
 use crate::error::StoreError;
+use crate::fault;
 use crate::keep::checksum;
 use crate::sealed;
 use crate::segment::rollup::Step;
@@ -145,6 +145,15 @@ pub(crate) struct Catalog {
     /// What the retention has hidden, though its bytes may still be there.
     #[serde(default)]
     pub horizons: Vec<Horizon>,
+    /// How much of the series log was durable with the last flush; when less is left, definitions are missing.
+    #[serde(default)]
+    pub series_bytes: u64,
+    /// Tells this store from others that may share a bucket; drawn with the first upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store_id: Option<String>,
+    /// Which object store the segments' `remote` is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote_url: Option<String>,
     /// Sorted by order, then number.
     pub segments: Vec<SegmentMeta>,
 }
@@ -157,6 +166,9 @@ impl Default for Catalog {
             wal_floor: 1,
             next_series: 0,
             last_flush: None,
+            series_bytes: 0,
+            store_id: None,
+            remote_url: None,
             horizons: Vec::new(),
             segments: Vec::new(),
         }
@@ -166,16 +178,20 @@ impl Default for Catalog {
 impl Catalog {
     /// Reads the catalog; a directory without one is new.
     pub(crate) fn load(dir: &Path) -> Result<Self, StoreError> {
+        Self::read(&dir.join(CATALOG))
+    }
+
+    /// Reads a catalog's file, wherever it is.
+    pub(crate) fn read(path: &Path) -> Result<Self, StoreError> {
         #[derive(Deserialize)]
         struct Format {
             format: u32,
         }
-        let path = dir.join(CATALOG);
-        let Some(format) = read_json::<Format>(&path)? else { return Ok(Self::default()) };
+        let Some(format) = read_json::<Format>(path)? else { return Ok(Self::default()) };
         if format.format > FORMAT {
-            return Err(StoreError::NewerFormat { path, found: format.format, known: FORMAT });
+            return Err(StoreError::NewerFormat { path: path.to_owned(), found: format.format, known: FORMAT });
         }
-        let mut catalog: Self = read_json(&path)?.unwrap_or_default();
+        let mut catalog: Self = read_json(path)?.unwrap_or_default();
         catalog.format = FORMAT;
         for meta in catalog.segments.iter_mut().filter(|meta| meta.order == 0) {
             meta.order = meta.number; // as it was before format 2
@@ -222,9 +238,12 @@ pub(crate) fn sealed_json(name: &str, value: &impl Serialize) -> Result<Vec<u8>,
 pub(crate) fn replace_file(dir: &Path, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
     let path = dir.join(name);
     let aside = dir.join(format!("{name}.tmp"));
-    let mut file = File::create(&aside).map_err(StoreError::io("create", &aside))?;
-    file.write_all(bytes).map_err(StoreError::io("write", &aside))?;
-    file.sync_all().map_err(StoreError::io("sync", &aside))?;
-    fs::rename(&aside, &path).map_err(StoreError::io("replace", &path))?;
+    let create = || fault::at(&aside).and_then(|()| File::create(&aside));
+    let file = create().map_err(StoreError::io("create", &aside))?;
+    fault::write_all(&file, bytes, &aside).map_err(StoreError::io("write", &aside))?;
+    let sync = || fault::at_sync(&aside).and_then(|()| file.sync_all());
+    sync().map_err(StoreError::io("sync", &aside))?;
+    let rename = || fault::at(&path).and_then(|()| fs::rename(&aside, &path));
+    rename().map_err(StoreError::io("replace", &path))?;
     sync_dir(dir)
 }

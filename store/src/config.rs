@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::Resource;
 
 use crate::error::StoreError;
+use crate::remote::ObjectStoreConfig;
 
 /// What an acknowledged append has survived.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +56,10 @@ pub struct StoreConfig {
     pub max_past_s: Option<u64>,
     /// Series after which new ones are refused; existing ones go on.
     pub max_series: usize,
+    /// Where segments are stored besides the data directory.
+    pub object_store: Option<ObjectStoreConfig>,
+    /// Bytes of segments that may stay in the data directory when the object store has them too; all of them when not set.
+    pub local_cache_bytes: Option<u64>,
     /// Memory that one query may use.
     pub query_memory_bytes: usize,
     /// Time that one query may take.
@@ -90,6 +95,8 @@ impl Default for StoreConfig {
             max_future_s: 300,
             max_past_s: None,
             max_series: 1_000_000,
+            object_store: None,
+            local_cache_bytes: None,
             query_memory_bytes: 512 << 20,
             query_timeout_ms: 10_000,
             query_max_rows: 100_000,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}{}", path.display(), room(source))]
     Io {
         /// What was tried: `read`, `write`, ...
         action: &'static str,
@@ -122,6 +122,34 @@ pub enum StoreError {
         /// What is wrong.
         message: String,
     },
+    /// The object store did not do what it was asked for.
+    #[error("cannot {action} {name}: {message}")]
+    Remote {
+        /// `get`, `put`, ...
+        action: &'static str,
+        /// The object.
+        name: String,
+        /// What the object store said.
+        message: String,
+    },
+    /// The object store cannot be used as it is set up.
+    #[error("store.object_store = '{url}' cannot be used: {why}")]
+    ObjectStoreSetting {
+        /// Its URL.
+        url: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Segments are in an object store that is not configured.
+    #[error(
+        "{segments} segments are only in the object store {url}: set store.object_store to it, or restore a backup"
+    )]
+    RemoteOnly {
+        /// How many.
+        segments: usize,
+        /// Where.
+        url: String,
+    },
     /// The directory was written by a later version.
     #[error(
         "{} has format {found}, this tidegate knows formats up to {known}: use the version that wrote it, or a later one",
@@ -136,7 +164,7 @@ pub enum StoreError {
         known: u32,
     },
     /// A segment cannot be read or written.
-    #[error("segment {} cannot be {action}: {message}", path.display())]
+    #[error("segment {} cannot be {action}: {message}{}", path.display(), whether_damaged(action))]
     Segment {
         /// `read` or `written`.
         action: &'static str,
@@ -177,6 +205,21 @@ pub enum StoreError {
         /// How it ended.
         why: String,
     },
+}
+
+/// The next step when there is no room.
+fn room(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "; it goes on by itself when there is room"
+        }
+        _ => "",
+    }
+}
+
+/// The next step when a segment cannot be read.
+fn whether_damaged(action: &str) -> &'static str {
+    if action == "read" { "; `tidegate check` says what is damaged and what that costs" } else { "" }
 }
 
 impl StoreError {

@@ -17,11 +17,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use arrow::datatypes::Schema;
+use arrow::array::AsArray;
+use arrow::datatypes::Float64Type;
 use datafusion::common::Result;
 use parking_lot::{Mutex, MutexGuard};
 use tidegate_model::{TimeMs, metrics};
@@ -29,7 +29,7 @@ use tidegate_model::{TimeMs, metrics};
 use crate::config::StoreConfig;
 use crate::functions::Making;
 use crate::store::Store;
-use crate::tables::{LabelFilter, LabelTable, Selected, Source, Subject, UsageSource, each_row, executed, subjects};
+use crate::tables::{LabelFilter, Selected, Source, Subject, UsageSource, executed, subjects};
 
 /// Growth from one bucket to the next.
 pub(crate) const RATIO: f64 = 1.05;
@@ -231,10 +231,10 @@ impl State {
         self.rows.len() - 1
     }
 
-    /// Adds the samples of a part with these labels, in (label, time) order.
-    fn add(&mut self, labels: &LabelTable, rows: &mut [(u32, i64, f64)]) {
+    /// Adds the samples of a part in (label, time) order.
+    fn add(&mut self, part: &Selected, rows: &mut [(u32, i64, f64)]) {
         rows.sort_by_key(|row| (row.0, row.1));
-        let subjects = subjects(&labels.columns);
+        let subjects = subjects(&part.part.labels.columns);
         for of_label in rows.chunk_by(|a, b| a.0 == b.0) {
             let (subject, app) = &subjects[of_label[0].0 as usize];
             let number = self.number(subject);
@@ -332,9 +332,9 @@ impl History {
         if !self.half_lives_ms.contains(&half_life_ms) {
             let mut state = State::new(half_life_ms, 0);
             let mut charged = 0;
-            slices(store, i64::MIN, now, Some(making), |slice_end, labels, rows| {
+            slices(store, i64::MIN, now, Some(making), |slice_end, part, rows| {
                 state.refer_to(slice_end);
-                state.add(labels, rows);
+                state.add(part, rows);
                 // What is kept from one query to the next is the store's; this is the query's.
                 let bytes = state.bytes().max(charged);
                 making.memory.try_grow(bytes - charged)?;
@@ -357,10 +357,10 @@ impl History {
         let mut recent = State::new(half_life_ms, 0);
         recent.reference = state.reference;
         let mut tail: HashMap<Subject, Vec<(Option<String>, i64, f64)>> = HashMap::new();
-        slices(store, state.upto.saturating_add(1), now, Some(making), |_, labels, rows| {
+        slices(store, state.upto.saturating_add(1), now, Some(making), |_, part, rows| {
             making.memory.try_grow(rows.len() * TAIL_BYTES)?;
             rows.sort_by_key(|row| (row.0, row.1));
-            let subjects = subjects(&labels.columns);
+            let subjects = subjects(&part.part.labels.columns);
             for (label, time, value) in rows.iter() {
                 let (subject, app) = &subjects[*label as usize];
                 match tail.get_mut(subject) {
@@ -499,12 +499,12 @@ fn follow(state: &mut State, store: &Store, upto: i64, making: Option<&Making>) 
     }
     let from = state.upto.saturating_add(1);
     let mut ends = i64::MIN;
-    slices(store, from, upto, making, |slice_end, labels, rows| {
+    slices(store, from, upto, making, |slice_end, part, rows| {
         if slice_end > ends {
             (state.upto, ends) = (ends.max(state.upto), slice_end);
         }
         state.refer_to(slice_end);
-        state.add(labels, rows);
+        state.add(part, rows);
         Ok(())
     })?;
     state.upto = upto;
@@ -517,13 +517,12 @@ fn slices(
     from: i64,
     to: i64,
     making: Option<&Making>,
-    mut each: impl FnMut(i64, &LabelTable, &mut [(u32, i64, f64)]) -> Result<()>,
+    mut each: impl FnMut(i64, &Selected, &mut [(u32, i64, f64)]) -> Result<()>,
 ) -> Result<()> {
     let Some((earliest, latest)) = store.stored_times() else { return Ok(()) };
     let (mut from, to) = (from.max(earliest), to.min(latest));
-    let everyone = LabelFilter::new(None, Arc::new(Schema::empty()));
     let usage = UsageSource { maps: store.config().usage_maps.clone() };
-    let parts: Vec<Selected> = usage.parts(store, &everyone).into_iter().map(Selected::all).collect();
+    let parts: Vec<_> = usage.parts(store, &LabelFilter::everything()).into_iter().map(Selected::all).collect();
     let mut width = 600_000;
     while from <= to {
         let end = from.saturating_add(width - 1).min(to);
@@ -535,7 +534,12 @@ fn slices(
             }
             let mut rows: Vec<(u32, i64, f64)> = Vec::new();
             for block in part.read(store, from, end).map_err(executed)? {
-                each_row(&block, |label, time, value| rows.push((label, time, value)));
+                let Some(values) = block.values.first().and_then(|column| column.as_primitive_opt::<Float64Type>())
+                else {
+                    continue;
+                };
+                let columns = block.label.values().iter().zip(block.time.values()).zip(values.values());
+                rows.extend(columns.map(|((label, time), value)| (*label, *time, *value)));
             }
             had += rows.len();
             read.push(rows);
@@ -545,7 +549,7 @@ fn slices(
         }
         // Only whole slices are added, so that whoever is stopped in between knows how far it came.
         for (part, rows) in parts.iter().zip(&mut read) {
-            each(end, &part.part.labels, rows)?;
+            each(end, part, rows)?;
         }
         if let Some(making) = making {
             making.memory.shrink(had * ROW_BYTES);

@@ -6,7 +6,8 @@
 //!
 //! The write path is `append` -> `wal` and `hot` -> (`flush`) `segment`; `scan` reads all of them as one. A sample is
 //! identified by series and time, and of several the last to arrive counts. That makes every replay harmless, so nothing
-//! on the way from the log to a segment needs more than the right order (see `flush`).
+//! on the way from the log to a segment needs more than the right order (see `flush`). `keep` backs a store up, restores and
+//! checks it; `remote` gives its segments a second home in object storage.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -18,6 +19,7 @@ mod dir;
 mod engine_tests;
 mod error;
 mod facts;
+mod fault;
 mod functions;
 mod history;
 mod hot;
@@ -25,6 +27,7 @@ mod keep;
 mod maintain;
 mod newest;
 mod query;
+mod remote;
 mod scan;
 mod sealed;
 mod segment;
@@ -39,12 +42,15 @@ pub use config::{Durability, RetentionRule, StoreConfig, UsageMap};
 pub use error::StoreError;
 pub use facts::{RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
-pub use keep::{BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore};
+pub use keep::{
+    BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,
+};
 pub use query::error::{QueryError, QueryErrorKind};
 pub use query::export;
 pub use query::parameter::Parameter;
 pub use query::refuse::MAX_SQL_BYTES;
 pub use query::{OnLimit, QueryOptions, QueryPool, QueryResult};
+pub use remote::{ObjectStoreConfig, UploadReport};
 pub use segment::compact::CompactReport;
 pub use segment::flush::FlushReport;
 pub use store::{Store, StoreStats};

@@ -23,6 +23,7 @@ impl Store {
         every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let flush_every = Duration::from_secs(self.config.flush_every_s.max(1));
         let mut last_flush = Instant::now();
+        let uploads = tokio::spawn(self.clone().upload_until(shutdown.clone()));
         let mut compaction = Compaction::default();
         loop {
             tokio::select! {
@@ -49,6 +50,10 @@ impl Store {
             compaction.begin_or_end(&self, clock.now()).await;
         }
         compaction.stop().await;
+        log_failure(
+            "upload",
+            uploads.await.map_err(|error| StoreError::Interrupted { what: "uploading", why: error.to_string() }),
+        );
         log_failure("close", self.close().await);
     }
 
@@ -60,7 +65,7 @@ impl Store {
         }
         let store = self.shared();
         let write = tokio::task::spawn_blocking(move || {
-            store.series_log.lock().sync()?;
+            store.series_log.sync()?;
             store.facts.write_rest(store.dir.path())
         });
         write.await.map_err(|error| StoreError::Interrupted { what: "close", why: error.to_string() })?

@@ -24,6 +24,7 @@ use crate::hot::{Data, Generation, Row};
 use crate::newest::{LookUps, Newest};
 use crate::query::Plans;
 use crate::query::session::QueryThreads;
+use crate::remote::{Bucket, SegmentCache, UploadProgress};
 use crate::segment::horizon::Horizons;
 use crate::segment::{Segment, SegmentList};
 use crate::tables::LabelCache;
@@ -44,13 +45,17 @@ pub struct Store {
     /// The writer lock. Shared, since a sync in progress outlives whoever asked for it.
     pub(crate) wal: Arc<Mutex<Wal>>,
     pub(crate) commit: GroupCommit,
-    pub(crate) series_log: Mutex<SeriesLog>,
+    pub(crate) series_log: SeriesLog,
     pub(crate) facts: FactBook,
-    pub(crate) history: History,
     /// What queries know of series.
     pub(crate) labels: LabelCache,
     pub(crate) lookups: Mutex<LookUps>,
     pub(crate) recents: Recents,
+    /// Where segments are besides the data directory, if anywhere.
+    pub(crate) remote: Option<Arc<SegmentCache>>,
+    /// Taken before the catalog.
+    pub(crate) upload_progress: UploadProgress,
+    pub(crate) history: History,
     pub(crate) counters: Counters,
     /// Dropped before what queries read.
     pub(crate) interactive: QueryThreads,
@@ -118,16 +123,17 @@ impl Store {
     pub fn open(config: StoreConfig, now: TimeMs) -> Result<Arc<Store>, StoreError> {
         config.check()?;
         let dir = DataDir::open(&config.dir)?;
-        let catalog = Catalog::load(dir.path())?;
+        let mut catalog = Catalog::load(dir.path())?;
         if catalog.segments.is_empty() && catalog == Catalog::default() {
             catalog.save(dir.path())?; // so that the directory can be told from a foreign one
         }
+        let remote = open_remote(&config, &dir, &mut catalog)?;
         let horizons = Arc::new(Horizons::new(catalog.horizons.clone()));
-        let segments = open_segments(&dir.segments(), &catalog, &horizons)?;
+        let segments = open_segments(&dir.segments(), &catalog, &horizons, remote.is_some())?;
         let in_segments = segments.0.iter().map(|segment| segment.meta.max_time.0).max().unwrap_or(i64::MIN);
         let mut index = SeriesIndex::default();
         index.reserve_below(catalog.next_series);
-        let series_log = open_series(dir.path(), &mut index, &segments)?;
+        let series_log = open_series(dir.path(), &mut index, &segments, catalog.series_bytes)?;
         let newest = Newest::new(in_segments);
         let mut replay = Replay { index, series_log, generations: Vec::new(), files: Vec::new(), newest };
         let mut next_wal = catalog.wal_floor;
@@ -153,11 +159,13 @@ impl Store {
             horizons,
             wal: Arc::new(Mutex::new(wal)),
             commit: GroupCommit::default(),
-            series_log: Mutex::new(replay.series_log),
+            series_log: replay.series_log,
             facts,
             labels: LabelCache::default(),
             lookups: Mutex::default(),
             recents: Recents::default(),
+            remote,
+            upload_progress: UploadProgress::default(),
             counters,
             plans: Plans::default(),
             interactive: QueryThreads::new("tidegate-query"),
@@ -262,8 +270,35 @@ impl Replay {
     }
 }
 
+/// The object store behind the directory. What another one has is uploaded anew, as far as it is here.
+fn open_remote(
+    config: &StoreConfig,
+    dir: &DataDir,
+    catalog: &mut Catalog,
+) -> Result<Option<Arc<SegmentCache>>, StoreError> {
+    let configured = config.object_store.as_ref().map(Bucket::new).transpose()?;
+    if configured.as_ref().map(Bucket::url) != catalog.remote_url.as_deref() {
+        let here = |meta: &SegmentMeta| meta.files().all(|file| dir.segments().join(file).exists());
+        let elsewhere = catalog.segments.iter().filter(|meta| meta.remote && !here(meta)).count();
+        if elsewhere > 0 {
+            let url = catalog.remote_url.clone().unwrap_or_default();
+            return Err(StoreError::RemoteOnly { segments: elsewhere, url });
+        }
+        if configured.is_some() {
+            catalog.segments.iter_mut().for_each(|meta| meta.remote = false);
+        }
+    }
+    let Some(bucket) = configured else { return Ok(None) };
+    SegmentCache::attach(&dir.segments(), bucket, catalog).map(Some)
+}
+
 /// The segments that the catalog names; what it does not name is left over from a crash and removed.
-fn open_segments(dir: &Path, catalog: &Catalog, horizons: &Arc<Horizons>) -> Result<SegmentList, StoreError> {
+fn open_segments(
+    dir: &Path,
+    catalog: &Catalog,
+    horizons: &Arc<Horizons>,
+    has_remote: bool,
+) -> Result<SegmentList, StoreError> {
     let mut found = HashSet::new();
     let named: HashSet<&str> = catalog.segments.iter().flat_map(SegmentMeta::files).collect();
     for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
@@ -277,12 +312,13 @@ fn open_segments(dir: &Path, catalog: &Catalog, horizons: &Arc<Horizons>) -> Res
         }
     }
     let open = |meta: &SegmentMeta| {
-        let mut meta = meta.clone();
         // Roll-ups can be done without.
-        meta.rollups.retain(|rollup| found.contains(&rollup.file));
+        let is_there = |file: &String| found.contains(file) || (meta.remote && has_remote);
+        let mut meta = meta.clone();
+        meta.rollups.retain(|rollup| is_there(&rollup.file));
         let segment = Segment::new(dir, meta, horizons);
         // Going on without it is better for the hosts than not starting; its rows are lost either way.
-        if !found.contains(&segment.meta.file) {
+        if !is_there(&segment.meta.file) {
             tracing::error!(file = %segment.path.display(), rows = segment.meta.rows, "segment is missing, its rows are lost");
             return None;
         }
@@ -291,16 +327,26 @@ fn open_segments(dir: &Path, catalog: &Catalog, horizons: &Arc<Horizons>) -> Res
     Ok(SegmentList(catalog.segments.iter().filter_map(open).collect()))
 }
 
-/// Reads the series log; what is missing in it is restored from the segments, which name their series too.
-fn open_series(dir: &Path, index: &mut SeriesIndex, segments: &SegmentList) -> Result<SeriesLog, StoreError> {
-    let (mut log, state) = SeriesLog::open(dir, index)?;
-    if state.incomplete {
+/// Reads the series log, of which `durable` bytes must be there; what is missing in it is restored from the segments, which name their series too.
+fn open_series(
+    dir: &Path,
+    index: &mut SeriesIndex,
+    segments: &SegmentList,
+    durable: u64,
+) -> Result<SeriesLog, StoreError> {
+    let (log, state) = SeriesLog::open(dir, index)?;
+    // What was added since is in the write-ahead log too. An earlier version did not note how much must be there.
+    let incomplete = state.intact_bytes < durable || (state.damaged && durable == 0);
+    if incomplete {
         for segment in segments.overlapping(SegmentKind::Samples, i64::MIN, i64::MAX) {
-            segment.read_series(|id, key| index.insert(id, key))?;
+            // One that cannot be read itself has no samples either whose series would be missed.
+            if let Err(error) = segment.read_series(|id, key| index.insert(id, key)) {
+                tracing::error!(%error, "its series cannot be restored from it");
+            }
         }
     }
-    if state.damaged {
-        log.rewrite(dir, &index.all())?;
+    if state.damaged || incomplete {
+        log.rewrite(dir, || index.all())?;
     }
     Ok(log)
 }

@@ -10,6 +10,7 @@ mod dashboard;
 mod demo;
 mod disk;
 mod durability;
+mod keep;
 mod scaling;
 mod support;
 mod vm;

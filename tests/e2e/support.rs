@@ -80,9 +80,16 @@ impl Server {
 
     /// Starts `serve` on a data directory that may hold data already.
     pub fn start_in(dir: TempDir, settings: &[&str]) -> Self {
+        Self::start_with(dir, settings, &[])
+    }
+
+    /// As [`Server::start_in`], with variables in its environment.
+    pub fn start_with(dir: TempDir, settings: &[&str], environment: &[(&str, &str)]) -> Self {
         let data = dir.path().join("data").display().to_string();
         let args = [&["serve", "--listen", "127.0.0.1:0", "--data-dir", &data], settings].concat();
-        let (process, base) = spawn(&args, dir.path());
+        let mut command = Command::new(binary());
+        command.envs(environment.iter().copied());
+        let (process, base) = spawn_by(command, &args, dir.path());
         let server = Self { process, base, dir };
         wait_for("the server to be healthy", Duration::from_secs(120), || server.get("/health").ok());
         server

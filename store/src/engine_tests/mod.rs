@@ -1,12 +1,17 @@
 //! The engine as its users see it: append, crash, reopen, flush, scan. Here are the fixtures.
 
 mod compact;
+mod crash;
+mod damage;
 mod durability;
 mod facts;
+mod faults;
 mod flush;
 mod keep;
+mod ledger;
 mod model;
 mod refusal;
+mod remote;
 mod retention;
 mod size;
 

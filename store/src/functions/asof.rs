@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use arrow::array::{ArrayRef, AsArray, Float64Array};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Float64Type, SchemaRef};
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::Expr;
@@ -17,8 +17,8 @@ use super::span::span_ms;
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::tables::{
-    Block, Choice, Column, Kind, LabelFilter, LabelTable, Part, Read, Selected, Source, Subject, SubjectSource,
-    TimedTable, each_row, schema_of, timed_source,
+    Block, Column, Kind, LabelFilter, Part, Read, Selected, Source, Subject, SubjectSource, TimedTable, schema_of,
+    timed_source,
 };
 
 /// How far before a row the newest limit is looked for, unless the call says otherwise; as in `recent(window)`.
@@ -48,8 +48,8 @@ pub(crate) struct AsOf {
 }
 
 impl AsOf {
-    pub(crate) fn new(store: Weak<Store>, now: Option<TimeMs>) -> Self {
-        Self { store, now }
+    pub(crate) fn new(store: &Arc<Store>, now: Option<TimeMs>) -> Self {
+        Self { store: Arc::downgrade(store), now }
     }
 }
 
@@ -109,24 +109,23 @@ impl Source for Limited {
             return Vec::new();
         };
         let lookback = self.lookback;
-        let limits = SubjectSource::LIMITS.labels(store);
-        let whose = Arc::new(who(&limits.columns, [0, 1, 2]));
         let limited = |part: Part| {
-            let mut numbers: HashMap<Subject, Vec<u32>> = HashMap::new();
-            for (label, subject) in (0..).zip(who(&part.labels.columns, [host, container, resource])) {
-                numbers.entry(subject).or_default().push(label);
+            let limits = SubjectSource::LIMITS.parts(store, &LabelFilter::everything());
+            let limits: Vec<_> = limits.into_iter().map(Selected::all).collect();
+            let whose = who(&part.labels.columns, [host, container, resource]);
+            let mut numbers = HashMap::new();
+            for (label, subject) in (0..).zip(whose) {
+                numbers.entry(subject).or_insert_with(Vec::new).push(label);
             }
-            // Per label of the limits the labels of the table that are about the same.
-            let of: Vec<Vec<u32>> =
-                whose.iter().map(|subject| numbers.get(subject).cloned().unwrap_or_default()).collect();
-            let (inner, limits) = (part.read, Arc::clone(&limits));
-            let read: Read = Box::new(move |store, selected, from, to| {
+            let count = part.labels.count;
+            let inner = part.read;
+            let read: Read = Box::new(move |store: &Store, selected: &Selected, from: i64, to: i64| {
                 let mut blocks = match &inner {
                     Some(inner) => inner(store, selected, from, to)?,
                     None => selected.samples(store, 0, from, to)?,
                 };
                 if !blocks.is_empty() {
-                    let found = in_force(store, &limits, &of, selected, (from.saturating_sub(lookback), to))?;
+                    let found = in_force(store, &limits, &numbers, count, (from.saturating_sub(lookback), to))?;
                     blocks.iter_mut().for_each(|block| add(block, &found, lookback));
                 }
                 Ok(blocks)
@@ -149,30 +148,28 @@ fn who(labels: &[ArrayRef], [host, container, resource]: [usize; 3]) -> Vec<Subj
     (0..rows).map(subject).collect()
 }
 
-/// The limits in a range of time by the label of the table, sorted by time; only those of wanted labels.
+/// The limits in a range of time by label, sorted by time.
 fn in_force(
     store: &Store,
-    limits: &Arc<LabelTable>,
-    of: &[Vec<u32>],
-    selected: &Selected,
+    limits: &[Selected],
+    numbers: &HashMap<Subject, Vec<usize>>,
+    labels: usize,
     (from, to): (i64, i64),
 ) -> std::result::Result<Vec<Vec<(i64, f64)>>, StoreError> {
-    let choice = match &selected.choice {
-        Choice::All => Choice::All,
-        Choice::Some(wanted) => {
-            let is_wanted = |labels: &Vec<u32>| labels.iter().any(|label| wanted.binary_search(label).is_ok());
-            let labels = (0..).zip(of).filter(|(_, labels)| is_wanted(labels)).map(|(label, _)| label);
-            Choice::Some(Arc::new(labels.collect()))
-        }
-    };
-    let mut found = vec![Vec::new(); selected.part.labels.count];
-    let limits = Selected::new(Part { labels: Arc::clone(limits), read: None }, choice);
-    for block in limits.read(store, from, to)? {
-        each_row(&block, |label, time, value| {
-            for number in &of[label as usize] {
-                found[*number as usize].push((time, value));
+    let mut found = vec![Vec::new(); labels];
+    for part in limits {
+        let whose: Vec<_> =
+            who(&part.part.labels.columns, [0, 1, 2]).iter().map(|subject| numbers.get(subject)).collect();
+        for block in part.read(store, from, to)? {
+            let Some(values) = block.values.first().and_then(|values| values.as_primitive_opt::<Float64Type>()) else {
+                continue;
+            };
+            for ((label, time), value) in block.label.values().iter().zip(block.time.values()).zip(values.values()) {
+                for number in whose[*label as usize].into_iter().flatten() {
+                    found[*number].push((*time, *value));
+                }
             }
-        });
+        }
     }
     for limits in &mut found {
         limits.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));

@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{Result, ScalarValue, plan_err, resources_datafusion_err};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use tidegate_model::TimeMs;
 
@@ -20,7 +21,7 @@ use super::made::{Made, Making};
 use super::span::span_ms;
 use crate::store::Store;
 use crate::tables::{
-    Filters, LabelFilter, LabelTable, Selected, Slices, Source, TimeRange, UTC, executed, metric_source, pushdown,
+    Choice, Filters, LabelFilter, Selected, Slices, Source, TimeRange, UTC, executed, metric_source, pushdown,
     timed_source,
 };
 
@@ -58,8 +59,8 @@ pub(crate) struct Fill {
 }
 
 impl Fill {
-    pub(crate) fn new(store: Weak<Store>, now: Option<TimeMs>) -> Self {
-        Self { store, now }
+    pub(crate) fn new(store: &Arc<Store>, now: Option<TimeMs>) -> Self {
+        Self { store: Arc::downgrade(store), now }
     }
 }
 
@@ -179,8 +180,7 @@ impl TableProvider for FillTable {
         let name = format!("table={}, step={} ms", filling.source.name(), filling.step);
         let make = Arc::new(move |making: &Making| {
             let wanted = wanted.as_ref().map(|wanted| making.run.bind(wanted)).transpose()?;
-            let filter = LabelFilter::new(wanted.as_ref(), Arc::clone(&label_schema));
-            filling.rows(making, bounds.resolve(&making.run)?, &filter)
+            filling.rows(making, bounds.resolve(&making.run)?, wanted.as_ref(), &label_schema)
         });
         Made { operator: "FillExec", name, schema: self.schema(), make }.exec(projection)
     }
@@ -222,7 +222,13 @@ impl Cell {
 type Tuple = Vec<Option<String>>;
 
 impl Filling {
-    fn rows(&self, making: &Making, range: TimeRange, filter: &LabelFilter) -> Result<RecordBatch> {
+    fn rows(
+        &self,
+        making: &Making,
+        range: TimeRange,
+        wanted: Option<&Arc<dyn PhysicalExpr>>,
+        label_schema: &SchemaRef,
+    ) -> Result<RecordBatch> {
         let store = &making.run.store;
         let stored = store.stored_times();
         // A bucket is in the range when it begins there. Without a lower end it begins with what there is.
@@ -238,8 +244,10 @@ impl Filling {
         if buckets > 0 && stored.is_some() {
             let samples = (first.saturating_mul(self.step), (last + 1).saturating_mul(self.step) - 1);
             let samples = (samples.0, samples.1.min(making.run.now.0));
-            for part in Selected::of(self.source.as_ref(), store, filter)? {
-                self.read(making, samples, first, buckets, &part, &mut series)?;
+            let filter = LabelFilter::new(wanted, Arc::clone(label_schema));
+            for part in Selected::of(self.source.as_ref(), store, &filter)? {
+                let part = Wanted { labels: tuples(&part.part.labels.columns), kept: kept(&part), part };
+                self.read(making, samples, first, buckets, part, &mut series)?;
             }
         }
         self.batch(making, first, buckets, series)
@@ -251,12 +259,14 @@ impl Filling {
         (from, to): (i64, i64),
         first: i64,
         buckets: i64,
-        part: &Selected,
+        part: Wanted,
         series: &mut BTreeMap<Tuple, Vec<Cell>>,
     ) -> Result<()> {
-        let labels = tuples(&part.part.labels);
-        let mut cells: Vec<Option<Vec<Cell>>> = vec![None; labels.len()];
-        for (tuple, cells) in labels.iter().zip(&mut cells) {
+        if part.kept.iter().all(|kept| !kept) {
+            return Ok(());
+        }
+        let mut cells: Vec<Option<Vec<Cell>>> = vec![None; part.labels.len()];
+        for (tuple, cells) in part.labels.iter().zip(&mut cells) {
             *cells = series.remove(tuple);
         }
         let mut rows = cells.iter().flatten().count() as i64 * buckets;
@@ -264,13 +274,16 @@ impl Filling {
         while let Some((from, to)) = slices.next() {
             making.check()?;
             let mut had = 0;
-            for block in part.read(&making.run.store, from, to).map_err(executed)? {
+            for block in part.part.read(&making.run.store, from, to).map_err(executed)? {
                 had += block.time.len();
                 let values = block.values.first().and_then(|values| values.as_primitive_opt::<Float64Type>());
                 let Some(values) = values else { continue };
                 for ((label, time), value) in block.label.values().iter().zip(block.time.values()).zip(values.values())
                 {
                     let label = *label as usize;
+                    if !part.kept[label] {
+                        continue;
+                    }
                     if cells[label].is_none() {
                         rows = rows.saturating_add(buckets);
                         if rows > MAX_ROWS {
@@ -287,7 +300,7 @@ impl Filling {
             }
             slices.had(had);
         }
-        series.extend(labels.into_iter().zip(cells).filter_map(|(tuple, cells)| Some((tuple, cells?))));
+        series.extend(part.labels.into_iter().zip(cells).filter_map(|(tuple, cells)| Some((tuple, cells?))));
         Ok(())
     }
 
@@ -350,12 +363,32 @@ impl How {
     }
 }
 
-fn tuples(labels: &LabelTable) -> Vec<Tuple> {
+struct Wanted {
+    labels: Vec<Tuple>,
+    kept: Vec<bool>,
+    part: Selected,
+}
+
+fn tuples(labels: &[ArrayRef]) -> Vec<Tuple> {
+    // A metric without tags has one series and no column that could say so.
+    let rows = labels.first().map_or(1, |labels| labels.len());
     let text = |column: &ArrayRef, row: usize| {
         let column = column.as_string_view();
         column.is_valid(row).then(|| column.value(row).to_owned())
     };
-    (0..labels.count).map(|row| labels.columns.iter().map(|column| text(column, row)).collect()).collect()
+    (0..rows).map(|row| labels.iter().map(|column| text(column, row)).collect()).collect()
+}
+
+/// Which labels the filter lets through.
+fn kept(part: &Selected) -> Vec<bool> {
+    match &part.choice {
+        Choice::All => vec![true; part.part.labels.count],
+        Choice::Some(labels) => {
+            let mut kept = vec![false; part.part.labels.count];
+            labels.iter().for_each(|label| kept[*label as usize] = true);
+            kept
+        }
+    }
 }
 
 #[cfg(test)]

@@ -30,10 +30,11 @@ use datafusion::logical_expr::Documentation;
 pub(crate) use self::bounded::{MULTIPLYING, bounded};
 pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
 pub(crate) use self::last::last_metric;
-pub(crate) use self::made::Making;
 pub(crate) use self::roster::Recents;
 
-use std::sync::{Arc, LazyLock, Weak};
+pub(crate) use self::made::Making;
+
+use std::sync::{Arc, LazyLock};
 
 use tidegate_model::TimeMs;
 
@@ -65,12 +66,12 @@ pub(crate) fn register(state: &mut SessionState) -> Result<()> {
 }
 
 /// Registers what does, for plans as of `at`; `None` for plans that are told the instant each time they run.
-pub(crate) fn register_for(state: &mut SessionState, store: Weak<Store>, at: Option<TimeMs>) -> Result<()> {
+pub(crate) fn register_for(state: &mut SessionState, store: &Arc<Store>, at: Option<TimeMs>) -> Result<()> {
     state.register_udf(Arc::new(now(at)))?;
-    state.register_udtf("last", Arc::new(Last::new(Weak::clone(&store))));
+    state.register_udtf("last", Arc::new(Last::new(Arc::downgrade(store))));
     state.register_udtf("recent", Arc::new(Recent));
     state.register_udtf("history", Arc::new(HistoryFunction));
-    state.register_udtf("asof", Arc::new(AsOf::new(Weak::clone(&store), at)));
+    state.register_udtf("asof", Arc::new(AsOf::new(store, at)));
     state.register_udtf("fill", Arc::new(Fill::new(store, at)));
     Ok(())
 }

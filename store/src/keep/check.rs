@@ -359,6 +359,9 @@ impl Checking {
             }
             (Ok(_), _) => self.note(FindingStatus::Ok, &file, bytes, "roll-ups", ""),
             (Err(_), _) if !path.exists() && self.is_gone_rightly(&rollup.file) => {}
+            (Err(_), _) if !path.exists() && of.remote => {
+                self.note(FindingStatus::Remote, &file, rollup.bytes, "only in the object store", "");
+            }
             (Err(error), _) => {
                 let status = if path.exists() { FindingStatus::Damaged } else { FindingStatus::Missing };
                 self.note(status, &file, bytes, cause(&error), lost());

@@ -1,6 +1,6 @@
 //! Reading files in pieces: checksums and copies that need no more memory than one piece.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ use crate::catalog::CATALOG;
 use crate::dir::{FACTS, SEGMENTS, SERIES, WAL};
 use crate::error::StoreError;
 use crate::keep::RESTORING;
+use crate::remote;
 
 /// Bytes read at once.
 const PIECE: usize = 256 << 10;
@@ -17,7 +18,7 @@ pub(super) fn read_pieces(
     path: &Path,
     mut each: impl FnMut(&[u8]) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let mut file = File::open(path).map_err(StoreError::io("read", path))?;
+    let mut file = remote::open(path).map_err(StoreError::io("read", path))?;
     let mut piece = vec![0; PIECE];
     loop {
         match file.read(&mut piece).map_err(StoreError::io("read", path))? {

@@ -14,7 +14,7 @@ mod stream;
 
 pub use check::{CheckReport, Finding, FindingStatus, check};
 pub use manifest::BackupReport;
-pub use restore::restore;
+pub use restore::{restore, restore_uploaded};
 pub use snapshot::Snapshot;
 pub use stream::receive;
 

@@ -12,9 +12,10 @@ use tidegate_model::TimeMs;
 use super::backup_dir::{Sink, write_backup};
 use super::files::{names, read_pieces, store_dir};
 use super::manifest::{BackupReport, FileSum, Manifest};
-use crate::catalog::{CATALOG, Catalog};
+use crate::catalog::{CATALOG, Catalog, SegmentMeta};
 use crate::dir::{DataDir, FACTS, SEGMENTS, SERIES, WAL};
 use crate::error::StoreError;
+use crate::remote;
 use crate::segment::Segment;
 use crate::store::Store;
 use crate::write::record;
@@ -38,7 +39,10 @@ enum Source {
     Bytes(Vec<u8>),
     File(PathBuf),
     /// A file of a segment, which is held so that the file stays until it was read.
-    Segment(Arc<Segment>, PathBuf),
+    Segment {
+        _held: Arc<Segment>,
+        path: PathBuf,
+    },
 }
 
 impl Store {
@@ -59,7 +63,9 @@ impl Store {
         let segments = self.data.read().segments.clone();
         let mut kept = catalog.clone();
         // Segments that were missing at the start are named by the catalog and cannot be saved.
-        kept.segments = segments.0.iter().map(|segment| segment.meta.clone()).collect();
+        let saved = |segment: &Arc<Segment>| SegmentMeta { remote: false, ..segment.meta.clone() };
+        kept.segments = segments.0.iter().map(saved).collect();
+        (kept.store_id, kept.remote_url) = (None, None);
         kept.next_series = self.index.read().next_id();
         let known = self.index.read().all();
         let mut series = Vec::new();
@@ -72,7 +78,7 @@ impl Store {
             parts.extend(segment.meta.sums().map(|(file, crc32)| Part {
                 name: format!("{SEGMENTS}/{file}"),
                 crc32,
-                source: Source::Segment(segment.clone(), segment.path.with_file_name(file)),
+                source: Source::Segment { _held: segment.clone(), path: segment.path.with_file_name(file) },
             }));
         }
         parts.push(bytes(CATALOG, kept.to_json()?));
@@ -156,15 +162,17 @@ impl Source {
     fn path(&self) -> PathBuf {
         match self {
             Self::Bytes(_) => PathBuf::new(),
-            Self::File(path) | Self::Segment(_, path) => path.clone(),
+            Self::File(path) | Self::Segment { path, .. } => path.clone(),
         }
     }
 
     fn bytes(&self) -> Result<u64, StoreError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
-            Self::File(path) | Self::Segment(_, path) => {
-                Ok(std::fs::metadata(path).map_err(StoreError::io("read", path))?.len())
+            Self::File(path) | Self::Segment { path, .. } => {
+                // Opened, so that a file that only the object store has is fetched.
+                let file = remote::open(path).map_err(StoreError::io("read", path))?;
+                Ok(file.metadata().map_err(StoreError::io("read", path))?.len())
             }
         }
     }
@@ -172,7 +180,7 @@ impl Source {
     fn read(&self, mut each: impl FnMut(&[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
         match self {
             Self::Bytes(bytes) => each(bytes),
-            Self::File(path) | Self::Segment(_, path) => read_pieces(path, each),
+            Self::File(path) | Self::Segment { path, .. } => read_pieces(path, each),
         }
     }
 }

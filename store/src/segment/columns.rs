@@ -21,6 +21,7 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnPath;
 
 use crate::error::StoreError;
+use crate::fault;
 use crate::write::wal::sync_dir;
 
 /// Rows of a page in columns that scans decode: what is decoded in vain on either side of one series' rows.
@@ -87,7 +88,8 @@ impl ColumnFile {
         effort: Effort,
     ) -> std::result::Result<Self, StoreError> {
         // Never truncates: a file of that name could be one that the catalog on disk names.
-        let file = File::create_new(path).map_err(StoreError::io("create", path))?;
+        let create = || fault::at(path).and_then(|()| File::create_new(path));
+        let file = create().map_err(StoreError::io("create", path))?;
         Self::start(path, file, schema, codings, sorted_by, effort).map_err(|error| {
             let _ = std::fs::remove_file(path);
             unwritable(path, error)
@@ -219,7 +221,9 @@ impl ColumnFile {
             self.writer.append_key_value_metadata(KeyValue::new(key, value));
         }
         let finish = |this: &mut Self| -> Result<u64> {
+            fault::at(&this.path)?;
             this.writer.finish()?;
+            fault::at_sync(&this.path)?;
             this.file.sync_all()?;
             Ok(this.file.metadata()?.len())
         };
@@ -235,7 +239,7 @@ impl ColumnFile {
 impl Drop for ColumnFile {
     fn drop(&mut self) {
         if !self.finished {
-            let _ = std::fs::remove_file(&self.path); // the catalog does not name it: what stays goes at the next start
+            let _ = fault::at(&self.path).and_then(|()| std::fs::remove_file(&self.path)); // the catalog does not name it: what stays goes at the next start
         }
     }
 }

@@ -84,7 +84,11 @@ impl Store {
         let _one_at_a_time = self.compacting.lock();
         let mut report = CompactReport::default();
         while let Some((job, inputs)) = self.next_job(due)? {
-            let outputs = self.run(&job, &inputs, pace)?;
+            let mut outputs = Vec::new();
+            if let Err(error) = self.run(&job, &inputs, pace, &mut outputs) {
+                self.discard(outputs);
+                return Err(error);
+            }
             let sum = |metas: &[SegmentMeta], of: fn(&SegmentMeta) -> u64| metas.iter().map(of).sum::<u64>();
             let done = CompactReport {
                 segments_in: inputs.len(),
@@ -139,7 +143,14 @@ impl Store {
         ranges.iter().any(|range| range.max_time < self.horizons.of(&range.metric))
     }
 
-    fn run(&self, job: &Job, inputs: &[Arc<Segment>], pace: &Pace<'_>) -> Result<Vec<SegmentMeta>, StoreError> {
+    /// Adds what it writes to `outputs`, also when it fails after some.
+    fn run(
+        &self,
+        job: &Job,
+        inputs: &[Arc<Segment>],
+        pace: &Pace<'_>,
+        outputs: &mut Vec<SegmentMeta>,
+    ) -> Result<(), StoreError> {
         let dir = self.dir.segments();
         let number = || {
             // Used up whatever happens, as a flush's.
@@ -147,7 +158,6 @@ impl Store {
             catalog.next_segment += 1;
             catalog.next_segment - 1
         };
-        let mut outputs = Vec::new();
         match job.kind {
             SegmentKind::Samples => {
                 for (from, to) in self.parts(inputs) {
@@ -178,12 +188,12 @@ impl Store {
                 outputs.extend(write_events(&dir, number(), &rows.iter().collect::<Vec<_>>())?);
             }
         }
-        for meta in &mut outputs {
+        for meta in outputs.iter_mut() {
             meta.order = inputs.iter().map(|input| input.meta.order).max().unwrap_or(meta.order);
             meta.flushed = inputs.iter().map(|input| input.meta.flushed).max().unwrap_or_default();
             meta.compacted = true;
         }
-        Ok(outputs)
+        Ok(())
     }
 
     /// The partitions that the inputs reach over, as inclusive ranges of time.
@@ -221,7 +231,10 @@ impl Store {
         next.segments.extend(outputs.iter().cloned());
         next.segments.sort_by_key(|meta| (meta.order, meta.number));
         next.next_series = self.index.read().next_id();
-        next.save(self.dir.path())?;
+        if let Err(error) = next.save(self.dir.path()) {
+            self.discard(outputs);
+            return Err(error);
+        }
         *catalog = next;
 
         let mut data = self.data.write();

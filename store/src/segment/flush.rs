@@ -70,7 +70,7 @@ impl Store {
         let mut report = FlushReport::default();
         if let Some(last) = generations.last() {
             let wal_floor = last.wal + 1;
-            self.series_log.lock().sync()?;
+            self.series_log.sync()?;
             // Used up whatever happens: the catalog on disk may name its segments though replacing it has failed.
             let number = catalog.next_segment;
             catalog.next_segment += 1;
@@ -82,7 +82,10 @@ impl Store {
                     SegmentKind::Events => report.events += meta.rows,
                 }
             }
-            self.publish(&mut catalog, written, wal_floor, now)?;
+            if let Err(error) = self.publish(&mut catalog, written.clone(), wal_floor, now) {
+                self.discard(written);
+                return Err(error);
+            }
             report.wal_files_removed = self.wal.lock().remove_below(wal_floor);
         }
         self.apply_retention(&mut catalog, now, &mut report)?;
@@ -117,14 +120,30 @@ impl Store {
         let dir = self.dir.segments();
         let decisions: Vec<_> = generations.iter().flat_map(|g| g.decisions()).map(Arc::as_ref).collect();
         let events: Vec<_> = generations.iter().flat_map(|g| g.events()).map(Arc::as_ref).collect();
-        let written = [
-            write_samples(&dir, number, generations, &self.index)?,
-            write_decisions(&dir, number, &decisions)?,
-            write_events(&dir, number, &events)?,
-        ];
-        let mut written: Vec<_> = written.into_iter().flatten().collect();
+        let mut written = Vec::new();
+        let mut write = || -> Result<(), StoreError> {
+            written.extend(write_samples(&dir, number, generations, &self.index)?);
+            written.extend(write_decisions(&dir, number, &decisions)?);
+            written.extend(write_events(&dir, number, &events)?);
+            Ok(())
+        };
+        if let Err(error) = write() {
+            self.discard(written);
+            return Err(error);
+        }
         written.iter_mut().for_each(|meta| meta.flushed = now);
         Ok(written)
+    }
+
+    /// Removes segments that were written and cannot be published: on a full disk they would be in the way of every further
+    /// attempt. One that the catalog on disk names stays; replacing it may have failed only afterwards.
+    pub(crate) fn discard(&self, written: Vec<SegmentMeta>) {
+        let Ok(on_disk) = Catalog::load(self.dir.path()) else { return };
+        for meta in written {
+            if !on_disk.segments.iter().any(|named| named.file == meta.file) {
+                Segment::new(&self.dir.segments(), meta, &self.horizons).expire();
+            }
+        }
     }
 
     /// Names the new segments in the catalog, then swaps them for the generations they were made from.
@@ -139,6 +158,7 @@ impl Store {
         next.wal_floor = wal_floor;
         next.next_series = self.index.read().next_id();
         next.last_flush = Some(now);
+        next.series_bytes = self.series_log.bytes();
         next.segments.extend(written.iter().cloned());
         next.save(self.dir.path())?;
         *catalog = next;

@@ -15,6 +15,7 @@ use tidegate_model::{ContainerKey, Decision, Event, TimeMs};
 
 use crate::catalog::{SegmentKind, SegmentMeta};
 use crate::error::StoreError;
+use crate::fault;
 use crate::hot::Generation;
 use crate::segment::{Segment, file_name};
 use crate::write::wal::sync_dir;
@@ -175,20 +176,22 @@ fn write_file(
     let file_name = file_name(number, kind);
     let path = dir.join(&file_name);
     let unwritable = |error: &dyn std::fmt::Display| {
-        let _ = fs::remove_file(&path); // the catalog does not name it, so what stays is removed at the next start
+        let _ = fault::at(&path).and_then(|()| fs::remove_file(&path)); // the catalog does not name it, so what stays is removed at the next start
         StoreError::Segment { action: "written", path: path.clone(), message: error.to_string() }
     };
     // Never truncates: a file of that name could be one that the catalog on disk names.
-    let file = File::create_new(&path).map_err(StoreError::io("create", &path))?;
+    let create = || fault::at(&path).and_then(|()| File::create_new(&path));
+    let file = create().map_err(StoreError::io("create", &path))?;
     let synced = file.try_clone().map_err(|error| unwritable(&error))?;
     let mut writer = ArrowWriter::try_new(file, schema, Some(properties())).map_err(|error| unwritable(&error))?;
     let times = fill(&mut writer).map_err(|error| unwritable(&error))?;
+    fault::at(&path).map_err(|error| unwritable(&error))?;
     let metadata = writer.close().map_err(|error| unwritable(&error))?;
     let Some((min_time, max_time)) = times else {
         let _ = fs::remove_file(&path);
         return Ok(None);
     };
-    synced.sync_all().map_err(|error| unwritable(&error))?;
+    fault::at_sync(&path).and_then(|()| synced.sync_all()).map_err(|error| unwritable(&error))?;
     sync_dir(dir)?;
     let bytes = synced.metadata().map_err(|error| unwritable(&error))?.len();
     let rows = metadata.file_metadata().num_rows() as u64;

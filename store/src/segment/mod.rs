@@ -29,7 +29,9 @@ use tidegate_model::SeriesKey;
 
 use crate::catalog::{RollupMeta, SegmentKind, SegmentMeta};
 use crate::error::StoreError;
+use crate::fault;
 use crate::hot::{Generation, Row, sort_last_write_wins};
+use crate::remote;
 use crate::scan::Wanted;
 use crate::segment::columns::Effort;
 use crate::segment::horizon::Horizons;
@@ -89,7 +91,7 @@ impl Segment {
 
     /// Opens the file for reading.
     pub(crate) fn reader(&self) -> Result<ParquetRecordBatchReaderBuilder<File>, StoreError> {
-        let file = File::open(&self.path).map_err(|error| self.unreadable(error))?;
+        let file = remote::open(&self.path).map_err(|error| self.unreadable(error))?;
         let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| self.unreadable(error))?;
         Ok(builder.with_batch_size(BATCH_ROWS))
     }
@@ -151,7 +153,10 @@ impl Drop for Segment {
             return;
         }
         for path in std::iter::once(self.path.as_path()).chain(self.rollups.iter().map(|(_, file)| file.path())) {
-            if let Err(error) = fs::remove_file(path) {
+            if let Err(error) = fault::at(path).and_then(|()| fs::remove_file(path))
+                // Only in the object store.
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
                 tracing::warn!(file = %path.display(), %error, "expired segment stays until the next start");
             }
         }

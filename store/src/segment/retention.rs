@@ -97,6 +97,10 @@ impl Store {
         self.data.write().segments = Arc::new(SegmentList(kept));
         over.iter().for_each(|segment| segment.expire());
         report.series_removed = self.forget_series(now.minus(Duration::from_secs(self.config.retention_s)))?;
+        if report.series_removed > 0 {
+            catalog.series_bytes = self.series_log.bytes();
+            catalog.save(self.dir.path())?;
+        }
         Ok(())
     }
 
@@ -177,10 +181,7 @@ impl Store {
             self.index.write().expire(before)
         };
         if removed > 0 {
-            // Held from the reading of the index on: what is defined meanwhile is added after the rewrite.
-            let mut log = self.series_log.lock();
-            let series = self.index.read().all();
-            log.rewrite(self.dir.path(), &series)?;
+            self.series_log.rewrite(self.dir.path(), || self.index.read().all())?;
         }
         Ok(removed)
     }

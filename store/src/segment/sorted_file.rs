@@ -24,6 +24,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::Statistics;
 
 use crate::error::StoreError;
+use crate::remote;
 use crate::scan::Wanted;
 use crate::segment::samples::{MetricRange, RANGES};
 use crate::segment::scaled;
@@ -389,7 +390,7 @@ struct SharedFile {
 
 impl SharedFile {
     fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = remote::open(path)?;
         let bytes = file.metadata()?.len();
         Ok(Self { file: Arc::new(file), bytes })
     }

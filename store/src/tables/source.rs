@@ -81,8 +81,7 @@ impl Selected {
         Ok(selected)
     }
 
-    /// The series of a part that have wanted labels.
-    pub(crate) fn new(part: Part, choice: Choice) -> Self {
+    fn new(part: Part, choice: Choice) -> Self {
         let series = part.labels.members.iter().map(|members| match &choice {
             Choice::All => None,
             Choice::Some(labels) => Some(members.with_labels(labels)),

@@ -259,7 +259,7 @@ impl Store {
                 }
             }
             drop(index);
-            self.series_log.lock().add(defined);
+            self.series_log.add(defined);
         }
         let rows = series.iter().zip(times.iter()).zip(values.iter());
         let rows = rows.map(|((&series, &time), &value)| Row { series, time, value });

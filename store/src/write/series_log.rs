@@ -4,25 +4,34 @@
 //! damaged record in one of them does not cost the samples of a series.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tidegate_model::SeriesKey;
 
 use crate::catalog::replace_file;
 use crate::dir::SERIES;
 use crate::error::StoreError;
+use crate::fault;
 use crate::write::record::{self, Record};
 use crate::write::series::SeriesIndex;
 
 /// The open series log.
 pub(crate) struct SeriesLog {
     path: PathBuf,
+    /// Held while the file is written, synced or replaced.
+    file: Mutex<LogFile>,
+    /// What could not be written yet. A lock of its own, so that a writer of samples never waits for the disk.
+    pending: Mutex<Vec<(u32, Arc<SeriesKey>)>>,
+}
+
+struct LogFile {
     file: File,
     bytes: u64,
-    /// What could not be written yet.
-    pending: Vec<(u32, Arc<SeriesKey>)>,
+    /// Whether the file may have been replaced by another, so that this one has no name any more.
+    replaced: bool,
 }
 
 /// What became of reading the series log.
@@ -30,8 +39,8 @@ pub(crate) struct SeriesLog {
 pub(crate) struct SeriesLogState {
     /// Something in it cannot be read; it should be rewritten.
     pub damaged: bool,
-    /// Something before its end: definitions are missing that only segments still have.
-    pub incomplete: bool,
+    /// Bytes up to the first damage, or all of them.
+    pub intact_bytes: u64,
 }
 
 impl SeriesLog {
@@ -52,56 +61,78 @@ impl SeriesLog {
             let what = if damage.tail { "torn end of file" } else { "corrupt record" };
             tracing::warn!(file = %path.display(), offset = damage.offset, bytes = damage.bytes, "{what} skipped");
         }
-        let state =
-            SeriesLogState { damaged: !damages.is_empty(), incomplete: damages.iter().any(|damage| !damage.tail) };
-        let file = open_end(&path)?;
-        Ok((Self { path, file, bytes: bytes.len() as u64, pending: Vec::new() }, state))
+        let intact = damages.first().map_or(bytes.len(), |damage| damage.offset);
+        let state = SeriesLogState { damaged: !damages.is_empty(), intact_bytes: intact as u64 };
+        let file = LogFile { file: open_end(&path)?, bytes: bytes.len() as u64, replaced: false };
+        Ok((Self { path, file: Mutex::new(file), pending: Mutex::default() }, state))
     }
 
     /// Writes definitions, without syncing them: until the next [`SeriesLog::sync`] the write-ahead log has them too. So a
-    /// failure is no reason to refuse samples; the definitions are written with the next ones.
-    pub(crate) fn add(&mut self, series: impl IntoIterator<Item = (u32, Arc<SeriesKey>)>) {
-        self.pending.extend(series);
-        if let Err(error) = self.write_pending() {
+    /// failure, or a file that is being synced on a slow disk, is no reason to hold up samples; the definitions are written
+    /// with the next ones.
+    pub(crate) fn add(&self, series: impl IntoIterator<Item = (u32, Arc<SeriesKey>)>) {
+        self.pending.lock().extend(series);
+        if let Some(mut file) = self.file.try_lock()
+            && let Err(error) = self.write_pending(&mut file)
+        {
             tracing::warn!(%error, "series log is behind");
         }
     }
 
-    /// Makes all definitions durable.
-    pub(crate) fn sync(&mut self) -> Result<(), StoreError> {
-        self.write_pending()?;
-        self.file.sync_data().map_err(StoreError::io("sync", &self.path))
+    /// Its size.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.file.lock().bytes
     }
 
-    /// Replaces the log by one with just these definitions.
-    pub(crate) fn rewrite(&mut self, dir: &Path, series: &[(u32, Arc<SeriesKey>)]) -> Result<(), StoreError> {
+    /// Makes all definitions durable that were added before.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        let mut file = self.file.lock();
+        self.write_pending(&mut file)?;
+        let sync = || fault::at_sync(&self.path).and_then(|()| file.file.sync_data());
+        sync().map_err(StoreError::io("sync", &self.path))
+    }
+
+    /// Replaces the log by one with just the series that `all` gives. What is added meanwhile is written behind them.
+    pub(crate) fn rewrite(
+        &self,
+        dir: &Path,
+        all: impl FnOnce() -> Vec<(u32, Arc<SeriesKey>)>,
+    ) -> Result<(), StoreError> {
+        let mut file = self.file.lock();
         let mut bytes = Vec::new();
+        let series = all();
         if !series.is_empty() {
             record::put_series(&mut bytes, series.iter().map(|(id, key)| (*id, key.as_ref())));
         }
+        // Also when it fails: it may have been replaced before that.
+        file.replaced = true;
         replace_file(dir, SERIES, &bytes)?;
-        self.file = open_end(&self.path)?;
-        self.bytes = bytes.len() as u64;
-        self.pending.clear();
-        Ok(())
+        self.write_pending(&mut file)
     }
 
-    fn write_pending(&mut self) -> Result<(), StoreError> {
-        if self.pending.is_empty() {
+    fn write_pending(&self, file: &mut LogFile) -> Result<(), StoreError> {
+        if file.replaced {
+            file.file = open_end(&self.path)?;
+            file.bytes = file.file.metadata().map_err(StoreError::io("read", &self.path))?.len();
+            file.replaced = false;
+        }
+        let pending = std::mem::take(&mut *self.pending.lock());
+        if pending.is_empty() {
             return Ok(());
         }
         let mut bytes = Vec::new();
-        record::put_series(&mut bytes, self.pending.iter().map(|(id, key)| (*id, key.as_ref())));
-        if let Err(error) = self.file.write_all(&bytes) {
-            let _ = self.file.set_len(self.bytes); // a torn record that stays is skipped by the reader
+        record::put_series(&mut bytes, pending.iter().map(|(id, key)| (*id, key.as_ref())));
+        if let Err(error) = fault::write_all(&file.file, &bytes, &self.path) {
+            let _ = file.file.set_len(file.bytes); // a torn record that stays is skipped by the reader
+            self.pending.lock().splice(0..0, pending);
             return Err(StoreError::io("append to", &self.path)(error));
         }
-        self.bytes += bytes.len() as u64;
-        self.pending.clear();
+        file.bytes += bytes.len() as u64;
         Ok(())
     }
 }
 
 fn open_end(path: &Path) -> Result<File, StoreError> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(StoreError::io("open", path))
+    let open = || fault::at(path).and_then(|()| OpenOptions::new().create(true).append(true).open(path));
+    open().map_err(StoreError::io("open", path))
 }

@@ -4,7 +4,7 @@
 //! torn end of an old one never has to be repaired.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use crate::error::StoreError;
+use crate::fault;
 use crate::write::record::{self, Record};
 
 /// A file of this size is closed and the next one begun, so that memory and log can be freed in parts.
@@ -27,6 +28,8 @@ pub(crate) struct Wal {
     path: PathBuf,
     file: Arc<File>,
     bytes: u64,
+    /// Up to which file the names in the directory are durable.
+    names_synced: u64,
     /// Counts all bytes written by this process; a position to wait for.
     position: u64,
     /// Closed files of this process that nobody has synced yet, with their numbers.
@@ -43,7 +46,7 @@ impl Wal {
         let path = file_path(dir, number);
         let file = Arc::new(create(dir, &path)?);
         let (dir, unsynced, buffer) = (dir.to_owned(), Vec::new(), Vec::new());
-        Ok(Self { dir, number, path, file, bytes: 0, position: 0, unsynced, older, buffer })
+        Ok(Self { dir, number, path, file, bytes: 0, names_synced: number, position: 0, unsynced, older, buffer })
     }
 
     /// Number of the current file.
@@ -64,8 +67,8 @@ impl Wal {
     /// Writes whole records and returns the position to wait for. On an error nothing of them stays, as far as the file
     /// system lets us; a torn rest is skipped at the next replay.
     pub(crate) fn append(&mut self, records: &[u8]) -> Result<u64, StoreError> {
-        if let Err(source) = (&*self.file).write_all(records) {
-            if self.file.set_len(self.bytes).is_err() {
+        if let Err(source) = fault::write_all(&self.file, records, &self.path) {
+            if fault::at(&self.path).and_then(|()| self.file.set_len(self.bytes)).is_err() {
                 self.bytes = self.file.metadata().map_or(self.bytes, |metadata| metadata.len());
             }
             return Err(StoreError::Io { action: "append to", path: self.path.clone(), source });
@@ -87,10 +90,11 @@ impl Wal {
         position
     }
 
-    /// Closes the current file and begins the next.
+    /// Closes the current file and begins the next. Its name becomes durable with the next sync: the writer lock must not
+    /// wait for a slow disk, and nothing in the file is acknowledged as durable before.
     pub(crate) fn rotate(&mut self) -> Result<(), StoreError> {
         let path = file_path(&self.dir, self.number + 1);
-        let file = Arc::new(create(&self.dir, &path)?);
+        let file = Arc::new(create_unsynced(&path)?);
         self.older.push((self.number, self.bytes));
         self.unsynced.push((self.number, std::mem::replace(&mut self.file, file)));
         self.number += 1;
@@ -115,8 +119,13 @@ impl Wal {
     }
 }
 
+fn create_unsynced(path: &Path) -> Result<File, StoreError> {
+    let open = || fault::at(path).and_then(|()| OpenOptions::new().create_new(true).append(true).open(path));
+    open().map_err(StoreError::io("create", path))
+}
+
 fn create(dir: &Path, path: &Path) -> Result<File, StoreError> {
-    let file = OpenOptions::new().create_new(true).append(true).open(path).map_err(StoreError::io("create", path))?;
+    let file = create_unsynced(path)?;
     // A synced file without a synced directory entry may be gone after a power cut.
     if let Err(error) = sync_dir(dir) {
         // Left behind, it would be in the way of every later attempt.
@@ -127,7 +136,7 @@ fn create(dir: &Path, path: &Path) -> Result<File, StoreError> {
 }
 
 fn remove(path: &Path) {
-    if let Err(error) = fs::remove_file(path)
+    if let Err(error) = fault::at(path).and_then(|()| fs::remove_file(path))
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(file = %path.display(), %error, "old write-ahead log file stays");
@@ -136,7 +145,8 @@ fn remove(path: &Path) {
 
 /// Makes the names in a directory durable.
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(StoreError::io("sync", dir))
+    let sync = || fault::at_sync(dir).and_then(|()| File::open(dir)?.sync_all());
+    sync().map_err(StoreError::io("sync", dir))
 }
 
 fn file_path(dir: &Path, number: u64) -> PathBuf {
@@ -164,6 +174,12 @@ struct Outcome {
 }
 
 impl GroupCommit {
+    /// Whether nobody is waiting for a sync.
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.leader.try_lock().is_ok()
+    }
+
     /// Whether a sync has failed; then nothing may be acknowledged any more.
     pub(crate) fn stopped(&self) -> bool {
         self.outcome.stopped.load(Ordering::Acquire)
@@ -218,15 +234,21 @@ impl Outcome {
 }
 
 fn sync_now(wal: &Mutex<Wal>) -> Result<u64, StoreError> {
-    let (position, closed, current, path) = {
+    let (position, closed, current, path, number, new_name) = {
         let wal = wal.lock();
-        (wal.position, wal.unsynced.clone(), wal.file.clone(), wal.path.clone())
+        let new_name = (wal.names_synced < wal.number).then(|| wal.dir.clone());
+        (wal.position, wal.unsynced.clone(), wal.file.clone(), wal.path.clone(), wal.number, new_name)
     };
+    if let Some(dir) = new_name {
+        sync_dir(&dir)?;
+    }
     for file in closed.iter().map(|(_, file)| file).chain([&current]) {
-        file.sync_data().map_err(StoreError::io("sync", &path))?;
+        fault::at_sync(&path).and_then(|()| file.sync_data()).map_err(StoreError::io("sync", &path))?;
     }
     // Only now, not when the list was read: whoever waited may have been cancelled, and this goes on without it.
-    wal.lock().unsynced.retain(|(number, _)| !closed.iter().any(|(synced, _)| synced == number));
+    let mut wal = wal.lock();
+    wal.names_synced = wal.names_synced.max(number);
+    wal.unsynced.retain(|(number, _)| !closed.iter().any(|(synced, _)| synced == number));
     Ok(position)
 }
 
