@@ -188,7 +188,7 @@ impl Gathering<'_> {
         };
         for members in &table.members {
             let visit = Visit { members, labels: table.count, series: None, range };
-            self.store().visit(&visit, &mut into, &mut check)?;
+            self.store().visit(&visit, &[range], &mut into, &mut check)?;
         }
         Ok(into.newest)
     }

@@ -39,6 +39,7 @@ use crate::segment::horizon::Horizons;
 use crate::segment::rollup::Step;
 use crate::segment::samples::{SampleFile, SeriesIndexLock, series_runs};
 use crate::segment::sorted_file::SortedFile;
+use crate::tables::TimeRange;
 use crate::write::series::SeriesIndex;
 
 /// Rows handed to the Parquet reader at once.
@@ -126,6 +127,12 @@ impl Segment {
             });
         })?;
         Ok(rows.len() > before)
+    }
+
+    /// The earliest and the latest time of a metric's samples; `None` when it has none here.
+    pub(crate) fn times_of(&self, metric: &str) -> Result<Option<TimeRange>, StoreError> {
+        let range = self.samples.metric(metric)?;
+        Ok(range.map(|range| TimeRange { from: range.min_time, to: range.max_time }))
     }
 
     /// What the retention leaves of `wanted`.
