@@ -202,17 +202,4 @@ impl PlanCache {
         change(entry);
         entry.last_used = now;
     }
-
-    #[cfg(test)]
-    pub(crate) fn keys(&self) -> Vec<String> {
-        let mut keys: Vec<String> = self.0.lock().by_key.keys().cloned().collect();
-        keys.sort_unstable();
-        keys
-    }
-
-    /// Plans that wait, over all texts.
-    #[cfg(test)]
-    pub(crate) fn idle(&self) -> usize {
-        self.0.lock().by_key.values().map(|entry| entry.idle.len()).sum()
-    }
 }
