@@ -98,7 +98,10 @@ fn decode_prometheus(body: &[u8], known: &Known) -> (SampleBatch, Learnt) {
     (decoded.batch, decoded.learnt)
 }
 
-const PROTOCOLS: [(&str, fn(usize) -> Vec<u8>, Decode); 3] = [
+/// Its name, how a body is made, and how it is read.
+type Protocol = (&'static str, fn(usize) -> Vec<u8>, Decode);
+
+const PROTOCOLS: [Protocol; 3] = [
     ("opentsdb", opentsdb_body, decode_opentsdb),
     ("influx", influx_body, decode_influx),
     ("prometheus", prometheus_body, decode_prometheus),

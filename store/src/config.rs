@@ -122,7 +122,7 @@ impl StoreConfig {
     /// Refuses what is set but makes no sense, by its name.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let refuse = |name: &str, why: String| Err(StoreError::Setting { name: format!("store.{name}"), why });
-        if self.partition_s == 0 || self.partition_s % 3_600 != 0 {
+        if self.partition_s == 0 || !self.partition_s.is_multiple_of(3_600) {
             return refuse("partition_s", format!("{} is not a multiple of an hour (3600)", self.partition_s));
         }
         if !(self.compaction_share > 0.0 && self.compaction_share <= 1.0) {

@@ -3,6 +3,8 @@
 //! Each place that changes a file asks [`at`] before it does. Outside of tests that is nothing at all. In a test, a
 //! directory can be given a [`Fault`]: then the operations below it are counted, and some of them fail as on a full disk.
 
+pub(crate) use imp::*;
+
 #[cfg(not(test))]
 mod imp {
     use std::fs::File;
@@ -102,5 +104,3 @@ mod imp {
         file.write_all(bytes)
     }
 }
-
-pub(crate) use imp::*;

@@ -6,6 +6,9 @@ use super::wire::{put_bytes, put_varint};
 use super::*;
 use crate::spellings::Spellings;
 
+/// Labels and samples of a series.
+type Borrowed<'a> = (Vec<(&'a str, &'a str)>, &'a [(f64, i64)]);
+
 type Labels<'a> = &'a [(&'a str, &'a str)];
 type Samples<'a> = &'a [(f64, i64)];
 
@@ -246,7 +249,7 @@ proptest! {
     ) {
         let spellings = Spellings::for_series(20);
         for all in bodies.iter().chain(&bodies) {
-            let borrowed: Vec<(Vec<(&str, &str)>, &[(f64, i64)])> = all
+            let borrowed: Vec<Borrowed<'_>> = all
                 .iter()
                 .map(|(named, samples)| (named.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect(), samples.as_slice()))
                 .collect();

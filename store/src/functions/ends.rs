@@ -21,7 +21,7 @@ pub(super) fn of_ends(what: What, first: (i64, f64), last: (i64, f64)) -> Option
         What::First => Some(first.1),
         What::Last => Some(last.1),
         // One reading is no difference; nothing is not zero.
-        _ => (first.0 < last.0).then(|| last.1 - first.1),
+        _ => (first.0 < last.0).then_some(last.1 - first.1),
     }
 }
 

@@ -64,6 +64,9 @@ struct Job {
     inputs: Vec<u64>,
 }
 
+/// A job and the segments that it reads.
+type JobWithInputs = (Job, Vec<Arc<Segment>>);
+
 impl Store {
     /// Compacts all there is: afterwards every partition is one segment, or as few as the size of a segment allows. Reads
     /// and writes go on meanwhile. What is in memory stays there (see [`Store::flush`]).
@@ -112,7 +115,7 @@ impl Store {
         Ok(report)
     }
 
-    fn next_job(&self, due: Due) -> Result<Option<(Job, Vec<Arc<Segment>>)>, StoreError> {
+    fn next_job(&self, due: Due) -> Result<Option<JobWithInputs>, StoreError> {
         let segments = self.data.read().segments.clone();
         let metas: Vec<&SegmentMeta> = segments.0.iter().map(|segment| &segment.meta).collect();
         let job = match plan(&metas, self.config.partition_ms(), due) {

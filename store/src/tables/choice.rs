@@ -60,9 +60,8 @@ impl LabelFilter {
 
     /// A filter over the label columns in `schema`; `None` lets everything through.
     pub(crate) fn new(filter: Option<&Arc<dyn PhysicalExpr>>, schema: SchemaRef) -> Self {
-        let conditions = filter.map_or_else(Vec::new, |filter| {
-            split_conjunction(filter).into_iter().map(|expr| condition(expr)).collect()
-        });
+        let conditions =
+            filter.map_or_else(Vec::new, |filter| split_conjunction(filter).into_iter().map(condition).collect());
         Self { conditions, schema }
     }
 

@@ -88,6 +88,12 @@ impl Members {
 
 /// Which labels have a value, by value; labels sorted.
 type Postings = Map<String, Vec<u32>>;
+/// Which labels each filter has let through.
+type Verdicts = Kept<Arc<dyn PhysicalExpr>, Arc<Vec<u32>>>;
+/// How each list of keys groups the labels.
+type Groupings = Kept<Vec<Arc<dyn PhysicalExpr>>, Arc<Groups>>;
+/// A table with the versions of what it was made from.
+type Versioned = (Vec<u64>, Arc<LabelTable>);
 
 /// Distinct label tuples and the series that have them. A label is the position of its tuple in the columns.
 #[derive(Debug)]
@@ -102,8 +108,8 @@ pub(crate) struct LabelTable {
     tags: Option<(usize, Vec<Arc<SeriesKey>>)>,
     postings: Vec<OnceLock<Postings>>,
     tag_postings: Mutex<Map<String, Arc<Postings>>>,
-    verdicts: Mutex<Kept<Arc<dyn PhysicalExpr>, Arc<Vec<u32>>>>,
-    pub(crate) groups: Mutex<Kept<Vec<Arc<dyn PhysicalExpr>>, Arc<Groups>>>,
+    verdicts: Mutex<Verdicts>,
+    pub(crate) groups: Mutex<Groupings>,
 }
 
 impl LabelTable {
@@ -279,7 +285,7 @@ pub(crate) enum TableKey {
 
 /// The tables that queries have asked for, each with the versions of what it was made from.
 #[derive(Default)]
-pub(crate) struct LabelCache(Mutex<Map<TableKey, (Vec<u64>, Arc<LabelTable>)>>);
+pub(crate) struct LabelCache(Mutex<Map<TableKey, Versioned>>);
 
 impl LabelCache {
     /// The table of `key`, made anew unless its `versions` are the same. They have to be looked up before what `make` looks at,
