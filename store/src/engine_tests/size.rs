@@ -101,9 +101,9 @@ fn define_series(store: &Store, containers: usize) {
             let key = SeriesKey::new(*metric, tags.map(|(tag, value)| (tag.to_owned(), value)));
             let id = (container * METRICS.len() + at) as u32;
             store.index.write().insert(id, key);
-            store.series_log.add(store.index.read().key(id).map(|key| (id, key)));
         }
     }
+    store.series_log.add(store.index.read().all());
 }
 
 fn dir_bytes(path: &Path) -> u64 {

@@ -26,14 +26,17 @@ use crate::write::wal::sync_dir;
 
 /// Rows of a page in columns that scans decode: what is decoded in vain on either side of one series' rows.
 const PAGE_ROWS: usize = 16_384;
-/// Rows of a page in columns of long runs, which cost next to nothing in a page of any length.
-const RUN_PAGE_ROWS: usize = 1 << 20;
+/// As [`PAGE_ROWS`], for times: with regular steps they decode faster, and half the page headers are saved.
+const TIME_PAGE_ROWS: usize = 32_768;
+/// Rows of a page in columns of long runs, which scans do not decode. Until a page is full it takes eight bytes a row.
+const RUN_PAGE_ROWS: usize = 1 << 18;
 /// Bytes of distinct values up to which a dictionary is kept; beyond it the rest of a row group is written as deltas.
 const DICTIONARY_BYTES: usize = 1 << 20;
 /// As [`DICTIONARY_BYTES`], for texts that repeat for many rows each.
 const TEXT_DICTIONARY_BYTES: usize = 64 << 20;
-/// Rows after which a candidate that is [`LOST`] times as large as the smallest is given up.
-const TRIAL_ROWS: usize = 1 << 18;
+/// Rows after which a candidate that is [`LOST`] times as large as the smallest is given up. With fewer a dictionary would
+/// seem to cost what it costs once in a much larger row group.
+const TRIAL_ROWS: usize = 1 << 20;
 const LOST: f64 = 1.3;
 
 /// How a column can be encoded; all are compressed with zstd afterwards.
@@ -43,12 +46,28 @@ pub(crate) enum Coding {
     Runs,
     /// As `Runs`, without statistics: for long texts.
     Texts,
+    /// As `Runs`, and only while all values are null.
+    Empty,
     /// Differences to the value before, bit-packed in blocks.
     Delta,
+    /// As `Delta`, for times.
+    Times,
     /// Dictionary indexes, bit-packed.
     Dictionary,
     /// All first bytes, then all second bytes, and so on.
     SplitBytes,
+}
+
+impl Coding {
+    const ALL: [Coding; 7] = [
+        Coding::Runs,
+        Coding::Texts,
+        Coding::Empty,
+        Coding::Delta,
+        Coding::Times,
+        Coding::Dictionary,
+        Coding::SplitBytes,
+    ];
 }
 
 /// How hard to try.
@@ -72,7 +91,7 @@ pub(crate) struct ColumnFile {
     codings: Vec<Vec<Coding>>,
     makers: Vec<(Coding, ArrowRowGroupWriterFactory)>,
     /// Per column its candidates; empty between row groups.
-    group: Vec<Vec<ArrowColumnWriter>>,
+    group: Vec<Vec<(Coding, ArrowColumnWriter)>>,
     group_rows: usize,
     rows: usize,
     finished: bool,
@@ -110,16 +129,18 @@ impl ColumnFile {
         let mut properties = base_properties().set_sorting_columns(Some(sorting.collect())).build();
         parquet::arrow::add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
         let writer = SerializedFileWriter::new(BufWriter::new(file.try_clone()?), root.clone(), Arc::new(properties))?;
-        let all = [Coding::Runs, Coding::Texts, Coding::Delta, Coding::Dictionary, Coding::SplitBytes];
+        let used = |coding: &Coding| codings.iter().any(|codings| codings.contains(coding));
         let maker = |coding| {
             // A column writer takes its properties from a file; this one is nobody's.
             let properties = Arc::new(properties_for(coding, &schema));
             let stencil = SerializedFileWriter::new(io::sink(), root.clone(), properties)?;
             Ok((coding, ArrowRowGroupWriterFactory::new(&stencil, schema.clone())))
         };
-        let makers = all.into_iter().map(maker).collect::<Result<Vec<_>>>()?;
+        let makers = Coding::ALL.into_iter().filter(used).map(maker).collect::<Result<Vec<_>>>()?;
         let codings = codings.iter().map(|codings| match effort {
-            Effort::Quick => codings[..1].to_vec(),
+            Effort::Quick => {
+                codings.iter().copied().filter(|coding| [Coding::Empty, codings[0]].contains(coding)).collect()
+            }
             Effort::Smallest => codings.to_vec(),
         });
         Ok(Self {
@@ -148,7 +169,7 @@ impl ColumnFile {
 
     /// Memory that the row group takes which is being written.
     pub(crate) fn group_bytes(&self) -> usize {
-        self.group.iter().flatten().map(ArrowColumnWriter::memory_size).sum()
+        self.group.iter().flatten().map(|(_, candidate)| candidate.memory_size()).sum()
     }
 
     /// Appends rows to the row group.
@@ -163,8 +184,11 @@ impl ColumnFile {
         let rows = columns.first().map_or(0, |column| column.len());
         let schema = self.schema.clone();
         for ((field, column), candidates) in schema.fields().iter().zip(columns).zip(&mut self.group) {
+            if column.null_count() < column.len() && candidates.len() > 1 {
+                candidates.retain(|(coding, _)| *coding != Coding::Empty);
+            }
             for leaf in compute_leaves(field, column)? {
-                for candidate in candidates.iter_mut() {
+                for (_, candidate) in candidates.iter_mut() {
                     candidate.write(&leaf)?;
                 }
             }
@@ -181,13 +205,12 @@ impl ColumnFile {
         let number = self.writer.flushed_row_groups().len();
         let mut made = Vec::with_capacity(self.makers.len());
         for (coding, maker) in &self.makers {
-            if self.codings.iter().flatten().any(|used| used == coding) {
-                let writers = maker.create_column_writers(number)?;
-                made.push((*coding, writers.into_iter().map(Some).collect::<Vec<_>>()));
-            }
+            let writers = maker.create_column_writers(number)?;
+            made.push((*coding, writers.into_iter().map(Some).collect::<Vec<_>>()));
         }
         let mut take = |coding: &Coding, column: usize| {
-            made.iter_mut().find(|(made, _)| made == coding).and_then(|(_, writers)| writers.get_mut(column)?.take())
+            let (_, writers) = made.iter_mut().find(|(made, _)| made == coding)?;
+            Some((*coding, writers.get_mut(column)?.take()?))
         };
         let columns = self.codings.iter().enumerate();
         self.group = columns
@@ -248,14 +271,18 @@ fn unwritable(path: &Path, error: impl std::fmt::Display) -> StoreError {
     StoreError::Segment { action: "written", path: path.to_owned(), message: error.to_string() }
 }
 
-fn drop_losers(candidates: &mut Vec<ArrowColumnWriter>) {
-    let Some(smallest) = candidates.iter().map(ArrowColumnWriter::get_estimated_total_bytes).min() else { return };
-    candidates.retain(|candidate| candidate.get_estimated_total_bytes() as f64 <= smallest as f64 * LOST);
+fn drop_losers(candidates: &mut Vec<(Coding, ArrowColumnWriter)>) {
+    if candidates.iter().any(|(coding, _)| *coding == Coding::Empty) {
+        return; // it would win, and be of no use once there is a value
+    }
+    let bytes = |(_, candidate): &(Coding, ArrowColumnWriter)| candidate.get_estimated_total_bytes();
+    let Some(smallest) = candidates.iter().map(bytes).min() else { return };
+    candidates.retain(|candidate| bytes(candidate) as f64 <= smallest as f64 * LOST);
 }
 
-fn smallest(candidates: Vec<ArrowColumnWriter>) -> Result<ArrowColumnChunk> {
+fn smallest(candidates: Vec<(Coding, ArrowColumnWriter)>) -> Result<ArrowColumnChunk> {
     let mut best: Option<ArrowColumnChunk> = None;
-    for candidate in candidates {
+    for (_, candidate) in candidates {
         let chunk = candidate.close()?;
         if best.as_ref().is_none_or(|best| chunk.close().bytes_written < best.close().bytes_written) {
             best = Some(chunk);
@@ -278,23 +305,24 @@ fn base_properties() -> WriterPropertiesBuilder {
 fn properties_for(coding: Coding, schema: &Schema) -> WriterProperties {
     let properties = base_properties();
     match coding {
-        Coding::Runs => return properties.set_data_page_row_count_limit(RUN_PAGE_ROWS).build(),
+        Coding::Runs | Coding::Empty => return properties.set_data_page_row_count_limit(RUN_PAGE_ROWS).build(),
         Coding::Texts => {
             let properties = properties.set_data_page_row_count_limit(RUN_PAGE_ROWS);
             let properties = properties.set_dictionary_page_size_limit(TEXT_DICTIONARY_BYTES);
             return properties.set_statistics_enabled(EnabledStatistics::None).build();
         }
-        Coding::Delta | Coding::Dictionary | Coding::SplitBytes => {}
+        Coding::Delta | Coding::Times | Coding::Dictionary | Coding::SplitBytes => {}
     }
-    let mut properties =
-        properties.set_data_page_row_count_limit(PAGE_ROWS).set_dictionary_page_size_limit(DICTIONARY_BYTES);
+    let page_rows = if coding == Coding::Times { TIME_PAGE_ROWS } else { PAGE_ROWS };
+    let properties = properties.set_data_page_row_count_limit(page_rows);
+    let mut properties = properties.set_dictionary_page_size_limit(DICTIONARY_BYTES);
     for field in schema.fields() {
         let column = ColumnPath::from(field.name().as_str());
         // Only where the column's type has the encoding. For a dictionary it is what follows when that is full.
         let whole = field.data_type().is_integer() || field.data_type().is_temporal();
         let encoding = match coding {
             Coding::SplitBytes if field.data_type().is_numeric() => Encoding::BYTE_STREAM_SPLIT,
-            Coding::Delta | Coding::Dictionary if whole => Encoding::DELTA_BINARY_PACKED,
+            Coding::Delta | Coding::Times | Coding::Dictionary if whole => Encoding::DELTA_BINARY_PACKED,
             _ => continue,
         };
         properties = properties.set_column_encoding(column.clone(), encoding);

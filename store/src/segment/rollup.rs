@@ -208,11 +208,11 @@ fn schema() -> SchemaRef {
 }
 
 const NUMBERS: [&str; 4] = ["min", "max", "sum", "last"];
-const DOUBLES: &[Coding] = &[Coding::SplitBytes, Coding::Dictionary];
+const DOUBLES: &[Coding] = &[Coding::SplitBytes, Coding::Dictionary, Coding::Empty];
 const INTEGERS: &[Coding] = &[Coding::Delta, Coding::Dictionary, Coding::SplitBytes];
 const CODINGS: &Codings = &[
     &[Coding::Runs],
-    &[Coding::Runs],
+    &[Coding::Runs, Coding::Delta],
     &[Coding::Delta, Coding::Dictionary],
     &[Coding::Dictionary, Coding::Delta],
     &[Coding::Runs],

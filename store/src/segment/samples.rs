@@ -223,8 +223,8 @@ const CODINGS: &Codings = &[
     &[Coding::Runs],
     &[Coding::Texts],
     &[Coding::Runs],
-    &[Coding::Delta],
-    &[Coding::SplitBytes, Coding::Dictionary],
+    &[Coding::Times],
+    &[Coding::SplitBytes, Coding::Dictionary, Coding::Empty],
     &[Coding::Delta, Coding::Dictionary, Coding::SplitBytes],
     &[Coding::Runs],
 ];
