@@ -172,9 +172,10 @@ def prepare(kind, args, until):
         # The first steps of the set are also those of a shorter one that ends earlier.
         found = load(server, protocol, *hosts, "--steps", old, "--until", until - RECENT * STEP_S * 1000)
         print(f"{kind.name}: {found['points'] / 1e6:.1f} M points loaded, {found['errors']} errors", flush=True)
-        if not server.settle():
-            print(f"{kind.name}: still busy with background work")
-        bytes_per_point = server.disk_bytes() / max(found["points"], 1)
+        settled = server.settle()
+        if not settled:
+            print(f"{kind.name}: not flushed and merged, so its size says nothing")
+        bytes_per_point = server.disk_bytes() / max(found["points"], 1) if settled else None
         load(server, protocol, *hosts, "--steps", args.steps, "--skip", old, "--until", until)
         return server, Feeder(server, protocol, args, args.steps, until), bytes_per_point
     except BaseException:
@@ -272,7 +273,8 @@ def show(result):
             for row in result["rows"]]
     table(["", "question", "server", "median ms", "min ms", "CPU ms", "goal ms", "ratio", "rows", "agrees"], rows)
     for name, size in result["bytes_per_point"].items():
-        print(f"{name}: {size:.3f} bytes a point at rest, peak memory {result['peak_rss_mib'][name]} MiB")
+        at_rest = "no size at rest" if size is None else f"{size:.3f} bytes a point at rest"
+        print(f"{name}: {at_rest}, peak memory {result['peak_rss_mib'][name]} MiB")
 
 
 if __name__ == "__main__":

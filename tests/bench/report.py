@@ -48,10 +48,10 @@ def queries(found):
     for row in found["rows"]:
         ratio = "" if row["server"] == "Tidegate" else f"{row['ratio']:.1f} x"
         rows.append([f"{row['query']} {row['title']}", row["server"], f"{row['median_ms']:.2f}", ratio, f"{row['cpu_ms']:.2f}"])
-    sizes = ", ".join(f"{name} {size:.2f}" for name, size in found["bytes_per_point"].items())
+    sizes = ", ".join(f"{name} {size:.2f}" for name, size in found["bytes_per_point"].items() if size is not None)
     return (f"**Questions.** Over {found['points'] / 1e6:.1f} M points, 12 h at 10 s, as of the newest sample, through HTTP, medians of "
             f"{found['runs']} runs ({where(found)}):\n\n{markdown(['', 'asked of', 'ms', '', 'CPU ms'], rows)}\n\n"
-            f"Bytes a point on disk of that set, everything included: {sizes}.")
+            f"Bytes a point on disk of that set, everything included: {sizes or 'not measured'}.")
 
 
 def soak(found):

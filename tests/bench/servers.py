@@ -147,11 +147,15 @@ class Server:
         """Makes what was pushed visible to queries, where that is not so at once."""
 
     def at_rest(self):
-        """Asks for flush and merge, where the server has such a thing, before `settle` waits for their end."""
+        """Asks for flush and merge, where the server has such a thing, before `settle` waits for their end.
+
+        Whether what is on disk then is flushed and merged."""
+        return True
 
     def settle(self, seconds=600, quiet_s=3.0):
-        """Waits until background work is over: neither CPU nor disk moves. Whether it came to that."""
-        self.at_rest()
+        """Waits until background work is over: neither CPU nor disk moves. Whether it came to that, with everything
+        flushed and merged: a size of anything else is that of a log."""
+        merged = self.at_rest()
         end, quiet_since, before = time.monotonic() + seconds, time.monotonic(), None
         while time.monotonic() < end:
             time.sleep(0.5)
@@ -161,7 +165,7 @@ class Server:
             if busy:
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since >= quiet_s:
-                return True
+                return merged
         return False
 
 
@@ -191,9 +195,10 @@ class Tidegate(Server):
 
     def at_rest(self):
         status, answer = self.request("POST", "/api/v1/compact", seconds=1_800)
-        # An earlier build has no such route: then there is only waiting.
+        # Without such a route there is only waiting, and the size that is found is that of the log.
         if status not in (200, 404, 405):
             raise RuntimeError(f"compaction: {status} {answer.decode(errors='replace')}")
+        return status == 200
 
     @classmethod
     def version(cls):
@@ -224,6 +229,7 @@ class VictoriaMetrics(Server):
     def at_rest(self):
         self.make_visible()
         self.get("/internal/force_merge")
+        return True
 
     @classmethod
     def version(cls):
