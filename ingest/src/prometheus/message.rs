@@ -1,7 +1,5 @@
 //! The two messages of remote write. Both end up as a series' labels, in version 1's bytes, and its samples.
 
-use std::borrow::Cow;
-
 use tidegate_model::{SeriesKey, SeriesRef, TimeMs};
 
 use super::Decoded;
@@ -68,6 +66,7 @@ impl<'k> SeriesReader<'k> {
         if let Some(spelling) = self.walk.expected()
             && let Some(rest) = text.strip_prefix(spelling.parts[0])
             && rest.first() != Some(&LABEL)
+            && !has_label(message.behind(spelling.parts[0].len()))?
         {
             return self.read_known(spelling, message);
         }
@@ -76,18 +75,20 @@ impl<'k> SeriesReader<'k> {
             rest.field()?;
         }
         let labels = &text[..text.len() - rest.bytes().len()];
-        if let Some(spelling) = self.walk.find([labels, b"", b""]) {
-            return self.read_known(spelling, message);
-        }
-        // Labels may stand behind other fields as well, though no client is known that does so.
-        let mut spelt = Cow::Borrowed(labels);
-        let mut all = rest;
-        while let Some((number, value)) = all.field()? {
-            if let (1, Value::Bytes(label)) = (number, value) {
-                put_bytes(spelt.to_mut(), 1, label.bytes());
+        if has_label(rest)? {
+            let mut spelt = labels.to_vec();
+            let mut all = rest;
+            while let Some((number, value)) = all.field()? {
+                if let (1, Value::Bytes(label)) = (number, value) {
+                    put_bytes(&mut spelt, 1, label.bytes());
+                }
             }
+            return self.read_new(&spelt, message.at, rest);
         }
-        self.read_new(&spelt, message.at, rest)
+        match self.walk.find([labels, b"", b""]) {
+            Some(spelling) => self.read_known(spelling, message),
+            None => self.read_new(labels, message.at, rest),
+        }
     }
 
     /// `TimeSeries { labels_refs = 1, packed; samples = 2; histograms = 3; exemplars = 4; metadata = 5 }`
@@ -133,11 +134,10 @@ impl<'k> SeriesReader<'k> {
         read
     }
 
-    fn read_known(&mut self, spelling: Spelling<'k>, mut message: Reader<'_>) -> Result<(), WireError> {
+    fn read_known(&mut self, spelling: Spelling<'k>, message: Reader<'_>) -> Result<(), WireError> {
         self.walk.step(spelling);
         let [labels, ..] = spelling.parts;
-        message.skip(labels.len());
-        self.read_samples(SeriesRef::Id(spelling.id), labels, message)
+        self.read_samples(SeriesRef::Id(spelling.id), labels, message.behind(labels.len()))
     }
 
     fn read_new(&mut self, labels: &[u8], at: usize, message: Reader<'_>) -> Result<(), WireError> {
@@ -193,6 +193,15 @@ impl<'k> SeriesReader<'k> {
         }
         Ok(())
     }
+}
+
+/// Whether there are labels among these fields: they may stand behind others as well, though no client is known that does so.
+fn has_label(mut fields: Reader<'_>) -> Result<bool, WireError> {
+    let mut found = false;
+    while let Some((number, value)) = fields.field()? {
+        found |= matches!((number, value), (1, Value::Bytes(_)));
+    }
+    Ok(found)
 }
 
 /// A label's name and its value.

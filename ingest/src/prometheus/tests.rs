@@ -211,6 +211,23 @@ fn fields_that_have_no_place_here_are_passed_over() {
     assert_eq!(found.batch.keys()[0].metric(), "up", "labels may stand behind samples");
 }
 
+/// A series that is known by the labels in front is another one when more of them stand behind its samples.
+#[test]
+fn labels_behind_a_sample_count_for_a_known_series_too() {
+    let (mut front, mut body) = (Vec::new(), v1(&[(UP, &[(1.0, 1)])]));
+    labels(&mut front, UP);
+    put_sample(&mut front, 2.0, 2);
+    let mut other = front.clone();
+    labels(&mut other, &[("zone", "b")]);
+    labels(&mut front, UP);
+    put_bytes(&mut body, 1, &front);
+    put_bytes(&mut body, 1, &other);
+    let found = decode(&body, Version::V1).unwrap();
+    assert_eq!(found.errors, ["timeseries 1: label '__name__' is given twice"]);
+    assert_eq!(found.batch.values(), [1.0, 2.0]);
+    assert_eq!(found.batch.keys().len(), 2);
+}
+
 #[test]
 fn content_types_tell_the_message() {
     for (text, version) in [

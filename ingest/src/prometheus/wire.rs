@@ -40,9 +40,9 @@ impl<'a> Reader<'a> {
         self.at >= self.end
     }
 
-    /// Leaves out the next `count` bytes, which the caller has seen.
-    pub(super) fn skip(&mut self, count: usize) {
-        self.at = self.end.min(self.at + count);
+    /// What stands behind the next `count` bytes, which the caller has seen.
+    pub(super) fn behind(self, count: usize) -> Self {
+        Self { at: self.end.min(self.at + count), ..self }
     }
 
     pub(super) fn error<T>(&self, what: &'static str) -> Result<T, WireError> {
