@@ -28,7 +28,7 @@ const MAX_RUNS: u32 = 1_000;
 const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Operators that have no state beyond a run, or one that [`reset_plan_states`] clears. Others are planned each time.
-const REPEATABLE: [&str; 27] = [
+const REPEATABLE: [&str; 28] = [
     "AggregateExec",
     "AggregateScanExec",
     "BoundedWindowAggExec",
@@ -41,14 +41,15 @@ const REPEATABLE: [&str; 27] = [
     "FilterExec",
     "GlobalLimitExec",
     "HashJoinExec",
+    "LastExec",
     "LocalLimitExec",
+    "MadeExec",
     "NestedLoopJoinExec",
     "PartialSortExec",
     "PlaceholderRowExec",
     "ProjectionExec",
     "RecentExec",
     "ScalarSubqueryExec",
-    "LastExec",
     "SortExec",
     "SortMergeJoinExec",
     "SortPreservingMergeExec",
@@ -96,8 +97,11 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn new(plan: Plan, metrics: Vec<MetricInfo>, generation: u64) -> Self {
-        Self { plan, metrics, generation, runs: 0 }
+    /// `generation` is that of before the plan was made; where it has changed since, `plan` may be older than `metrics` and
+    /// is good for one run.
+    pub(crate) fn new(plan: Plan, metrics: Vec<MetricInfo>, generation: u64, store: &Store) -> Self {
+        let runs = if store.series_generation() == generation { 0 } else { MAX_RUNS };
+        Self { plan, metrics, generation, runs }
     }
 
     /// Whether it would be the same if it were made now.

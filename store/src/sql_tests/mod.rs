@@ -1,6 +1,7 @@
 //! What queries answer, what they may not do, and that they end.
 
 mod aggregates;
+mod plans;
 mod recent;
 
 use std::sync::Arc;
