@@ -70,6 +70,9 @@ pub struct StoreConfig {
     pub max_concurrent_queries: usize,
     /// Margin below a limit that makes `upper` (limit - margin) and `lower` (limit - 2 margin), as a fraction of the limit.
     pub boundary: f64,
+    /// Half-lives that `history(half_life)` keeps up from one query to the next; others are worked out from all samples at
+    /// each query.
+    pub history_half_lives_s: Vec<u32>,
     /// Which pushed metrics are a container's usage.
     pub usage_maps: Vec<UsageMap>,
 }
@@ -99,6 +102,7 @@ impl Default for StoreConfig {
             query_max_rows: 100_000,
             max_concurrent_queries: 8,
             boundary: 0.10,
+            history_half_lives_s: vec![24 * 3600],
             usage_maps: UsageMap::bdwatchdog(),
         }
     }

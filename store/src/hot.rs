@@ -12,6 +12,7 @@ use tidegate_model::{Decision, Event};
 use crate::newest::Newest;
 use crate::scan::Wanted;
 use crate::segment::SegmentList;
+use crate::tables::TimeRange;
 
 /// Rows at which a chunk is sealed. Positions in a chunk have 16 bits.
 const CHUNK_ROWS: usize = 16_384;
@@ -107,6 +108,11 @@ pub(crate) struct Chunk {
 impl Chunk {
     fn overlaps(&self, from: i64, to: i64) -> bool {
         self.min_time <= to && self.max_time >= from
+    }
+
+    /// The earliest and the latest time of its rows.
+    pub(crate) fn times(&self) -> TimeRange {
+        TimeRange { from: self.min_time, to: self.max_time }
     }
 
     /// Appends the wanted rows; those of one series in the order of their arrival.

@@ -21,6 +21,7 @@ mod error;
 mod facts;
 mod fault;
 mod functions;
+mod history;
 mod hot;
 mod keep;
 mod maintain;

@@ -33,6 +33,11 @@ impl Store {
             if self.config.durability == Durability::Interval && !self.commit.stopped() {
                 log_failure("sync", self.commit.wait_for_all(&self.wal).await);
             }
+            if self.history.is_behind(clock.now()) {
+                let (store, now) = (Arc::clone(&self), clock.now());
+                let caught_up = tokio::task::spawn_blocking(move || store.history.catch_up(&store, now)).await;
+                log_failure("history", caught_up.unwrap_or(Ok(())));
+            }
             // Also after a failure only every `flush_every`, unless memory is what presses.
             let crowded = self.hot_samples() > self.config.max_hot_samples && last_flush.elapsed().as_secs() >= 5;
             if crowded {
@@ -114,7 +119,7 @@ impl Compaction {
     }
 }
 
-fn log_failure<T>(what: &str, outcome: Result<T, StoreError>) {
+fn log_failure<T, E: std::fmt::Display>(what: &str, outcome: Result<T, E>) {
     if let Err(error) = outcome {
         tracing::error!(%error, "{what} failed");
     }

@@ -19,6 +19,7 @@ use crate::dir::DataDir;
 use crate::error::StoreError;
 use crate::facts::FactBook;
 use crate::functions::Recents;
+use crate::history::History;
 use crate::hot::{Data, Generation, Row};
 use crate::newest::{LookUps, Newest};
 use crate::query::Plans;
@@ -54,6 +55,7 @@ pub struct Store {
     pub(crate) remote: Option<Arc<SegmentCache>>,
     /// Taken before the catalog.
     pub(crate) upload_progress: UploadProgress,
+    pub(crate) history: History,
     pub(crate) counters: Counters,
     /// Dropped before what queries read.
     pub(crate) interactive: QueryThreads,
@@ -151,6 +153,7 @@ impl Store {
         let data = Data { closed: replay.generations, active, segments: Arc::new(segments) };
         Ok(Arc::new_cyclic(|me| Store {
             query_slots: Arc::new(Semaphore::new(config.max_concurrent_queries.clamp(1, Semaphore::MAX_PERMITS))),
+            history: History::new(&config),
             config,
             index: RwLock::new(replay.index),
             data: RwLock::new(data),

@@ -24,6 +24,7 @@ use super::visit::{Visit, Visitor};
 use crate::error::StoreError;
 use crate::query::guard::Stop;
 use crate::query::run::Run;
+use crate::segment::rollup::RollupRow;
 use crate::tables::{Choice, Groups, Reader, Selected, Slices, TimeRange, UTC, each_row, executed};
 
 /// One column to group by.
@@ -57,6 +58,14 @@ pub(super) struct Question {
     pub(super) bins: Bins,
     /// The output's columns after the keys.
     pub(super) functions: Vec<Function>,
+}
+
+impl Question {
+    /// Whether roll-ups give the same answer as samples.
+    fn can_be_rolled_up(&self) -> bool {
+        let exact = [Function::Count, Function::Min, Function::Max];
+        self.functions.iter().all(|function| exact.contains(function))
+    }
 }
 
 /// Aggregates what a [`Reader`] would read.
@@ -251,7 +260,17 @@ impl Answer<'_> {
         match (&part.part.read, part.part.labels.members.first()) {
             (None, Some(members)) => {
                 let visit = Visit { members, labels, series: part.series(0), range };
-                store.visit(&visit, &mut filling, &mut check)?;
+                let mut rolled = Vec::new();
+                let ranges = if self.question.can_be_rolled_up() {
+                    store.rolled_up(&visit, self.question.bins, &mut rolled).map_err(executed)?
+                } else {
+                    vec![range]
+                };
+                let bytes = rolled.len() * size_of::<RollupRow>();
+                self.memory.try_grow(bytes)?;
+                store.visit(&visit, &ranges, &mut filling, &mut check)?;
+                rolled.iter().for_each(|row| filling.rolled_up(members.rank.get(row.series), row));
+                self.memory.shrink(bytes);
             }
             _ => {
                 let mut slices = Slices::new(range.from, range.to, store.stored_times());

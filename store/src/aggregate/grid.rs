@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::visit::Visitor;
 use crate::hot::Row;
+use crate::segment::rollup::RollupRow;
 use crate::tables::TimeRange;
 
 /// Cells of a grid that is kept whole; one that would have more keeps those that something is in.
@@ -200,6 +201,14 @@ impl<'a> Filling<'a> {
             self.times = self.grid.bins.range(self.number);
         }
         self.number
+    }
+
+    /// Adds what a roll-up says of the samples of a label.
+    pub(crate) fn rolled_up(&mut self, label: Option<u32>, row: &RollupRow) {
+        let Some(label) = label else { return };
+        let (number, place) = (self.grid.bins.number(row.time), self.place(label));
+        let seen = Cell { count: u64::from(row.count), min: row.min, max: row.max, ..Cell::EMPTY };
+        self.grid.cell(place, number).merge(&seen);
     }
 
     #[inline]

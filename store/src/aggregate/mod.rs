@@ -8,6 +8,7 @@
 mod exec;
 mod grid;
 mod groups;
+mod rolled;
 mod rule;
 mod visit;
 

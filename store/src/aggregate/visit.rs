@@ -48,17 +48,19 @@ pub(crate) struct Visit<'a> {
 }
 
 impl Store {
-    /// Shows the samples to `visitor`: each once, those of one series in the order of their times. Before each step `check` is
-    /// told how many bytes are held, and can end the pass. Reads files.
+    /// Shows the samples to `visitor`: each once, those of one series in the order of their times. Only those in `ranges`,
+    /// which are sorted and do not overlap, are shown. Before each step `check` is told how many bytes are held, and can end
+    /// the pass. Reads files.
     pub(crate) fn visit<E: From<StoreError>>(
         &self,
         visit: &Visit<'_>,
+        ranges: &[TimeRange],
         visitor: &mut impl Visitor,
         check: &mut impl FnMut(usize) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut newest = vec![i64::MIN; visit.labels];
         let mut in_order = true;
-        let mut pieces = Pieces::new(visit, self.stored_times());
+        let mut pieces = Pieces::new(visit, ranges, self.stored_times());
         while let Some(range) = pieces.next() {
             check(pieces.rows * size_of::<Row>())?;
             let rows = if in_order {
@@ -71,7 +73,7 @@ impl Store {
                 None => {
                     visitor.restart();
                     in_order = false;
-                    pieces = Pieces::new(visit, self.stored_times());
+                    pieces = Pieces::new(visit, ranges, self.stored_times());
                 }
             }
         }
@@ -139,30 +141,30 @@ impl Store {
     }
 }
 
-/// A range of time in pieces, oldest first, whose number of rows stays within bounds.
+/// Ranges of time in pieces, oldest first, whose number of rows stays within bounds.
 struct Pieces {
-    range: TimeRange,
+    /// What is left of them, the oldest last.
+    ranges: Vec<TimeRange>,
     width: i64,
     /// Of the last piece.
     rows: usize,
 }
 
 impl Pieces {
-    fn new(visit: &Visit<'_>, stored: Option<(i64, i64)>) -> Self {
+    fn new(visit: &Visit<'_>, ranges: &[TimeRange], stored: Option<(i64, i64)>) -> Self {
         let (from, to) = stored.unwrap_or((i64::MAX, i64::MIN));
         let series = visit.series.map_or(visit.members.ids.len(), <[u32]>::len).max(1);
         let width = (FIRST_ROWS / i64::try_from(series).unwrap_or(i64::MAX) * 1000).clamp(NARROWEST_MS, WIDEST_MS);
-        Self { range: visit.range.intersect(TimeRange { from, to }), width, rows: 0 }
+        let ranges = ranges.iter().rev().map(|range| range.intersect(TimeRange { from, to }));
+        Self { ranges: ranges.filter(|range| range.from <= range.to).collect(), width, rows: 0 }
     }
 
     fn next(&mut self) -> Option<TimeRange> {
-        let TimeRange { from, to } = self.range;
-        if from > to {
-            return None;
-        }
+        let TimeRange { from, to } = self.ranges.pop()?;
         let end = from.saturating_add(self.width - 1).min(to);
-        self.range =
-            if end == to { TimeRange { from: i64::MAX, to: i64::MIN } } else { TimeRange { from: end + 1, to } };
+        if end < to {
+            self.ranges.push(TimeRange { from: end + 1, to });
+        }
         Some(TimeRange { from, to: end })
     }
 
@@ -173,5 +175,27 @@ impl Pieces {
         } else if rows > MANY_ROWS {
             self.width = (self.width / 2).max(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_the_ranges_once_and_in_order() {
+        let members = Members::new("m", vec![1], &[0]);
+        let range = TimeRange::ALL;
+        let visit = Visit { members: &members, labels: 1, series: None, range };
+        let ranges = [TimeRange { from: -5, to: 7 }, TimeRange { from: 100, to: 4 * WIDEST_MS }];
+        let mut pieces = Pieces::new(&visit, &ranges, Some((0, 3 * WIDEST_MS)));
+        let mut found: Vec<TimeRange> = Vec::new();
+        while let Some(piece) = pieces.next() {
+            pieces.had([0, 5_000_000, 300_000][found.len() % 3]);
+            found.push(piece);
+        }
+        assert_eq!(found[0], TimeRange { from: 0, to: 7 });
+        assert_eq!((found[1].from, found[found.len() - 1].to), (100, 3 * WIDEST_MS));
+        assert!(found[1..].windows(2).all(|pair| pair[0].to + 1 == pair[1].from && pair[0].from <= pair[0].to));
     }
 }

@@ -70,7 +70,7 @@ fn copy_tree(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for path in files(from) {
         let target = to.join(path.file_name().unwrap());
-        if path.is_dir() { copy_tree(&path, &target) } else { drop(fs::copy(&path, target).unwrap()) }
+        if path.is_dir() { copy_tree(&path, &target) } else { fs::copy(&path, target).map(drop).unwrap() }
     }
 }
 

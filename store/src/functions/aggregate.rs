@@ -135,9 +135,10 @@ impl AggregateUDFImpl for SeriesAggregate {
         })
     }
 
-    fn create_sliding_accumulator(&self, args: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
+    fn create_sliding_accumulator(&self, _: AccumulatorArgs) -> Result<Box<dyn Accumulator>> {
         match self.what {
-            What::Ewma => self.accumulator(args),
+            // What left would have to be taken out of a sum that has decayed, which leaves no digits.
+            What::Ewma => plan_err!("ewma() needs a frame that begins with the first row: OVER (ORDER BY time)"),
             what => Ok(Box::new(Sliding::new(what))),
         }
     }

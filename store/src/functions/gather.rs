@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, UInt32Array};
 use arrow::compute::take;
-use arrow::datatypes::Schema;
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::MemoryReservation;
 use tidegate_model::metrics;
@@ -100,7 +99,7 @@ impl<T> Visitor for Rows<'_, T> {
 impl Gathering<'_> {
     /// All rows with all columns, sorted by host, container and resource.
     pub(super) fn rows(&self) -> Result<RecordBatch> {
-        let everything = LabelFilter::new(None, Arc::new(Schema::empty()));
+        let everything = LabelFilter::everything();
         let usage = UsageSource { maps: self.store().config().usage_maps.clone() };
         let usage: Vec<Selected> = usage.parts(self.store(), &everything).into_iter().map(Selected::all).collect();
         let table = |metric: &'static str| SubjectSource { table: metric, metric }.labels(self.store());
@@ -189,7 +188,7 @@ impl Gathering<'_> {
         };
         for members in &table.members {
             let visit = Visit { members, labels: table.count, series: None, range };
-            self.store().visit(&visit, &mut into, &mut check)?;
+            self.store().visit(&visit, &[range], &mut into, &mut check)?;
         }
         Ok(into.newest)
     }

@@ -18,19 +18,19 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::StreamExt;
 
-use crate::query::guard::Deadline;
+use crate::query::run::Run;
 
 /// What the making of rows is bound to.
-pub(super) struct Making {
-    deadline: Option<Arc<Deadline>>,
-    pub(super) memory: MemoryReservation,
+pub(crate) struct Making {
+    pub(crate) run: Arc<Run>,
+    pub(crate) memory: MemoryReservation,
 }
 
 impl Making {
     /// # Errors
     /// When the query has to end.
-    pub(super) fn check(&self) -> Result<()> {
-        Ok(self.deadline.as_ref().map_or(Ok(()), |deadline| deadline.check())?)
+    pub(crate) fn check(&self) -> Result<()> {
+        Ok(self.run.deadline.check()?)
     }
 }
 
@@ -39,6 +39,8 @@ pub(super) type Make = Arc<dyn Fn(&Making) -> Result<RecordBatch> + Send + Sync>
 
 /// A table that is made whole.
 pub(super) struct Made {
+    /// The operator's name, by which it is known whether its plans can be kept.
+    pub(super) operator: &'static str,
     /// As it stands in `EXPLAIN`.
     pub(super) name: String,
     pub(super) schema: SchemaRef,
@@ -56,7 +58,14 @@ impl Made {
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        Ok(Arc::new(MadeExec { name: self.name.clone(), make: Arc::clone(&self.make), projection, schema, properties }))
+        Ok(Arc::new(MadeExec {
+            operator: self.operator,
+            name: self.name.clone(),
+            make: Arc::clone(&self.make),
+            projection,
+            schema,
+            properties,
+        }))
     }
 }
 
@@ -88,6 +97,7 @@ impl TableProvider for Made {
 }
 
 struct MadeExec {
+    operator: &'static str,
     name: String,
     make: Make,
     projection: Vec<usize>,
@@ -103,13 +113,13 @@ impl fmt::Debug for MadeExec {
 
 impl DisplayAs for MadeExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MadeExec: {}", self.name)
+        write!(f, "{}: {}", self.operator, self.name)
     }
 }
 
 impl ExecutionPlan for MadeExec {
     fn name(&self) -> &str {
-        "MadeExec"
+        self.operator
     }
 
     fn properties(&self) -> &Arc<PlanProperties> {
@@ -134,10 +144,8 @@ impl ExecutionPlan for MadeExec {
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let (make, projection) = (Arc::clone(&self.make), self.projection.clone());
         let batch_rows = context.session_config().batch_size();
-        let making = Making {
-            deadline: context.session_config().get_extension::<Deadline>(),
-            memory: MemoryConsumer::new("made").register(context.memory_pool()),
-        };
+        let making =
+            Making { run: Run::of(&context)?, memory: MemoryConsumer::new("made").register(context.memory_pool()) };
         // In batches of the usual size, since joins look at the deadline once a batch.
         let batches = futures::stream::once(async move {
             let batch = make(&making).and_then(|batch| Ok(batch.project(&projection)?));

@@ -1,13 +1,16 @@
 //! Functions that SQL has beyond DataFusion's.
 
 mod aggregate;
+mod asof;
 mod bounded;
 mod counter;
 mod ends;
 mod ewma;
+mod fill;
 mod gaps;
 mod gather;
 mod histogram_quantile;
+mod history;
 mod last;
 mod made;
 mod now;
@@ -29,13 +32,18 @@ pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
 pub(crate) use self::last::last_metric;
 pub(crate) use self::roster::Recents;
 
-use std::sync::{Arc, Weak};
+pub(crate) use self::made::Making;
+
+use std::sync::{Arc, LazyLock};
 
 use tidegate_model::TimeMs;
 
 use self::aggregate::series_aggregates;
+use self::asof::{AsOf, asof_columns};
+use self::fill::Fill;
 use self::gaps::gap_fillers;
 use self::histogram_quantile::histogram_quantile;
+use self::history::{HistoryFunction, history_columns};
 use self::last::{Last, last_columns};
 use self::now::now;
 use self::recent::{Recent, recent_columns};
@@ -58,10 +66,13 @@ pub(crate) fn register(state: &mut SessionState) -> Result<()> {
 }
 
 /// Registers what does, for plans as of `at`; `None` for plans that are told the instant each time they run.
-pub(crate) fn register_for(state: &mut SessionState, store: Weak<Store>, at: Option<TimeMs>) -> Result<()> {
+pub(crate) fn register_for(state: &mut SessionState, store: &Arc<Store>, at: Option<TimeMs>) -> Result<()> {
     state.register_udf(Arc::new(now(at)))?;
-    state.register_udtf("last", Arc::new(Last::new(store)));
+    state.register_udtf("last", Arc::new(Last::new(Arc::downgrade(store))));
     state.register_udtf("recent", Arc::new(Recent));
+    state.register_udtf("history", Arc::new(HistoryFunction));
+    state.register_udtf("asof", Arc::new(AsOf::new(store, at)));
+    state.register_udtf("fill", Arc::new(Fill::new(store, at)));
     Ok(())
 }
 
@@ -104,6 +115,12 @@ pub(crate) fn all(state: &SessionState) -> Vec<FunctionInfo> {
     own
 }
 
+/// Names of the store's own functions.
+pub(crate) fn own_names() -> impl Iterator<Item = &'static str> {
+    static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| own().into_iter().map(|function| function.name).collect());
+    NAMES.iter().map(String::as_str)
+}
+
 /// The store's own functions.
 fn own() -> Vec<FunctionInfo> {
     let plain = FunctionInfo::new;
@@ -125,6 +142,26 @@ fn own() -> Vec<FunctionInfo> {
             "the newest sample at or before now() of every series of a metric, at most age old: an INTERVAL or a number \
              of seconds, 1 hour when it is not given",
             last_columns(),
+        ),
+        table(
+            "history",
+            "history(half_life)",
+            "one row per host, container and resource with percentiles, peaks and confidence of all its usage, a measurement \
+             weighing 2^(-age / half_life); half_life is an INTERVAL or a number of seconds",
+            history_columns(),
+        ),
+        table(
+            "asof",
+            "asof(table [, lookback])",
+            "the rows of usage or pressure with the limit in force at the time of each, read at most the lookback before \
+             it, 10 minutes if not given",
+            asof_columns(),
+        ),
+        FunctionInfo::new(
+            "fill",
+            "fill(table, step, how [, aggregate])",
+            "usage, limits or a metric in buckets of time, with a row for each bucket of the range in WHERE; what is missing \
+             is 'null', 'previous', 'linear' or a number; aggregate is avg (if not given), min, max, sum, count or last",
         ),
         plain("now", "now()", "the instant that the query is asked for; the tick in a rule"),
         plain("tag", "tag(tags, key)", "one tag of the JSON object in samples.tags or containers.labels"),

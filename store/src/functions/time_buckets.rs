@@ -43,7 +43,12 @@ impl TableFunctionImpl for TimeBuckets {
             let times = TimestampMillisecondArray::from_iter_values((first..first + count).map(|at| at * step));
             Ok(RecordBatch::try_new(Arc::clone(&made), vec![Arc::new(times.with_timezone(UTC))])?)
         });
-        Ok(Arc::new(Made { name: format!("time_buckets, step={step} ms, buckets={count}"), schema, make }))
+        Ok(Arc::new(Made {
+            operator: "TimeBucketsExec",
+            name: format!("step={step} ms, buckets={count}"),
+            schema,
+            make,
+        }))
     }
 }
 

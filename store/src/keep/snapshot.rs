@@ -39,7 +39,10 @@ enum Source {
     Bytes(Vec<u8>),
     File(PathBuf),
     /// A file of a segment, which is held so that the file stays until it was read.
-    Segment(Arc<Segment>, PathBuf),
+    Segment {
+        _held: Arc<Segment>,
+        path: PathBuf,
+    },
 }
 
 impl Store {
@@ -75,7 +78,7 @@ impl Store {
             parts.extend(segment.meta.sums().map(|(file, crc32)| Part {
                 name: format!("{SEGMENTS}/{file}"),
                 crc32,
-                source: Source::Segment(segment.clone(), segment.path.with_file_name(file)),
+                source: Source::Segment { _held: segment.clone(), path: segment.path.with_file_name(file) },
             }));
         }
         parts.push(bytes(CATALOG, kept.to_json()?));
@@ -159,14 +162,14 @@ impl Source {
     fn path(&self) -> PathBuf {
         match self {
             Self::Bytes(_) => PathBuf::new(),
-            Self::File(path) | Self::Segment(_, path) => path.clone(),
+            Self::File(path) | Self::Segment { path, .. } => path.clone(),
         }
     }
 
     fn bytes(&self) -> Result<u64, StoreError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes.len() as u64),
-            Self::File(path) | Self::Segment(_, path) => {
+            Self::File(path) | Self::Segment { path, .. } => {
                 // Opened, so that a file that only the object store has is fetched.
                 let file = remote::open(path).map_err(StoreError::io("read", path))?;
                 Ok(file.metadata().map_err(StoreError::io("read", path))?.len())
@@ -177,7 +180,7 @@ impl Source {
     fn read(&self, mut each: impl FnMut(&[u8]) -> Result<(), StoreError>) -> Result<(), StoreError> {
         match self {
             Self::Bytes(bytes) => each(bytes),
-            Self::File(path) | Self::Segment(_, path) => read_pieces(path, each),
+            Self::File(path) | Self::Segment { path, .. } => read_pieces(path, each),
         }
     }
 }

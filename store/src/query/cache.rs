@@ -28,7 +28,7 @@ const MAX_RUNS: u32 = 1_000;
 const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Operators that have no state beyond a run, or one that [`reset_plan_states`] clears. Others are planned each time.
-const REPEATABLE: [&str; 28] = [
+const REPEATABLE: [&str; 29] = [
     "AggregateExec",
     "AggregateScanExec",
     "BoundedWindowAggExec",
@@ -41,6 +41,7 @@ const REPEATABLE: [&str; 28] = [
     "FilterExec",
     "GlobalLimitExec",
     "HashJoinExec",
+    "HistoryExec",
     "LastExec",
     "LocalLimitExec",
     "MadeExec",

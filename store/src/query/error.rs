@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use crate::functions::own_names;
 use crate::query::guard::{Stop, stop_of};
 use crate::store::Store;
 use crate::tables::{METRIC, PUBLIC, TableInfo, all};
@@ -155,13 +156,23 @@ fn unplaced(kind: QueryErrorKind, text: &str, sql: &str) -> QueryError {
         let found = QueryError::new(kind, format!("the table name '{name}' has too many parts"));
         return placed(found, sql, name).helped(format!("write {METRIC}.{}", quoted(short)));
     }
-    if message.contains("recent()") {
-        return placed(QueryError::new(kind, message), sql, "recent");
+    // Errors of this project's own functions name them: `recent() takes one constant window`.
+    if let Some(name) = own_names().find(|name| names_call(&message, name)) {
+        return placed(QueryError::new(kind, message), sql, name);
     }
     if message.contains("last()") {
         return placed(QueryError::new(kind, message), sql, "last");
     }
     QueryError::new(kind, message)
+}
+
+/// Whether `message` has the word `name` with brackets after it.
+fn names_call(message: &str, name: &str) -> bool {
+    let mut found = message.match_indices(name);
+    found.any(|(at, _)| {
+        let before = message[..at].chars().next_back();
+        before.is_none_or(|c| !c.is_alphanumeric() && c != '_') && message[at + name.len()..].starts_with("()")
+    })
 }
 
 /// Adds the place where `name` first stands in `sql`, quoted or not.
@@ -200,6 +211,9 @@ fn root_of(error: &DataFusionError) -> &DataFusionError {
 /// The first sentence as this project writes errors: lower case, no full stop, no advice on DataFusion's own settings.
 fn plain(message: &str) -> String {
     let first = message.lines().next().unwrap_or_default();
+    // What a function says of its arguments comes wrapped twice.
+    let own = first.split_once("coercion failed with: Error during planning: ").map(|(_, own)| own);
+    let first = own.map_or(first, |own| own.split(". No function matches").next().unwrap_or_default());
     // Some texts end with the printed syntax tree.
     let first = if first.contains("Span(") { first.split(" {").next().unwrap_or_default() } else { first };
     let first = first.trim().trim_end_matches('.');

@@ -152,7 +152,7 @@ pub(crate) fn session(store: &Arc<Store>, present: Present) -> SessionState {
     props.config_options = Some(Arc::clone(state.config_options()));
     *state.execution_props_mut() = props;
     state.register_catalog_list(Arc::new(Catalog::new(Arc::downgrade(store), now)));
-    let _ = functions::register_for(&mut state, Arc::downgrade(store), now);
+    let _ = functions::register_for(&mut state, store, now);
     state
 }
 

@@ -92,6 +92,10 @@ pub(crate) fn write_events(dir: &Path, number: u64, rows: &[&Event]) -> Result<O
 impl Segment {
     /// Appends the decisions with `from <= time <= to`, in arrival order.
     pub(crate) fn read_decisions(&self, from: i64, to: i64, rows: &mut Vec<Decision>) -> Result<(), StoreError> {
+        self.decoded(|| self.decode_decisions(from, to, rows))
+    }
+
+    fn decode_decisions(&self, from: i64, to: i64, rows: &mut Vec<Decision>) -> Result<(), StoreError> {
         for batch in self.reader()?.build().map_err(|error| self.unreadable(error))? {
             let batch = batch.map_err(|error| self.unreadable(error))?;
             let times = batch.column(0).as_primitive::<TimestampMillisecondType>();
@@ -105,6 +109,10 @@ impl Segment {
 
     /// Appends the events with `from <= time <= to`, in arrival order.
     pub(crate) fn read_events(&self, from: i64, to: i64, rows: &mut Vec<Event>) -> Result<(), StoreError> {
+        self.decoded(|| self.decode_events(from, to, rows))
+    }
+
+    fn decode_events(&self, from: i64, to: i64, rows: &mut Vec<Event>) -> Result<(), StoreError> {
         for batch in self.reader()?.build().map_err(|error| self.unreadable(error))? {
             let batch = batch.map_err(|error| self.unreadable(error))?;
             let times = batch.column(0).as_primitive::<TimestampMillisecondType>();

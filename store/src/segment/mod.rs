@@ -17,6 +17,7 @@ mod scaled;
 mod sorted_file;
 
 use std::fs::{self, File};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +39,7 @@ use crate::segment::horizon::Horizons;
 use crate::segment::rollup::Step;
 use crate::segment::samples::{SampleFile, SeriesIndexLock, series_runs};
 use crate::segment::sorted_file::SortedFile;
+use crate::tables::TimeRange;
 use crate::write::series::SeriesIndex;
 
 /// Rows handed to the Parquet reader at once.
@@ -100,8 +102,18 @@ impl Segment {
         StoreError::Segment { action: "read", path: self.path.clone(), message: error.to_string() }
     }
 
+    /// Does `read`, which decodes the file. Parquet's readers panic on some damaged bytes; what `read` has written by then
+    /// is thrown away with the error.
+    pub(crate) fn decoded<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| Err(self.unreadable("its bytes cannot be decoded")))
+    }
+
     /// Appends the wanted rows, sorted by (series, time). Whether there were any.
     pub(crate) fn read_samples(&self, wanted: &Wanted<'_>, rows: &mut Vec<Row>) -> Result<bool, StoreError> {
+        self.decoded(|| self.decode_samples(wanted, rows))
+    }
+
+    fn decode_samples(&self, wanted: &Wanted<'_>, rows: &mut Vec<Row>) -> Result<bool, StoreError> {
         let before = rows.len();
         let wanted = &self.visible(wanted);
         self.samples.read(&self.samples.runs(wanted)?, &["value"], None, |piece| {
@@ -117,13 +129,23 @@ impl Segment {
         Ok(rows.len() > before)
     }
 
+    /// The earliest and the latest time of a metric's samples; `None` when it has none here.
+    pub(crate) fn times_of(&self, metric: &str) -> Result<Option<TimeRange>, StoreError> {
+        let range = self.samples.metric(metric)?;
+        Ok(range.map(|range| TimeRange { from: range.min_time, to: range.max_time }))
+    }
+
     /// What the retention leaves of `wanted`.
     fn visible<'a>(&self, wanted: &Wanted<'a>) -> Wanted<'a> {
         Wanted { from: wanted.from.max(self.horizons.of(wanted.metric)), ..*wanted }
     }
 
     /// The series that a sample segment names: what the series log can be restored from.
-    pub(crate) fn read_series(&self, mut each: impl FnMut(u32, SeriesKey)) -> Result<(), StoreError> {
+    pub(crate) fn read_series(&self, each: impl FnMut(u32, SeriesKey)) -> Result<(), StoreError> {
+        self.decoded(|| self.decode_series(each))
+    }
+
+    fn decode_series(&self, mut each: impl FnMut(u32, SeriesKey)) -> Result<(), StoreError> {
         let builder = self.reader()?;
         let columns = ProjectionMask::columns(builder.parquet_schema(), ["metric", "tags", "series"]);
         let mut last = None;

@@ -232,7 +232,6 @@ impl Segment {
     ///
     /// They are right for a bin only when no other segment and nothing in memory has samples in it: of duplicates the last
     /// counts, and which that is only the samples tell.
-    #[allow(dead_code, reason = "the queries that draw from roll-ups are built upon it")]
     pub(crate) fn read_rollups(
         &self,
         wanted: &Wanted<'_>,

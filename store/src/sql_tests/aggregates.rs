@@ -13,6 +13,7 @@ type Point = (usize, usize, usize, i64, f64);
 enum Step {
     Append(Vec<Point>),
     Flush,
+    Compact,
 }
 
 fn points() -> impl Strategy<Value = Vec<Point>> {
@@ -38,6 +39,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => points().prop_map(Step::Append),
         2 => orderly().prop_map(Step::Append),
         1 => Just(Step::Flush),
+        1 => Just(Step::Compact),
     ];
     proptest::collection::vec(step, 1..6)
 }
@@ -55,12 +57,20 @@ async fn apply(store: &TestStore, steps: &[Step]) {
                 store.store.append(&batch, NOW).await.unwrap();
             }
             Step::Flush => drop(store.store.flush(NOW).await.unwrap()),
+            Step::Compact => {
+                store.store.flush(NOW).await.unwrap();
+                store.store.compact().await.unwrap();
+            }
         }
     }
 }
 
 /// Questions with `$` for the value. As `abs(value)` it says the same, and the aggregate is made from rows.
-const QUESTIONS: [&str; 19] = [
+const QUESTIONS: [&str; 22] = [
+    "SELECT host, min($), max($), count(*) FROM metric.m GROUP BY 1 ORDER BY 1",
+    "SELECT date_bin(INTERVAL '5 minutes', time) AS t, max($), count($) FROM metric.m WHERE host IN ('h0', 'h1') AND \
+     time BETWEEN now() - INTERVAL '1000 seconds' AND now() - INTERVAL '95 seconds' GROUP BY t ORDER BY t",
+    "SELECT metric, date_trunc('minute', time) AS t, min($) FROM samples GROUP BY 1, 2 ORDER BY 1, 2",
     "SELECT host, container, last_value($ ORDER BY time) FROM metric.m GROUP BY 1, 2 ORDER BY 1, 2",
     "SELECT host, container, last_value($ ORDER BY time) FROM metric.m WHERE time < now() - INTERVAL '3 minutes' AND \
      time > now() - INTERVAL '11 minutes' GROUP BY 1, 2 ORDER BY 1, 2",

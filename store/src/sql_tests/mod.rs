@@ -1,6 +1,8 @@
 //! What queries answer, what they may not do, and that they end.
 
 mod aggregates;
+mod documented;
+mod history;
 mod plans;
 mod recent;
 

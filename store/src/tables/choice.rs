@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch, RecordBatchOptions};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::common::{Result, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Operator, Volatility};
@@ -53,6 +53,11 @@ impl Choice {
 }
 
 impl LabelFilter {
+    /// Lets everything through.
+    pub(crate) fn everything() -> Self {
+        Self { conditions: Vec::new(), schema: Arc::new(Schema::empty()) }
+    }
+
     /// A filter over the label columns in `schema`; `None` lets everything through.
     pub(crate) fn new(filter: Option<&Arc<dyn PhysicalExpr>>, schema: SchemaRef) -> Self {
         let conditions = filter.map_or_else(Vec::new, |filter| {

@@ -28,13 +28,12 @@ pub(crate) use self::filter::TimeRange;
 pub(crate) use self::labels::{Groups, LabelCache, LabelTable, Members};
 pub(crate) use self::metric::MetricSource;
 pub(crate) use self::slices::Slices;
-pub(crate) use self::source::{Selected, Source};
-pub(crate) use self::timed::{Reader, TimedScanExec};
+pub(crate) use self::source::{Block, Part, Read, Selected, Source};
+pub(crate) use self::timed::{Filters, Reader, TimedScanExec, TimedTable, pushdown};
 pub(crate) use self::usage::{Subject, SubjectSource, UsageSource, each_row, subjects};
 
 use self::current::Current;
 use self::current_table::CurrentTable;
-use self::timed::TimedTable;
 use crate::scan::MetricInfo;
 use crate::store::Store;
 
@@ -202,17 +201,28 @@ impl Catalog {
         if let Some(table) = Current::ALL.into_iter().find(|table| table.name() == name) {
             return Some(Arc::new(CurrentTable::new(table)));
         }
-        let source: Arc<dyn Source> = match name {
-            "usage" => Arc::new(UsageSource { maps: self.store.upgrade()?.config().usage_maps.clone() }),
-            "limits" => Arc::new(SubjectSource::LIMITS),
-            "pressure" => Arc::new(usage::PressureSource),
-            "events" => Arc::new(journal::EventsSource),
-            "decisions" => Arc::new(journal::DecisionsSource),
-            "samples" => Arc::new(metric::SamplesSource),
-            _ => return None,
-        };
-        Some(self.timed(source))
+        let store = self.store.upgrade()?;
+        timed_source(&store, name).map(|source| self.timed(source))
     }
+}
+
+/// Where the rows of one of the [`TIMED`] tables come from.
+pub(crate) fn timed_source(store: &Store, name: &str) -> Option<Arc<dyn Source>> {
+    Some(match name {
+        "usage" => Arc::new(UsageSource { maps: store.config().usage_maps.clone() }),
+        "limits" => Arc::new(SubjectSource::LIMITS),
+        "pressure" => Arc::new(usage::PressureSource),
+        "events" => Arc::new(journal::EventsSource),
+        "decisions" => Arc::new(journal::DecisionsSource),
+        "samples" => Arc::new(metric::SamplesSource),
+        _ => return None,
+    })
+}
+
+/// Where the rows of a metric's table come from.
+pub(crate) fn metric_source(store: &Store, name: &str) -> Option<Arc<dyn Source>> {
+    let metric = store.metric(name)?;
+    Some(Arc::new(MetricSource::new(metric.name, metric.tag_keys)))
 }
 
 // The store is not printable as a whole, and a catalog is printed only inside larger things.

@@ -60,15 +60,7 @@ impl TableProvider for TimedTable {
     }
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
-        let labels = self.label_names();
-        let taken = |filter: &&Expr| {
-            if time_comparisons(filter).is_some() || is_label_filter(filter, &labels) {
-                TableProviderFilterPushDown::Exact
-            } else {
-                TableProviderFilterPushDown::Unsupported
-            }
-        };
-        Ok(filters.iter().map(taken).collect())
+        Ok(pushdown(filters, &self.label_names()))
     }
 
     async fn scan(
@@ -78,12 +70,53 @@ impl TableProvider for TimedTable {
         filters: &[Expr],
         _limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let to = self.now.map_or(i64::MAX, |now| now.0);
-        let mut bounds = Bounds { constant: TimeRange { to, ..TimeRange::ALL }, moving: Vec::new() };
-        let mut label_filters = Vec::new();
         let fields: Vec<_> = self.schema.fields().iter().skip(1).take(self.source.label_count()).cloned().collect();
         let label_schema = Arc::new(Schema::new(fields));
-        let label_columns = DFSchema::try_from(Arc::clone(&label_schema))?;
+        let Filters { bounds, labels } = Filters::new(filters, &label_schema, self.now, state)?;
+        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let schema = Arc::new(self.schema.project(&projection)?);
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new(Arc::clone(&schema)),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        ));
+        let reader = Reader { source: Arc::clone(&self.source), bounds, labels, label_schema, projection, schema };
+        Ok(Arc::new(TimedScanExec { reader: Arc::new(reader), properties }))
+    }
+}
+
+/// Which filters a scan of a table with a time and `labels` takes over.
+pub(crate) fn pushdown(filters: &[&Expr], labels: &[&str]) -> Vec<TableProviderFilterPushDown> {
+    let taken = |filter: &&Expr| {
+        if time_comparisons(filter).is_some() || is_label_filter(filter, labels) {
+            TableProviderFilterPushDown::Exact
+        } else {
+            TableProviderFilterPushDown::Unsupported
+        }
+    };
+    filters.iter().map(taken).collect()
+}
+
+/// The filters that [`pushdown`] takes over.
+pub(crate) struct Filters {
+    pub(crate) bounds: Bounds,
+    /// A condition on labels.
+    pub(crate) labels: Option<Arc<dyn PhysicalExpr>>,
+}
+
+impl Filters {
+    /// `now` is the instant of plans that are made for one only.
+    pub(crate) fn new(
+        filters: &[Expr],
+        label_schema: &SchemaRef,
+        now: Option<TimeMs>,
+        state: &dyn Session,
+    ) -> Result<Self> {
+        let to = now.map_or(i64::MAX, |now| now.0);
+        let mut bounds = Bounds { constant: TimeRange { to, ..TimeRange::ALL }, moving: Vec::new() };
+        let mut label_filters = Vec::new();
+        let label_columns = DFSchema::try_from(Arc::clone(label_schema))?;
         // The optimizer has coerced and simplified all filters.
         let physical = |expr: &Expr, columns: &DFSchema| {
             create_physical_expr(expr, columns, state.execution_props(), &PhysicalPlanningContext::default())
@@ -103,16 +136,7 @@ impl TableProvider for TimedTable {
             }
         }
         let labels = (!label_filters.is_empty()).then(|| conjunction(label_filters));
-        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let schema = Arc::new(self.schema.project(&projection)?);
-        let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        ));
-        let reader = Reader { source: Arc::clone(&self.source), bounds, labels, label_schema, projection, schema };
-        Ok(Arc::new(TimedScanExec { reader: Arc::new(reader), properties }))
+        Ok(Self { bounds, labels })
     }
 }
 

@@ -264,6 +264,7 @@ impl Store {
         let rows = series.iter().zip(times.iter()).zip(values.iter());
         let rows = rows.map(|((&series, &time), &value)| Row { series, time, value });
         self.data.write().active.push(now.0, metrics.iter().copied().zip(rows));
+        self.history.see(self, &series, &times);
     }
 
     fn refuse_when_stopped(&self) -> Result<(), StoreError> {
