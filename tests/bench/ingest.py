@@ -17,18 +17,13 @@ GOALS = {OPENTSDB: 0.5, LINES: 0.35, REMOTE_WRITE: 0.45}
 TITLES = {OPENTSDB: "OpenTSDB JSON", LINES: "line protocol", REMOTE_WRITE: "remote write"}
 
 
-def settings(server, flush_s):
-    # So that flush and compaction come within the run: by default a flush is due after minutes.
-    return ["--store-flush-every-s", flush_s, "--store-hot-s", 0] if server is Tidegate else []
-
-
 def measure(kind, protocol, args):
     """One load into a fresh server; `None` when it has no such route."""
-    with kind(settings(kind, args.flush_s)) as server:
+    with kind() as server:
         if not server.takes(protocol):
             return None
         found = load(server, protocol, "--steps", args.steps, "--hosts", args.hosts, "--connections", args.connections)
-        settled = server.settle(seconds=args.flush_s + 300)
+        settled = server.settle()
         millions = found["points"] / 1e6
         return {**found, "settled": settled, "settled_cpu_s_per_million": round(server.cpu_s() / millions, 4),
                 "bytes_per_point": round(server.disk_bytes() / found["points"], 4)}
@@ -40,7 +35,6 @@ def main():
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--hosts", type=int, default=50)
     parser.add_argument("--connections", type=int, default=8)
-    parser.add_argument("--flush-s", type=int, default=30, help="how often Tidegate flushes in this run")
     parser.add_argument("--tidegate", default=Tidegate.binary)
     args = parser.parse_args()
     Tidegate.binary = args.tidegate

@@ -165,19 +165,16 @@ class Feeder:
 def prepare(kind, args, until):
     """A server with the whole set in it: old data at rest, the last minutes as they came."""
     old = args.steps - RECENT
-    eager = ["--store-flush-every-s", 5, "--store-hot-s", 0] if kind is Tidegate else []
-    server = kind(eager)
+    server = kind()
     try:
         protocol = REMOTE_WRITE if server.takes(REMOTE_WRITE) else OPENTSDB
         hosts = ["--hosts", args.hosts]
         # The first steps of the set are also those of a shorter one that ends earlier.
         found = load(server, protocol, *hosts, "--steps", old, "--until", until - RECENT * STEP_S * 1000)
         print(f"{kind.name}: {found['points'] / 1e6:.1f} M points loaded, {found['errors']} errors", flush=True)
-        if not server.settle(seconds=600):
+        if not server.settle():
             print(f"{kind.name}: still busy with background work")
         bytes_per_point = server.disk_bytes() / max(found["points"], 1)
-        if kind is Tidegate:
-            server = kind(keep=server.stop(keep=True))
         load(server, protocol, *hosts, "--steps", args.steps, "--skip", old, "--until", until)
         return server, Feeder(server, protocol, args, args.steps, until), bytes_per_point
     except BaseException:

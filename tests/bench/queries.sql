@@ -2,10 +2,7 @@
 -- {container} is the name of one container, {containers} a quoted list of eight. now() is given with the request.
 
 -- Q1
-SELECT container, last_value(value ORDER BY time) AS value
-FROM metric.cpu_user
-WHERE time > now() - INTERVAL '5 minutes'
-GROUP BY container
+SELECT container, value FROM last('cpu_user', INTERVAL '5 minutes')
 
 -- Q2
 SELECT container, avg(value) AS value
@@ -17,12 +14,9 @@ GROUP BY container
 WITH used AS (
     SELECT container, avg(value) AS value FROM metric.cpu_user
     WHERE time > now() - INTERVAL '5 minutes' GROUP BY container
-), allowed AS (
-    SELECT container, last_value(value ORDER BY time) AS value FROM metric.cpu_limit
-    WHERE time > now() - INTERVAL '5 minutes' GROUP BY container
 )
 SELECT container, used.value
-FROM used JOIN allowed USING (container)
+FROM used JOIN last('cpu_limit', INTERVAL '5 minutes') AS allowed USING (container)
 WHERE used.value > 0.8 * allowed.value
 
 -- Q4

@@ -39,9 +39,9 @@ class Server:
     # Wire format: path to push to.
     paths = {}
 
-    def __init__(self, settings=(), keep=None):
-        """`settings` are further arguments; `keep` is the data directory of an earlier server, taken over."""
-        self.dir = keep or tempfile.mkdtemp(prefix="tidegate-bench-", dir=os.environ.get("TIDEGATE_BENCH_DIR"))
+    def __init__(self, settings=()):
+        """`settings` are further arguments of the command."""
+        self.dir = tempfile.mkdtemp(prefix="tidegate-bench-", dir=os.environ.get("TIDEGATE_BENCH_DIR"))
         self.process = None
         self.ports = {}
         try:
@@ -79,8 +79,8 @@ class Server:
     def pid(self):
         return self.process.pid
 
-    def request(self, method, path, body=None, headers=None, port="http"):
-        connection = http.client.HTTPConnection("127.0.0.1", self.ports[port], timeout=120)
+    def request(self, method, path, body=None, headers=None, seconds=120):
+        connection = http.client.HTTPConnection("127.0.0.1", self.ports["http"], timeout=seconds)
         try:
             connection.request(method, path, body, headers or {})
             answer = connection.getresponse()
@@ -94,8 +94,8 @@ class Server:
     def push_port(self, protocol):
         return self.ports["http"]
 
-    def stop(self, keep=False):
-        """Ends the process. `keep` leaves the data and gives its directory."""
+    def stop(self):
+        """Ends the process and removes its data."""
         if self.process and self.process.poll() is None:
             self.process.terminate()
             try:
@@ -103,12 +103,7 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
-        if keep:
-            directory, self.dir = self.dir, None
-            return directory
-        if self.dir:
-            shutil.rmtree(self.dir, ignore_errors=True)
-        return None
+        shutil.rmtree(self.dir, ignore_errors=True)
 
     def __enter__(self):
         return self
@@ -154,17 +149,14 @@ class Server:
     def at_rest(self):
         """Asks for flush and merge, where the server has such a thing, before `settle` waits for their end."""
 
-    def is_settled(self):
-        return True
-
-    def settle(self, seconds=300, quiet_s=3.0):
-        """Waits until background work is over: the server's own word for it, then neither CPU nor disk moves."""
+    def settle(self, seconds=600, quiet_s=3.0):
+        """Waits until background work is over: neither CPU nor disk moves. Whether it came to that."""
         self.at_rest()
         end, quiet_since, before = time.monotonic() + seconds, time.monotonic(), None
         while time.monotonic() < end:
             time.sleep(0.5)
             now = (self.cpu_s(), self.disk_bytes())
-            busy = before is None or now[1] != before[1] or now[0] - before[0] > 0.1 or not self.is_settled()
+            busy = before is None or now[1] != before[1] or now[0] - before[0] > 0.1
             before = now
             if busy:
                 quiet_since = time.monotonic()
@@ -197,8 +189,11 @@ class Tidegate(Server):
         status, _ = self.request("POST", self.paths[protocol], b"")
         return status != 404
 
-    def is_settled(self):
-        return json.loads(self.get("/api/v1/status")[1])["store"]["hot_samples"] == 0
+    def at_rest(self):
+        status, answer = self.request("POST", "/api/v1/compact", seconds=1_800)
+        # An earlier build has no such route: then there is only waiting.
+        if status not in (200, 404, 405):
+            raise RuntimeError(f"compaction: {status} {answer.decode(errors='replace')}")
 
     @classmethod
     def version(cls):
