@@ -46,6 +46,10 @@ pub(crate) enum Statement {
 
 /// Whether `sql` begins, after comments, as a rule statement does. Says nothing about the rest of the text.
 pub(crate) fn is_rule_statement(sql: &str) -> bool {
+    // Most questions are none, and need not be read for that.
+    if !sql.as_bytes().windows(4).any(|word| word.eq_ignore_ascii_case(b"rule")) {
+        return false;
+    }
     let mut tokens = Vec::new();
     // A text that is still being typed may end within a string; the tokens before that are enough here.
     let _ = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location_into_buf(&mut tokens);

@@ -386,6 +386,29 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_rule_is_planned_once_and_again_when_it_changed() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(VirtualClock::new(NOW)));
+        let engine = engine(&dir, &clock).await;
+        for window in 1..20 {
+            let rule =
+                RULE.replace("RULE a", &format!("RULE a{window}")).replace("10 seconds", &format!("{window} minutes"));
+            engine.execute(&rule, "test", NOW).await.unwrap();
+        }
+        engine.tick(NOW).await;
+        let plans = || engine.store.stats().plans_total;
+        let first = plans();
+        for second in 1..5 {
+            let report = engine.tick(NOW.plus(Duration::from_secs(second))).await;
+            assert_eq!((report.runs.len(), plans()), (20, first), "{:?}", report.problems);
+            assert!(report.runs.iter().all(|run| run.error.is_none()), "{report:?}");
+        }
+        engine.execute(&RULE.replace("CREATE", "CREATE OR REPLACE").replace("1.0", "2.0"), "test", NOW).await.unwrap();
+        let changed = plans();
+        engine.tick(NOW.plus(Duration::from_secs(5))).await;
+        assert_eq!(plans(), changed + 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn ticks_do_not_queue_behind_a_restore() {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(VirtualClock::new(NOW)));
         let engine = engine(&dir, &clock).await;

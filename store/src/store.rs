@@ -75,6 +75,7 @@ pub(crate) struct Counters {
     pub appended: AtomicU64,
     pub rejected: AtomicU64,
     pub queries: AtomicU64,
+    pub plans: AtomicU64,
     pub compactions: AtomicU64,
     pub compacted_rows: AtomicU64,
     /// In ms UTC; 0 before the first.
@@ -104,6 +105,8 @@ pub struct StoreStats {
     pub rejected_total: u64,
     /// Queries run since the start.
     pub queries_total: u64,
+    /// Plans made for them since the start; other queries ran a plan that was kept.
+    pub plans_total: u64,
     /// Compactions since the start.
     pub compactions_total: u64,
     /// Rows that they wrote.
@@ -201,6 +204,7 @@ impl Store {
             appended_total: self.counters.appended.load(Ordering::Relaxed),
             rejected_total: self.counters.rejected.load(Ordering::Relaxed),
             queries_total: self.counters.queries.load(Ordering::Relaxed),
+            plans_total: self.counters.plans.load(Ordering::Relaxed),
             compactions_total: self.counters.compactions.load(Ordering::Relaxed),
             compacted_rows_total: self.counters.compacted_rows.load(Ordering::Relaxed),
             last_append: time(&self.counters.last_append),

@@ -28,7 +28,7 @@ const MAX_RUNS: u32 = 1_000;
 const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Operators that have no state beyond a run, or one that [`reset_plan_states`] clears. Others are planned each time.
-const REPEATABLE: [&str; 28] = [
+const REPEATABLE: [&str; 29] = [
     "AggregateExec",
     "AggregateScanExec",
     "BoundedWindowAggExec",
@@ -42,14 +42,15 @@ const REPEATABLE: [&str; 28] = [
     "GlobalLimitExec",
     "HashJoinExec",
     "HistoryExec",
+    "LastExec",
     "LocalLimitExec",
+    "MadeExec",
     "NestedLoopJoinExec",
     "PartialSortExec",
     "PlaceholderRowExec",
     "ProjectionExec",
     "RecentExec",
     "ScalarSubqueryExec",
-    "LastExec",
     "SortExec",
     "SortMergeJoinExec",
     "SortPreservingMergeExec",
@@ -97,8 +98,11 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    pub(crate) fn new(plan: Plan, metrics: Vec<MetricInfo>, generation: u64) -> Self {
-        Self { plan, metrics, generation, runs: 0 }
+    /// `generation` is that of before the plan was made; where it has changed since, `plan` may be older than `metrics` and
+    /// is good for one run.
+    pub(crate) fn new(plan: Plan, metrics: Vec<MetricInfo>, generation: u64, store: &Store) -> Self {
+        let runs = if store.series_generation() == generation { 0 } else { MAX_RUNS };
+        Self { plan, metrics, generation, runs }
     }
 
     /// Whether it would be the same if it were made now.
@@ -201,5 +205,18 @@ impl PlanCache {
         let entry = entries.by_key.entry(key).or_default();
         change(entry);
         entry.last_used = now;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.0.lock().by_key.keys().cloned().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Plans that wait, over all texts.
+    #[cfg(test)]
+    pub(crate) fn idle(&self) -> usize {
+        self.0.lock().by_key.values().map(|entry| entry.idle.len()).sum()
     }
 }

@@ -294,7 +294,8 @@ async fn answer(
     // Keys of other texts have this sign in them.
     let plain = options.parameters.is_empty() && !sql.contains('\0');
     let mut found = if plain { plans.take(sql, store) } else { Found::Unknown };
-    let mut key = sql.to_owned();
+    // What the text is kept as, if it can be kept.
+    let mut key = (!matches!(found, Found::Unknown)).then(|| sql.to_owned());
     let mut values = Vec::new();
     let mut tokens = None;
     if !matches!(found, Found::Kept(_)) {
@@ -314,7 +315,7 @@ async fn answer(
                     Ok(None) | Err(_) => Found::Fixed,
                 };
             }
-            key = template.key;
+            key = Some(template.key);
             values = template.values;
         }
         tokens = Some(read);
@@ -323,7 +324,7 @@ async fn answer(
         match execute(&kept.plan, run(values), options).await {
             Ok(result) => {
                 // What was cut off is dropped with its plan: only what ran to its end is known to be at rest.
-                if !result.truncated {
+                if let Some(key) = key.filter(|_| !result.truncated) {
                     plans.put(key, kept, most);
                 }
                 return Ok(timed(result));
@@ -341,7 +342,9 @@ async fn answer(
     let tokens = parameter::spelled_out(&tokens, &options.parameters);
     let plan = text.fixed(tokens, &session(store, Present::At(options.now))).await?;
     let result = execute(&plan, run(Vec::new()), options).await?;
-    plans.put_fixed(key, most);
+    if let Some(key) = key {
+        plans.put_fixed(key, most);
+    }
     Ok(timed(result))
 }
 

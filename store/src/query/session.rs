@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 
 use datafusion::error::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{FunctionRegistry, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
@@ -190,6 +191,7 @@ impl Text<'_> {
         tokens: Vec<TokenWithSpan>,
         session: &SessionState,
     ) -> Result<LogicalPlan, QueryError> {
+        self.store.counters.plans.fetch_add(1, Ordering::Relaxed);
         let whole = first_word(&tokens);
         let parsed = DFParserBuilder::new(tokens).build().and_then(|mut parser| parser.parse_statements());
         let mut statements = parsed.map_err(|error| self.planned(&error))?;
@@ -249,7 +251,7 @@ impl Text<'_> {
             return Ok(None);
         }
         let plan = Plan::new(physical, cell).map_err(|error| QueryError::executed(&error))?;
-        Ok(Some(Kept::new(plan, metrics, generation)))
+        Ok(Some(Kept::new(plan, metrics, generation, self.store)))
     }
 
     async fn told(
@@ -265,13 +267,21 @@ impl Text<'_> {
     }
 }
 
-/// What a plan runs in.
-pub(crate) fn task(run: &Arc<Run>, memory_bytes: usize) -> Result<Arc<TaskContext>, QueryError> {
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(GreedyMemoryPool::new(memory_bytes)))
+/// What the runs of plans have in common.
+static RUNTIME: LazyLock<Result<RuntimeEnv, QueryError>> = LazyLock::new(|| {
+    RuntimeEnvBuilder::new()
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
-        .build_arc()
-        .map_err(|error| QueryError::executed(&error))?;
+        .build()
+        .map_err(|error| QueryError::executed(&error))
+});
+
+/// What a plan runs in.
+///
+/// # Errors
+/// What a runtime of DataFusion cannot be made for.
+pub(crate) fn task(run: &Arc<Run>, memory_bytes: usize) -> Result<Arc<TaskContext>, QueryError> {
+    let pool = Arc::new(GreedyMemoryPool::new(memory_bytes));
+    let runtime = Arc::new(RuntimeEnv { memory_pool: pool, ..RUNTIME.clone()? });
     let mut config = BASE.config().clone();
     config.set_extension(Arc::clone(run));
     config.set_extension(Arc::clone(&run.deadline));

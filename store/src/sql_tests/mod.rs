@@ -3,6 +3,7 @@
 mod aggregates;
 mod documented;
 mod history;
+mod plans;
 mod recent;
 
 use std::sync::Arc;

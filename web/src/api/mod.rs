@@ -1,6 +1,7 @@
 //! The routes below `/api/v1`, one file a subject.
 
 mod backup;
+mod compact;
 mod containers;
 pub(crate) mod decisions;
 mod rules;
@@ -32,10 +33,11 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/decisions/{id}/explain", get(decisions::explain))
 }
 
-/// Routes that change rules, or give everything away.
+/// Routes that change rules, give everything away, or make the server work.
 pub(crate) fn operating() -> Router<App> {
     Router::new()
         .route("/api/v1/backup", post(backup::backup))
+        .route("/api/v1/compact", post(compact::compact))
         .route("/api/v1/rules", post(rules::apply))
         .route("/api/v1/rules/{name}", delete(rules::remove))
         .route("/api/v1/rules/{name}/mode", post(rules::set_mode))

@@ -1,5 +1,6 @@
 //! `/api/v1/sql`: any question, in the format that the client wants.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use axum::Extension;
@@ -7,15 +8,19 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use serde_json::Value;
 use tidegate_model::TimeMs;
 use tidegate_policy::Engine;
-use tidegate_store::{MAX_SQL_BYTES, QueryResult, export};
+use tidegate_store::{MAX_SQL_BYTES, Parameter, QueryResult, export};
 
 use super::rules;
 use crate::App;
 use crate::auth::{Caller, Right};
 use crate::error::ApiError;
 use crate::extract::{Params, Text};
+
+/// Values of an answer that are encoded where they were found: it takes less than handing them on.
+const FEW_CELLS: usize = 20_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -75,6 +80,38 @@ pub(crate) struct Question {
     /// What `now()` is; the present when not given.
     now: Option<TimeMs>,
     download: Option<String>,
+    /// Values of `$1, $2, ..` in a list, or of `$name` by their names.
+    params: Option<Values>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Values {
+    InOrder(Vec<Value>),
+    ByName(BTreeMap<String, Value>),
+}
+
+impl Values {
+    fn parameters(self) -> Result<Vec<(String, Parameter)>, ApiError> {
+        let named: Vec<(String, Value)> = match self {
+            Values::InOrder(values) => (1..).zip(values).map(|(place, value)| (place.to_string(), value)).collect(),
+            Values::ByName(values) => values.into_iter().collect(),
+        };
+        let parameter = |(name, value): (String, Value)| {
+            let value = match value {
+                Value::Null => Parameter::Null,
+                Value::Bool(value) => Parameter::Boolean(value),
+                Value::Number(value) => Parameter::Number(value.to_string()),
+                Value::String(value) => Parameter::Text(value),
+                Value::Array(_) | Value::Object(_) => {
+                    let message = format!("the parameter ${name} is neither a text nor a number, boolean or null");
+                    return Err(ApiError::bad_request(message));
+                }
+            };
+            Ok((name, value))
+        };
+        named.into_iter().map(parameter).collect()
+    }
 }
 
 /// `POST /api/v1/sql`: a JSON object with `sql`, or the SQL itself.
@@ -101,10 +138,19 @@ pub(crate) async fn sql(
     let timeout = in_body.timeout_ms.or(in_query.timeout_ms).map_or(options.timeout, Duration::from_millis);
     options.max_rows = limit.min(options.max_rows);
     options.timeout = timeout.min(options.timeout);
-    // Dropped with this request when the client leaves, and the query with it.
-    let result = app.store.query(&sql, &options).await?;
+    if let Some(values) = in_body.params {
+        options.parameters = values.parameters()?;
+    }
     let format = in_body.format.or(in_query.format).or_else(|| Format::accepted(&headers)).unwrap_or(Format::Json);
-    answer(result, format, in_body.download.or(in_query.download).is_some()).await
+    let finish = move |result: QueryResult| {
+        let cells = result.num_rows() * result.schema.fields().len().max(1);
+        let (took, truncated) = (result.took, result.truncated);
+        let bytes = if cells <= FEW_CELLS { Bytes::Encoded(encode(&result, format)) } else { Bytes::Later(result) };
+        Answer { took, truncated, bytes }
+    };
+    // Dropped with this request when the client leaves, and the query with it.
+    let answer = app.store.query_with(&sql, &options, finish).await?;
+    answer.response(format, in_body.download.or(in_query.download).is_some()).await
 }
 
 fn question(body: Text, headers: &HeaderMap) -> Result<Question, ApiError> {
@@ -121,34 +167,49 @@ fn only_shows(sql: &str) -> bool {
     !sql.contains(';') && sql.get(..4).is_some_and(|word| word.eq_ignore_ascii_case("show"))
 }
 
-/// Encoding may take long for many rows, so it gets a thread of its own.
-async fn answer(result: QueryResult, format: Format, download: bool) -> Result<Response, ApiError> {
-    let (took, truncated) = (result.took, result.truncated);
-    let started = Instant::now();
-    let encoded = tokio::task::spawn_blocking(move || encode(&result, format)).await;
-    let bytes = match encoded {
-        Ok(bytes) => bytes?,
-        Err(error) => return Err(ApiError::internal("encoding the answer", error)),
-    };
-    tracing::debug!(
-        took_ms = took.as_millis() as u64,
-        encoding_ms = started.elapsed().as_millis() as u64,
-        "query answered"
-    );
-    let mut response = bytes.into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
-    headers.insert(
-        HeaderName::from_static("x-tidegate-truncated"),
-        HeaderValue::from_static(if truncated { "true" } else { "false" }),
-    );
-    if download {
-        let disposition = format!("attachment; filename=\"tidegate.{}\"", format.extension());
-        if let Ok(value) = HeaderValue::from_str(&disposition) {
-            headers.insert(header::CONTENT_DISPOSITION, value);
+/// An answer on its way to the client.
+struct Answer {
+    took: Duration,
+    truncated: bool,
+    bytes: Bytes,
+}
+
+enum Bytes {
+    Encoded(Result<Vec<u8>, ApiError>),
+    /// Encoding takes long, so it gets a thread of its own.
+    Later(QueryResult),
+}
+
+impl Answer {
+    async fn response(self, format: Format, download: bool) -> Result<Response, ApiError> {
+        let started = Instant::now();
+        let bytes = match self.bytes {
+            Bytes::Encoded(bytes) => bytes?,
+            Bytes::Later(result) => match tokio::task::spawn_blocking(move || encode(&result, format)).await {
+                Ok(bytes) => bytes?,
+                Err(error) => return Err(ApiError::internal("encoding the answer", error)),
+            },
+        };
+        tracing::debug!(
+            took_ms = self.took.as_millis() as u64,
+            encoding_ms = started.elapsed().as_millis() as u64,
+            "query answered"
+        );
+        let mut response = bytes.into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(format.content_type()));
+        headers.insert(
+            HeaderName::from_static("x-tidegate-truncated"),
+            HeaderValue::from_static(if self.truncated { "true" } else { "false" }),
+        );
+        if download {
+            let disposition = format!("attachment; filename=\"tidegate.{}\"", format.extension());
+            if let Ok(value) = HeaderValue::from_str(&disposition) {
+                headers.insert(header::CONTENT_DISPOSITION, value);
+            }
         }
+        Ok(response)
     }
-    Ok(response)
 }
 
 fn encode(result: &QueryResult, format: Format) -> Result<Vec<u8>, ApiError> {

@@ -32,6 +32,7 @@ async fn each_right_opens_its_own_routes_and_no_others() {
         ("read", Method::POST, "/api/v1/rules/validate", "SELECT 1"),
         ("operate", Method::POST, "/api/v1/rules", rule),
         ("operate", Method::POST, "/api/v1/backup", ""),
+        ("operate", Method::POST, "/api/v1/compact", ""),
     ];
     for (right, method, path, body) in cases {
         for who in ["push", "read", "operate"] {

@@ -85,6 +85,25 @@ async fn the_present_and_the_number_of_rows_can_be_chosen() {
 }
 
 #[tokio::test]
+async fn values_stand_beside_the_text() {
+    let server = Server::start();
+    server.measured("web").await;
+    let sql = "SELECT count(*) FROM usage WHERE container = $c AND value >= $low";
+    for (container, n) in [("web", 60), ("nobody", 0), ("web' OR 'a' = 'a", 0)] {
+        let params = json!({ "c": container, "low": 0.5 });
+        let answer = server.post("/api/v1/sql", &json!({ "sql": sql, "params": params })).await;
+        let rows = answer.json()["rows"].clone();
+        assert!(rows == json!([[n]]) || container == "web" && rows != json!([[0]]), "{}", answer.text());
+    }
+    let in_order = json!({ "sql": "SELECT $1, $2, $3", "params": ["x", true, null] });
+    assert_eq!(server.post("/api/v1/sql", &in_order).await.json()["rows"], json!([["x", true, null]]));
+    for params in [json!({ "c": "web" }), json!({ "c": "web", "low": [1] }), json!(["web", 1]), json!("web")] {
+        let answer = server.post("/api/v1/sql", &json!({ "sql": sql, "params": params })).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{params}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_is_no_question_is_refused() {
     let server = Server::start();
     for body in [json!({}), json!({ "sql": 1 }), json!({ "sql": "SELECT 1", "formt": "csv" })] {
