@@ -1,6 +1,6 @@
 //! A process that is killed again and again while it writes, and what it said it had written.
 
-use std::io::BufRead;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -39,9 +39,9 @@ fn start(dir: &Path, first: u64) -> Child {
 }
 
 /// What the dead process said: changes with whether each was acknowledged.
-fn said(child: &mut Child) -> BTreeMap<u64, bool> {
+fn said(lines: impl Iterator<Item = String>) -> BTreeMap<u64, bool> {
     let mut changes = BTreeMap::new();
-    for line in std::io::BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok) {
+    for line in lines {
         // The test harness may have begun the line.
         let Some(at) = line.find("change ") else { continue };
         let mut words = line[at..].split(' ').skip(1);
@@ -65,11 +65,22 @@ fn live_and_die(seed: u64, end: Instant) -> (u64, u64) {
         random ^= random >> 7;
         random ^= random << 17;
         let mut child = start(dir.path(), first);
-        std::thread::sleep(Duration::from_micros(random % 90_000));
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        // One in four dies at any instant of its start and its recovery, the others while they write.
+        let mut heard = Vec::new();
+        if !random.is_multiple_of(4) {
+            for line in lines.by_ref() {
+                heard.push(line);
+                if heard.last().is_some_and(|line| line.contains("change ")) {
+                    break;
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_micros((random >> 8) % 60_000));
         child.kill().unwrap();
         child.wait().unwrap();
         kills += 1;
-        for (n, acknowledged) in said(&mut child) {
+        for (n, acknowledged) in said(heard.into_iter().chain(lines)) {
             ledger.note(n, acknowledged);
             first = first.max(n + 1);
         }

@@ -9,7 +9,7 @@ use super::*;
 use crate::StoreError;
 
 /// Samples that are older than this many seconds go with the next flush of their segment.
-const RETENTION_S: u64 = 60;
+const RETENTION_S: u64 = 15;
 
 pub(super) fn ledger_config(dir: &Path) -> StoreConfig {
     StoreConfig { retention_s: RETENTION_S, max_past_s: Some(7 * 86_400), ..config(dir) }
