@@ -101,8 +101,41 @@ pub(crate) struct Chunk {
     columns: Columns,
     min_time: i64,
     max_time: i64,
-    /// Positions by (series, arrival).
-    by_series: OnceLock<Box<[u16]>>,
+    by_series: OnceLock<BySeries>,
+}
+
+/// Where the rows of each series are in a chunk.
+struct BySeries {
+    /// Those that have rows, sorted.
+    series: Box<[u32]>,
+    /// For each, and for the end, where its positions begin.
+    starts: Box<[u32]>,
+    /// Positions in the chunk by (series, arrival).
+    positions: Box<[u16]>,
+}
+
+impl BySeries {
+    fn new(series: &[u32]) -> Self {
+        // Id and position in one number sort at once, and positions break ties.
+        let mut keys: Vec<u64> = series.iter().zip(0u64..).map(|(id, at)| u64::from(*id) << 16 | at & 0xFFFF).collect();
+        keys.sort_unstable();
+        let (mut ids, mut starts) = (Vec::new(), Vec::new());
+        for (key, start) in keys.iter().zip(0..) {
+            let id = (key >> 16) as u32;
+            if ids.last() != Some(&id) {
+                ids.push(id);
+                starts.push(start);
+            }
+        }
+        starts.push(keys.len() as u32);
+        let positions = keys.into_iter().map(|key| (key & 0xFFFF) as u16).collect();
+        Self { series: ids.into(), starts: starts.into(), positions }
+    }
+
+    /// The positions of the series at `place`.
+    fn positions(&self, place: usize) -> &[u16] {
+        &self.positions[self.starts[place] as usize..self.starts[place + 1] as usize]
+    }
 }
 
 impl Chunk {
@@ -132,35 +165,22 @@ impl Chunk {
             }
             return;
         };
-        let Columns { series, times, values } = &self.columns;
-        let mut order = self.by_series();
+        let by_series = self.by_series.get_or_init(|| BySeries::new(&self.columns.series));
+        let mut place = 0;
         for &id in ids {
-            let begin = order.partition_point(|&at| series[at as usize] < id);
-            order = &order[begin..];
-            let count = order.iter().take_while(|&&at| series[at as usize] == id).count();
-            let (these, rest) = order.split_at(count);
-            order = rest;
-            for &at in these {
-                let time = times[at as usize];
+            place += by_series.series[place..].partition_point(|&one| one < id);
+            match by_series.series.get(place) {
+                None => break,
+                Some(&one) if one != id => continue,
+                Some(_) => {}
+            }
+            for &at in by_series.positions(place) {
+                let time = self.columns.times[at as usize];
                 if from <= time && time <= to {
-                    each(Row { series: id, time, value: values[at as usize] });
+                    each(Row { series: id, time, value: self.columns.values[at as usize] });
                 }
             }
-            if order.is_empty() {
-                break;
-            }
         }
-    }
-
-    fn by_series(&self) -> &[u16] {
-        self.by_series.get_or_init(|| {
-            let series = &self.columns.series;
-            // Id and position in one number sort at once, and positions break ties.
-            let mut keys: Vec<u64> =
-                series.iter().zip(0u64..).map(|(id, at)| u64::from(*id) << 16 | at & 0xFFFF).collect();
-            keys.sort_unstable();
-            keys.into_iter().map(|key| (key & 0xFFFF) as u16).collect()
-        })
     }
 }
 

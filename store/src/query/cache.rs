@@ -28,7 +28,7 @@ const MAX_RUNS: u32 = 1_000;
 const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Operators that have no state beyond a run, or one that [`reset_plan_states`] clears. Others are planned each time.
-const REPEATABLE: [&str; 29] = [
+const REPEATABLE: [&str; 30] = [
     "AggregateExec",
     "AggregateScanExec",
     "BoundedWindowAggExec",
@@ -52,6 +52,7 @@ const REPEATABLE: [&str; 29] = [
     "RecentExec",
     "ScalarSubqueryExec",
     "SortExec",
+    "SortExec(TopK)",
     "SortMergeJoinExec",
     "SortPreservingMergeExec",
     "TimedScanExec",

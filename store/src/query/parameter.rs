@@ -227,7 +227,7 @@ fn compared_texts(tokens: &[TokenWithSpan]) -> Vec<usize> {
                 }
             }
             Token::Eq | Token::Neq if open && clause == Clause::Where && nth > 0 => {
-                let column = matches!(token(nth - 1), Some(Token::Word(_)));
+                let column = matches!(token(nth - 1), Some(Token::Word(_))) || is_tag(nth - 1, &token);
                 if column && is_text(nth + 1) && ends_comparison(token(nth + 2)) {
                     found.push(seen[nth + 1]);
                 }
@@ -237,6 +237,23 @@ fn compared_texts(tokens: &[TokenWithSpan]) -> Vec<usize> {
         nth += 1;
     }
     found
+}
+
+/// Whether a call such as `tag(tags, 'container')` ends at `close`: a column by another name.
+fn is_tag<'a>(close: usize, token: &impl Fn(usize) -> Option<&'a Token>) -> bool {
+    let Some(start) = close.checked_sub(5) else { return false };
+    let call = [0, 1, 2, 3, 4, 5].map(|at| token(start + at));
+    matches!(
+        call,
+        [
+            Some(Token::Word(function)),
+            Some(Token::LParen),
+            Some(Token::Word(_)),
+            Some(Token::Comma),
+            Some(Token::SingleQuotedString(_)),
+            Some(Token::RParen),
+        ] if function.quote_style.is_none() && function.value.eq_ignore_ascii_case("tag")
+    )
 }
 
 /// The texts of a list in brackets that has nothing else in it.
@@ -312,6 +329,7 @@ mod tests {
             texts("SELECT 1 FROM (SELECT 1 FROM a WHERE b = 'c') x WHERE d IN (SELECT e FROM f WHERE g = 'h')"),
             ["c", "h"]
         );
+        assert_eq!(texts("SELECT 1 FROM samples WHERE tag(tags, 'host') = 'a' AND Tag(t, 'b') IN ('c')"), ["a", "c"]);
     }
 
     #[test]
@@ -326,6 +344,7 @@ mod tests {
             "SELECT 1 FROM x WHERE 'a' = host AND host LIKE 'b' AND time > '2026-01-01'",
             "SELECT 1 FROM x JOIN y ON x.a = 'b'",
             "SELECT 1 FROM x WHERE a IN ('b', upper('c'))",
+            "SELECT 1 FROM x WHERE upper(a, 'b') = 'c' AND \"tag\"(a, 'b') = 'c' AND tag(a, b) = 'c' AND tag(a, 'b') || 'c' = 'd'",
         ] {
             assert!(texts(sql).is_empty(), "{sql}: {:?}", texts(sql));
         }

@@ -1,4 +1,4 @@
-//! Long time ranges in pieces, newest first.
+//! Long time ranges in pieces, newest first unless they are wanted the other way round.
 
 /// Width of the first piece: most questions are about the last minutes and take one read.
 const FIRST_MS: i64 = 10 * 60 * 1000;
@@ -17,6 +17,7 @@ pub(crate) struct Slices {
     from: i64,
     to: i64,
     width: i64,
+    oldest_first: bool,
     done: bool,
 }
 
@@ -25,7 +26,7 @@ impl Slices {
     pub(crate) fn new(from: i64, to: i64, stored: Option<(i64, i64)>) -> Self {
         let (earliest, latest) = stored.unwrap_or((i64::MAX, i64::MIN));
         let (from, to) = (from.max(earliest), to.min(latest));
-        Self { from, to, width: FIRST_MS, done: from > to }
+        Self { from, to, width: FIRST_MS, oldest_first: false, done: from > to }
     }
 
     /// Begins with a piece that is as wide as it may be for so few series with a sample each second.
@@ -35,10 +36,25 @@ impl Slices {
         self
     }
 
+    /// The same pieces of time, beginning with the oldest.
+    pub(crate) fn oldest_first(mut self) -> Self {
+        self.oldest_first = true;
+        self
+    }
+
     /// The next piece, inclusive at both ends.
     pub(crate) fn next(&mut self) -> Option<(i64, i64)> {
         if self.done {
             return None;
+        }
+        if self.oldest_first {
+            let from = self.from;
+            let to = from.saturating_add(self.width - 1).min(self.to);
+            self.done = to == self.to;
+            if !self.done {
+                self.from = to + 1;
+            }
+            return Some((from, to));
         }
         let to = self.to;
         let from = to.saturating_sub(self.width - 1).max(self.from);
@@ -75,6 +91,21 @@ mod tests {
             slices.had(*rows.next().unwrap());
         }
         assert_eq!(expected_to, -6);
+    }
+
+    #[test]
+    fn pieces_cover_the_range_the_other_way_round_too() {
+        let mut slices = Slices::new(-5, 100_000_000, Some((i64::MIN, i64::MAX))).oldest_first();
+        let mut expected_from = -5;
+        let mut rows = [0, 5_000_000, 300_000].iter().cycle();
+        while let Some((from, to)) = slices.next() {
+            assert_eq!(from, expected_from);
+            assert!(from <= to);
+            expected_from = to + 1;
+            slices.had(*rows.next().unwrap());
+        }
+        assert_eq!(expected_from, 100_000_001);
+        assert_eq!(Slices::new(5, 4, Some((0, 9))).oldest_first().next(), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMillisecondArray};
-use arrow::compute::take;
+use arrow::compute::{SortOptions, concat_batches, sort_to_indices, take, take_record_batch};
 use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -14,11 +14,15 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
-use datafusion::physical_expr::expressions::Literal;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, conjunction, create_physical_expr};
+use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::{
+    EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, conjunction, create_physical_expr,
+};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties, SortOrderPushdownResult,
+};
 use tidegate_model::TimeMs;
 
 use super::choice::LabelFilter;
@@ -27,6 +31,9 @@ use super::slices::Slices;
 use super::source::{Block, Part, Selected, Source};
 use super::{UTC, executed, rfc3339};
 use crate::query::run::Run;
+
+/// The column that every such table begins with.
+const TIME_COLUMN: usize = 0;
 
 /// A [`Source`] as a table, as of one instant: rows later than that are not seen, so that a query which is asked again
 /// for the same instant gives the same answer.
@@ -75,14 +82,8 @@ impl TableProvider for TimedTable {
         let Filters { bounds, labels } = Filters::new(filters, &label_schema, self.now, state)?;
         let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
         let schema = Arc::new(self.schema.project(&projection)?);
-        let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
-            Partitioning::UnknownPartitioning(1),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        ));
         let reader = Reader { source: Arc::clone(&self.source), bounds, labels, label_schema, projection, schema };
-        Ok(Arc::new(TimedScanExec { reader: Arc::new(reader), properties }))
+        Ok(Arc::new(TimedScanExec::new(Arc::new(reader), None)))
     }
 }
 
@@ -180,14 +181,29 @@ impl fmt::Debug for Reader {
     }
 }
 
-/// Reads a [`TimedTable`] in slices of time, the newest first.
+/// Reads a [`TimedTable`] in slices of time, the newest first. The rows of a slice come part by part, unless the planner
+/// wants all rows by their time: then slices are sorted one by one, and a question for the first few rows ends with the
+/// first slice.
 #[derive(Debug)]
 pub(crate) struct TimedScanExec {
     reader: Arc<Reader>,
+    /// By time, if at all.
+    order: Option<PhysicalSortExpr>,
     properties: Arc<PlanProperties>,
 }
 
 impl TimedScanExec {
+    fn new(reader: Arc<Reader>, order: Option<PhysicalSortExpr>) -> Self {
+        let schema = Arc::clone(&reader.schema);
+        let properties = Arc::new(PlanProperties::new(
+            EquivalenceProperties::new_with_orderings(schema, order.iter().map(|order| [order.clone()])),
+            Partitioning::UnknownPartitioning(1),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        ));
+        Self { reader, order, properties }
+    }
+
     pub(crate) fn reader(&self) -> &Arc<Reader> {
         &self.reader
     }
@@ -196,7 +212,11 @@ impl TimedScanExec {
 impl DisplayAs for TimedScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TimedScanExec: ")?;
-        self.reader.describe(f)
+        self.reader.describe(f)?;
+        match &self.order {
+            Some(order) => write!(f, ", order={order}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -256,14 +276,31 @@ impl ExecutionPlan for TimedScanExec {
         Ok(self)
     }
 
+    fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn ExecutionPlan>>> {
+        let by_time = |one: &PhysicalSortExpr| {
+            let column = one.expr.downcast_ref::<Column>();
+            column.is_some_and(|column| self.reader.projection.get(column.index()) == Some(&TIME_COLUMN))
+        };
+        Ok(match order {
+            [one] if by_time(one) => {
+                let inner = Arc::new(Self::new(Arc::clone(&self.reader), Some(one.clone())));
+                SortOrderPushdownResult::Exact { inner }
+            }
+            _ => SortOrderPushdownResult::Unsupported,
+        })
+    }
+
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let run = Run::of(&context)?;
         let range = self.reader.range(&run)?;
         let parts = self.reader.selected(&run)?;
         let series = parts.iter().map(Selected::series_count).sum();
+        let order = self.order.as_ref().map(|order| order.options);
+        let slices = Slices::new(range.from, range.to, run.store.stored_times()).of_series(series);
         let rows = Rows {
             parts,
-            slices: Slices::new(range.from, range.to, run.store.stored_times()).of_series(series),
+            slices: if order.is_some_and(|order| !order.descending) { slices.oldest_first() } else { slices },
+            order,
             ready: Vec::new().into_iter(),
             batch_rows: context.session_config().batch_size(),
             run,
@@ -288,7 +325,7 @@ impl Reader {
         let label_count = self.source.label_count();
         let column = |at: &usize| -> Result<ArrayRef> {
             Ok(match *at {
-                0 => {
+                TIME_COLUMN => {
                     let time = TimestampMillisecondArray::new(block.time.values().clone(), None);
                     Arc::new(time.with_timezone(UTC))
                 }
@@ -308,6 +345,7 @@ struct Rows {
     reader: Arc<Reader>,
     parts: Vec<Selected>,
     slices: Slices,
+    order: Option<SortOptions>,
     ready: std::vec::IntoIter<RecordBatch>,
     batch_rows: usize,
     run: Arc<Run>,
@@ -316,7 +354,7 @@ struct Rows {
 
 impl Rows {
     fn read(&mut self, from: i64, to: i64) -> Result<()> {
-        let mut ready = Vec::new();
+        let mut batches = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
         for selected in &self.parts {
             self.run.deadline.check()?;
@@ -326,14 +364,32 @@ impl Rows {
                 let batch = self.reader.batch(&selected.part, &block)?;
                 bytes += batch.get_array_memory_size();
                 self.memory.try_resize(bytes)?;
-                for start in (0..batch.num_rows()).step_by(self.batch_rows) {
-                    ready.push(batch.slice(start, self.batch_rows.min(batch.num_rows() - start)));
-                }
+                batches.push(batch);
             }
         }
         self.slices.had(rows);
+        if let Some(order) = self.order
+            && rows > 0
+        {
+            // Those that are sorted are there beside those that are being sorted.
+            self.memory.try_resize(3 * bytes)?;
+            batches = vec![self.by_time(&batches, order)?];
+        }
+        let mut ready = Vec::new();
+        for batch in batches {
+            for start in (0..batch.num_rows()).step_by(self.batch_rows) {
+                ready.push(batch.slice(start, self.batch_rows.min(batch.num_rows() - start)));
+            }
+        }
         self.ready = ready.into_iter();
         Ok(())
+    }
+
+    fn by_time(&self, batches: &[RecordBatch], order: SortOptions) -> Result<RecordBatch> {
+        let all = concat_batches(&self.reader.schema, batches)?;
+        let time = self.reader.projection.iter().position(|column| *column == TIME_COLUMN);
+        let Some(time) = time else { return exec_err!("rows without their time cannot be sorted by it") };
+        Ok(take_record_batch(&all, &sort_to_indices(all.column(time), Some(order), None)?)?)
     }
 }
 

@@ -17,6 +17,16 @@ const SERIES: u8 = 1;
 const SAMPLES: u8 = 2;
 const DECISIONS: u8 = 3;
 const EVENTS: u8 = 4;
+/// Series again, compressed: many that come together have most of their tags in common.
+const PACKED_SERIES: u8 = 5;
+
+/// Below this many bytes series are not compressed.
+const PACKED_FROM: usize = 512;
+/// Bytes of series after which another frame begins, before compression.
+const SERIES_FRAME: usize = 8 << 20;
+/// Room that a frame of compressed series may ask for: twice the longest key is far below it.
+const MAX_UNPACKED: usize = 256 << 20;
+const PACKED_LEVEL: i32 = 3;
 
 /// Samples that arrived together, in columns.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,19 +50,41 @@ pub(crate) enum Record {
     Events { arrived: i64, rows: Vec<Event> },
 }
 
-/// Appends a frame with series definitions to `out`.
+/// Appends frames with series definitions to `out`.
 pub(crate) fn put_series<'a>(out: &mut Vec<u8>, series: impl ExactSizeIterator<Item = (u32, &'a SeriesKey)>) {
-    frame(out, |out| {
-        out.push(SERIES);
-        put_u32(out, series.len() as u32);
-        for (id, key) in series {
-            put_u32(out, id);
-            put_text(out, key.metric());
-            put_u32(out, key.tags().len() as u32);
-            for (tag, value) in key.tags() {
-                put_text(out, tag);
-                put_text(out, value);
-            }
+    let (mut body, mut count) = (Vec::new(), 0);
+    let mut left = series.len();
+    for (id, key) in series {
+        put_u32(&mut body, id);
+        put_text(&mut body, key.metric());
+        put_u32(&mut body, key.tags().len() as u32);
+        for (tag, value) in key.tags() {
+            put_text(&mut body, tag);
+            put_text(&mut body, value);
+        }
+        (count, left) = (count + 1, left - 1);
+        if left == 0 || body.len() >= SERIES_FRAME {
+            put_series_frame(out, count, &body);
+            body.clear();
+            count = 0;
+        }
+    }
+}
+
+fn put_series_frame(out: &mut Vec<u8>, count: u32, body: &[u8]) {
+    let packed = (PACKED_FROM..=MAX_UNPACKED).contains(&body.len()).then(|| zstd::bulk::compress(body, PACKED_LEVEL));
+    frame(out, |out| match packed {
+        Some(Ok(packed)) => {
+            out.push(PACKED_SERIES);
+            put_u32(out, count);
+            put_u32(out, body.len() as u32);
+            out.extend_from_slice(&packed);
+        }
+        // Whatever kept it from being compressed, it can be written as it is.
+        _ => {
+            out.push(SERIES);
+            put_u32(out, count);
+            out.extend_from_slice(body);
         }
     });
 }
@@ -178,8 +210,12 @@ fn decode(payload: &[u8]) -> Option<Record> {
     match kind {
         SERIES => {
             let count = reader.u32()?;
-            let series = (0..count).map(|_| reader.series()).collect::<Option<Vec<_>>>()?;
-            Some(Record::Series(series))
+            Some(Record::Series(reader.all_series(count)?))
+        }
+        PACKED_SERIES => {
+            let (count, length) = (reader.u32()?, reader.u32()? as usize);
+            let body = (length <= MAX_UNPACKED).then(|| zstd::bulk::decompress(reader.0, length).ok()).flatten()?;
+            Some(Record::Series(Reader(&body).all_series(count)?))
         }
         SAMPLES => {
             let arrived = reader.i64()?;
@@ -220,6 +256,10 @@ impl<'a> Reader<'a> {
     fn text(&mut self) -> Option<&'a str> {
         let length = self.u32()? as usize;
         std::str::from_utf8(self.take(length)?).ok()
+    }
+
+    fn all_series(&mut self, count: u32) -> Option<Vec<(u32, SeriesKey)>> {
+        (0..count).map(|_| self.series()).collect()
     }
 
     fn series(&mut self) -> Option<(u32, SeriesKey)> {
@@ -274,6 +314,26 @@ mod tests {
         let Record::Series(series) = &records[0] else { panic!("{records:?}") };
         assert_eq!((series[0].0, series[0].1.tag("host")), (7, Some("a")));
         assert_eq!(records[2], Record::Samples { arrived: 6, columns: samples(4) });
+    }
+
+    #[test]
+    fn many_series_take_little_room_and_come_back() {
+        let key = |at: u32| {
+            let tags = [("container", format!("web-{}", at / 10)), ("host", "a-host-with-a-long-name".to_owned())];
+            SeriesKey::new(&format!("metric_{}", at % 10), tags.map(|(tag, value)| (tag.to_owned(), value)))
+        };
+        // More than one frame holds.
+        let keys: Vec<SeriesKey> = (0..150_000).map(key).collect();
+        let mut bytes = Vec::new();
+        put_series(&mut bytes, keys.iter().enumerate().map(|(at, key)| (at as u32, key)));
+        assert!(bytes.len() < keys.len() * 12, "{} bytes", bytes.len());
+        let (records, damages) = read(&bytes);
+        assert_eq!((damages.len(), records.len() > 1), (0, true));
+        let series = records.into_iter().flat_map(|record| match record {
+            Record::Series(series) => series,
+            other => panic!("{other:?}"),
+        });
+        assert!(series.eq(keys.into_iter().enumerate().map(|(at, key)| (at as u32, key))));
     }
 
     #[test]
