@@ -320,7 +320,7 @@ mod tests {
     fn many_series_take_little_room_and_come_back() {
         let key = |at: u32| {
             let tags = [("container", format!("web-{}", at / 10)), ("host", "a-host-with-a-long-name".to_owned())];
-            SeriesKey::new(&format!("metric_{}", at % 10), tags.map(|(tag, value)| (tag.to_owned(), value)))
+            SeriesKey::new(format!("metric_{}", at % 10), tags.map(|(tag, value)| (tag.to_owned(), value)))
         };
         // More than one frame holds.
         let keys: Vec<SeriesKey> = (0..150_000).map(key).collect();
