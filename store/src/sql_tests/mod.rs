@@ -47,6 +47,15 @@ impl TestStore {
         assert!(report.rejected.is_empty(), "{:?}", report.rejected);
     }
 
+    /// Pushes so many samples of one series of metric `m`, a millisecond apart, each its age in milliseconds.
+    async fn push_many(&self, samples: i64) {
+        let mut batch = SampleBatch::new();
+        for ago in 0..samples {
+            batch.push(series("m", &[("host", "a")]), TimeMs(NOW.0 - ago), ago as f64);
+        }
+        self.store.append(&batch, NOW).await.unwrap();
+    }
+
     pub(crate) fn options(&self) -> QueryOptions {
         self.store.default_query_options(NOW)
     }
@@ -343,11 +352,7 @@ async fn rows_beyond_the_limit_are_cut_or_fail() {
 #[tokio::test]
 async fn memory_is_bounded_for_operators_scans_and_answers() {
     let store = open();
-    let mut batch = SampleBatch::new();
-    for at in 0..50_000 {
-        batch.push(series("m", &[("host", "a")]), TimeMs(NOW.0 - at), at as f64);
-    }
-    store.store.append(&batch, NOW).await.unwrap();
+    store.push_many(50_000).await;
     let options = QueryOptions { memory_bytes: 256 << 10, ..store.options() };
     for sql in [
         "SELECT value, count(*) FROM generate_series(1, 1000000) GROUP BY value",

@@ -278,11 +278,7 @@ async fn few_plans_are_kept_and_those_of_rules_apart() {
 #[tokio::test]
 async fn a_plan_that_was_stopped_is_not_run_again() {
     let store = open();
-    let mut batch = SampleBatch::new();
-    for at in 0..50_000 {
-        batch.push(series("m", &[("host", "a")]), TimeMs(NOW.0 - at), at as f64);
-    }
-    store.store.append(&batch, NOW).await.unwrap();
+    store.push_many(50_000).await;
     let sql = "SELECT count(*) FROM (SELECT DISTINCT value FROM metric.m)";
     let narrow = QueryOptions { memory_bytes: 256 << 10, ..store.options() };
     for _ in 0..2 {

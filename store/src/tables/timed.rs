@@ -374,6 +374,7 @@ impl Rows {
             // Those that are sorted are there beside those that are being sorted.
             self.memory.try_resize(3 * bytes)?;
             batches = vec![self.by_time(&batches, order)?];
+            self.memory.try_resize(bytes)?;
         }
         let mut ready = Vec::new();
         for batch in batches {
