@@ -39,6 +39,10 @@ enum Command {
     /// Apply, list, show and switch rules on a running server
     #[command(subcommand)]
     Rule(commands::rule::RuleCommand),
+    /// Try rules on a server's own history: what they would have done, and what that would have cost
+    Backtest(commands::backtest::BacktestArgs),
+    /// Try rules on a trace file: what they would do, and what that would cost
+    Simulate(Box<commands::simulate::SimulateArgs>),
     /// Write everything that a server stores into a directory, while it runs
     Backup(commands::backup::BackupArgs),
     /// Make a data directory from a backup
@@ -65,6 +69,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => commands::sql::run(args),
         Command::Rule(command) => commands::rule::run(command),
+        Command::Backtest(args) => commands::backtest::run(args),
+        Command::Simulate(args) => commands::simulate::run(*args),
         Command::Backup(args) => commands::backup::run(args),
         Command::Restore(args) => commands::restore::run(args),
         Command::Check(args) => commands::check::run(args),

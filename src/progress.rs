@@ -2,10 +2,11 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Bytes done of bytes in all; gone from the terminal when dropped.
+/// A part done of a whole; gone from the terminal when dropped.
 pub struct Progress(ProgressBar);
 
 impl Progress {
+    /// Bytes done of bytes in all.
     pub fn new() -> Self {
         let bar = ProgressBar::new(0);
         let style = "{bar:30} {bytes}/{total_bytes} {eta} {msg}";
@@ -16,7 +17,16 @@ impl Progress {
         Self(bar)
     }
 
-    /// Shows that `done` of `all` bytes are done, and what comes next.
+    /// Instants done of instants in all.
+    pub fn of_instants() -> Self {
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} {msg}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// Shows that `done` of `all` are done, and what comes next.
     pub fn at(&self, what: &str, done: u64, all: u64) {
         self.0.set_length(all);
         self.0.set_position(done);

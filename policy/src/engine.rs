@@ -1,6 +1,7 @@
 //! The engine: the rules in force, and what it shares between statements, ticks and writes.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tidegate_store::{RuleRow, Store};
 use tokio::sync::broadcast;
 
 use crate::arbiter::decision_id;
+use crate::backtest::{Backtest, Trace};
 use crate::config::PolicyConfig;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::explain::{Explanation, OUTSIDE, explain_sentence};
@@ -102,6 +104,17 @@ impl Engine {
         let rule = rules.iter().map(|rule| &rule.definition).find(|rule| rule.name == decision.rule);
         let rule_sql = rule.filter(|rule| rule.version == decision.version).map(|rule| rule.sql.clone());
         Explanation { sentence: explain_sentence(decision), rule_sql }
+    }
+
+    /// A backtest of `rules` with this engine's guards and its store's settings, which keeps its files below `dir`.
+    pub fn backtest(&self, trace: Trace, rules: String, step: Option<Duration>, dir: PathBuf) -> Backtest {
+        Backtest { trace, rules, step, policy: self.config.clone(), store: self.store.config().clone(), dir }
+    }
+
+    /// The rules in force as one text that makes them again.
+    pub fn rules_text(&self) -> String {
+        let rules = self.active();
+        rules.iter().map(|rule| format!("{};\n", rule.definition.sql)).collect()
     }
 
     /// Somebody else changed a limit: rules leave it alone for the configured time, and the change is recorded as a

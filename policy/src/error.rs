@@ -23,8 +23,10 @@ pub enum PolicyErrorKind {
     NotFound,
     /// A configured bound was reached: number of rules or length of the text.
     Limit,
-    /// The rules could not be stored.
+    /// The rules could not be stored, or the history not be read.
     Store,
+    /// It was told to stop.
+    Stopped,
 }
 
 /// A rule text was not accepted. Positions are 1-based, in characters, and relative to the whole submitted text.
@@ -52,6 +54,11 @@ impl PolicyError {
     pub(crate) fn new(kind: PolicyErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
         Self { kind, message, line: None, column: None, end_line: None, end_column: None, help: None }
+    }
+
+    /// Something was told to stop before it was done.
+    pub fn stopped(message: impl Into<String>) -> Self {
+        Self::new(PolicyErrorKind::Stopped, message)
     }
 
     pub(crate) fn at(mut self, span: Span) -> Self {

@@ -17,6 +17,7 @@
 
 mod apply;
 mod arbiter;
+pub mod backtest;
 mod config;
 mod engine;
 mod error;

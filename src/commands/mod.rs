@@ -1,10 +1,13 @@
 //! One file a subcommand.
 
+pub mod backtest;
 pub mod backup;
 pub mod check;
 pub mod doctor;
+mod report;
 pub mod restore;
 pub mod rule;
 pub mod serve;
+pub mod simulate;
 pub mod sql;
 pub mod token;

@@ -11,6 +11,7 @@
 mod api;
 mod assets;
 mod auth;
+mod backtests;
 mod config;
 mod error;
 mod extract;
@@ -89,13 +90,20 @@ pub(crate) struct Shared {
     pub(crate) hub: stream::Hub,
     pub(crate) ingest_rate: rate::Rate,
     pub(crate) decided: tally::Tally,
+    pub(crate) backtests: backtests::Backtests,
 }
 
 impl App {
     fn new(state: WebState) -> Self {
         let hub = stream::Hub::new(&state.config);
         let decided = tally::Tally::of(state.engine.decisions(), state.shutdown.clone());
-        Self(Arc::new(Shared { state, hub, ingest_rate: rate::Rate::default(), decided }))
+        Self(Arc::new(Shared {
+            state,
+            hub,
+            ingest_rate: rate::Rate::default(),
+            decided,
+            backtests: backtests::Backtests::default(),
+        }))
     }
 
     /// Answers one of this crate's own queries as of `now`.

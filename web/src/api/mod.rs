@@ -1,5 +1,6 @@
 //! The routes below `/api/v1`, one file a subject.
 
+mod backtests;
 mod backup;
 mod compact;
 mod containers;
@@ -28,6 +29,8 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/rules/validate", post(rules::validate))
         .route("/api/v1/rules/preview", post(rules::preview))
         .route("/api/v1/rules/{name}", get(rules::rule))
+        .route("/api/v1/backtests", get(backtests::list))
+        .route("/api/v1/backtests/{id}", get(backtests::find))
         .route("/api/v1/decisions", get(decisions::decisions))
         .route("/api/v1/decisions/{id}", get(decisions::decision))
         .route("/api/v1/decisions/{id}/explain", get(decisions::explain))
@@ -37,6 +40,8 @@ pub(crate) fn reading() -> Router<App> {
 pub(crate) fn operating() -> Router<App> {
     Router::new()
         .route("/api/v1/backup", post(backup::backup))
+        .route("/api/v1/backtests", post(backtests::start))
+        .route("/api/v1/backtests/{id}", delete(backtests::stop))
         .route("/api/v1/compact", post(compact::compact))
         .route("/api/v1/rules", post(rules::apply))
         .route("/api/v1/rules/{name}", delete(rules::remove))

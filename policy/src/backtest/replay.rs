@@ -1,0 +1,235 @@
+//! Playing a trace to an engine, instant by instant.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use tidegate_actuator::Actuator;
+use tidegate_actuator::simulated::SimulatedHost;
+use tidegate_model::{Clock, Mode, TimeMs, VirtualClock};
+use tidegate_store::{Durability, Store, StoreConfig};
+use tokio_util::sync::CancellationToken;
+
+use super::score::{Report, Score};
+use super::trace::Trace;
+use crate::config::PolicyConfig;
+use crate::engine::Engine;
+use crate::error::{PolicyError, PolicyErrorKind};
+
+/// Shortest and longest distance of two instants. Rules have whole seconds.
+const STEP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+/// The longest distance that is taken where none is asked for: coarse samples are held, rules run in between.
+const USUAL_STEP: Duration = Duration::from_secs(60);
+/// Most instants of one replay.
+const MOST_TICKS: u64 = 10_000_000;
+/// Samples that are kept in memory before they go to segments.
+const HOT_SAMPLES: usize = 4_000_000;
+/// A store that forgets nothing, in seconds.
+const FOREVER_S: u64 = 100 * 365 * 24 * 3600;
+
+/// One replay: what is played, to which rules, and how.
+#[derive(Clone, Debug)]
+pub struct Backtest {
+    /// What containers wanted.
+    pub trace: Trace,
+    /// Rule statements; none at all leaves the limits as they are in the beginning. Rules that are not `off` act,
+    /// whatever their mode: what they would do is the question.
+    pub rules: String,
+    /// The distance of the instants; as the trace has its samples, but at most a minute, when not set.
+    pub step: Option<Duration>,
+    /// The guards' bounds and defaults.
+    pub policy: PolicyConfig,
+    /// The store's settings, such as the boundary and the half-lives; where it keeps its files is not among them.
+    pub store: StoreConfig,
+    /// A directory below which it keeps its own store while it runs.
+    pub dir: PathBuf,
+}
+
+/// How far a replay is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Instants done.
+    pub done: u64,
+    /// Instants in all.
+    pub all: u64,
+}
+
+/// A directory that goes with the replay that made it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    const PREFIX: &str = "tidegate-backtest-";
+
+    fn new(below: &Path) -> std::io::Result<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self::sweep(below);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let path = below.join(format!("{}{}-{number}", Self::PREFIX, std::process::id()));
+        // Made anew and for us alone: what stands there already is somebody else's.
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    /// Removes what a process left behind that was killed in the middle.
+    fn sweep(below: &Path) {
+        for entry in std::fs::read_dir(below).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|name| name.strip_prefix(Self::PREFIX)?.split('-').next()?.parse().ok());
+            let gone = owner.is_some_and(|pid: u32| !Path::new(&format!("/proc/{pid}")).exists());
+            if gone && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let _ = std::fs::remove_dir_all(entry.path()); // the next one tries again
+            }
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!(dir = %self.0.display(), %error, "a backtest's directory stays behind");
+        }
+    }
+}
+
+impl Backtest {
+    /// Plays the whole trace. `progress` is told after each instant; `stop` ends the replay with an error.
+    ///
+    /// # Errors
+    /// The rules are no rules, the trace is empty, the step is out of range, or the scratch directory cannot be written.
+    pub async fn run(
+        &self,
+        stop: &CancellationToken,
+        mut progress: impl FnMut(Progress),
+    ) -> Result<Report, PolicyError> {
+        let began = Instant::now();
+        let (from, to, step) = self.instants()?;
+        let scratch = Scratch::new(&self.dir).map_err(|error| {
+            store_error(format!("a backtest needs a directory below {} for its store: {error}", self.dir.display()))
+        })?;
+        let config = StoreConfig {
+            dir: scratch.0.join("store"),
+            durability: Durability::None,
+            retention_s: FOREVER_S,
+            retention: Vec::new(),
+            max_bytes: None,
+            max_past_s: None,
+            object_store: None,
+            local_cache_bytes: None,
+            max_hot_samples: HOT_SAMPLES * 4,
+            ..self.store.clone()
+        };
+        let store = tokio::task::spawn_blocking(move || Store::open(config, from)).await;
+        let store = store.map_err(|error| store_error(error.to_string()))?.map_err(|e| store_error(e.to_string()))?;
+        let clock = Arc::new(VirtualClock::new(from));
+        let (members, played) = self.trace.play();
+        let about = "a trace that is played again; no kernel is measured or changed".to_owned();
+        let host = SimulatedHost::of(self.trace.hosts.clone(), members, Box::new(played), about);
+        let engine = self.engine(&store, &host, &clock, from).await?;
+
+        let containers = host.containers();
+        for known in &self.trace.hosts {
+            store.put_host(known.clone()).map_err(|error| store_error(error.to_string()))?;
+        }
+        store.put_containers(&containers).map_err(|error| store_error(error.to_string()))?;
+        let mut score = Score::new(containers.into_iter().map(|container| container.key).collect());
+        let instants = |span: Duration| (span.as_millis() / step.as_millis()) as u64;
+        let all = instants(to.since(from));
+        let (mut now, mut hot) = (from, 0);
+        while now < to {
+            if stop.is_cancelled() {
+                return Err(PolicyError::stopped("the backtest was stopped"));
+            }
+            now = now.plus(step);
+            // Where nothing was there, as between two experiments, nothing can happen.
+            if host.idle(now) {
+                let next = self.trace.next_after(now).unwrap_or(to);
+                now = next.minus(Duration::from_millis(1)).aligned(step).max(now);
+                continue;
+            }
+            clock.set(now);
+            let dt = step.as_secs_f64();
+            let measured = host.measure(now, |row, resource, reading| score.measured(row, resource, reading, dt));
+            let kept = store.append(&measured.samples, now).await.map_err(|error| store_error(error.to_string()))?;
+            if let Some(refused) = kept.rejected.first() {
+                return Err(store_error(format!("the backtest's store refused a sample: {}", refused.reason)));
+            }
+            host.learn(&measured, &kept.ids);
+            hot += measured.samples.len();
+            if hot > HOT_SAMPLES {
+                store.flush(now).await.map_err(|error| store_error(error.to_string()))?;
+                hot = 0;
+            }
+            score.ticked(&engine.tick(now).await);
+            progress(Progress { done: instants(now.since(from)), all });
+        }
+        let took = began.elapsed().as_millis() as u64;
+        let mut report = score.report(from, to, step.as_millis() as u64, took);
+        report.problems.splice(0..0, self.doubts());
+        Ok(report)
+    }
+
+    /// From when to when, and in which steps.
+    fn instants(&self) -> Result<(TimeMs, TimeMs, Duration), PolicyError> {
+        let option = |message: String| PolicyError::new(PolicyErrorKind::Option, message);
+        let (first, last) =
+            self.trace.span().ok_or_else(|| option("there are no samples in the trace or the time span".to_owned()))?;
+        let second = Duration::from_secs(1);
+        let usual = self.trace.spacing().clamp(STEP.0, USUAL_STEP);
+        let step = self.step.unwrap_or(Duration::from_secs(usual.as_secs()));
+        if step < STEP.0 || step > STEP.1 || step.subsec_nanos() != 0 {
+            let error = option(format!("a step of {} is out of range", humantime::format_duration(step)));
+            return Err(error.help("expected whole seconds from 1s to 1h"));
+        }
+        let from = first.minus(second).aligned(step);
+        let to = last.plus(step).minus(Duration::from_millis(1)).aligned(step);
+        let ticks = (to.since(from).as_millis() / step.as_millis()) as u64;
+        if ticks > MOST_TICKS {
+            let error = option(format!("{ticks} instants are more than the {MOST_TICKS} of one backtest"));
+            return Err(error.help("take a shorter span or a longer step"));
+        }
+        Ok((from, to, step))
+    }
+
+    async fn engine(
+        &self,
+        store: &Arc<Store>,
+        host: &Arc<SimulatedHost>,
+        clock: &Arc<VirtualClock>,
+        now: TimeMs,
+    ) -> Result<Arc<Engine>, PolicyError> {
+        // All rules of an instant are judged together, however long they take: the result must not depend on the machine.
+        let config = PolicyConfig { default_mode: Mode::On, gather_ms: 3_600_000, ..self.policy.clone() };
+        let actuator = Arc::clone(host) as Arc<dyn Actuator>;
+        let engine = Engine::new(Arc::clone(store), actuator, config, Arc::clone(clock) as Arc<dyn Clock>)?;
+        if !self.rules.trim().is_empty() {
+            engine.execute(&self.rules, "backtest", now).await?;
+        }
+        for rule in engine.rules().iter().filter(|rule| !matches!(rule.mode, Mode::Off | Mode::On)) {
+            engine.execute(&format!("ALTER RULE {} SET (mode = 'on')", rule.name), "backtest", now).await?;
+        }
+        Ok(engine)
+    }
+
+    /// What makes the figures doubtful.
+    fn doubts(&self) -> Vec<String> {
+        let mut doubts = self.trace.problems.clone();
+        for resource in tidegate_model::Resource::ALL {
+            let (samples, saturated) = self.trace.samples(resource);
+            if saturated > 0 {
+                let share = 100.0 * saturated as f64 / samples.max(1) as f64;
+                doubts.push(format!(
+                    "{saturated} of {samples} {resource} samples ({share:.1} %) were at their limit, so what was wanted \
+                     then is known only as a lower bound: unmet demand may be higher than it looks"
+                ));
+            }
+        }
+        doubts
+    }
+}
+
+fn store_error(message: impl Into<String>) -> PolicyError {
+    PolicyError::new(PolicyErrorKind::Store, message)
+}

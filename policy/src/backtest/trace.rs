@@ -1,0 +1,218 @@
+//! What containers wanted over a span of time, and how it is played to a simulated host.
+
+use std::time::Duration;
+
+use tidegate_actuator::simulated::{Demand, Held, Life, Member, Workload};
+use tidegate_model::{Host, Limit, Resource, TimeMs};
+
+/// A sample stands for the time since the one before it, but for no more than so many times the usual distance: behind
+/// that, the container was not there or not measured.
+const LONGEST_GAP: i64 = 3;
+/// How long a process that was killed takes until it holds again what it held.
+const RESTART: Duration = Duration::from_secs(30);
+/// What it holds when it begins, as a share of that.
+const RESTARTED: f64 = 0.2;
+
+/// What one container wanted of one resource, sample by sample.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// In ms UTC, ascending.
+    times: Vec<i64>,
+    /// In cores or bytes.
+    values: Vec<f64>,
+    /// Memory that could not be reclaimed, for the samples of which it is known; otherwise all of it counts as such.
+    anon: Vec<Option<f64>>,
+    /// Samples of times at which the limit was reached: the demand was that or more.
+    pub saturated: usize,
+}
+
+impl Wanted {
+    /// Appends a sample. One that is not finite, negative or not later than the one before it is left out; false then.
+    pub fn push(&mut self, time: TimeMs, value: f64, anon: Option<f64>) -> bool {
+        let later = self.times.last().is_none_or(|last| *last < time.0);
+        let fits = later && value.is_finite() && value >= 0.0;
+        if fits {
+            self.times.push(time.0);
+            self.values.push(value);
+            self.anon.push(anon.filter(|anon| anon.is_finite() && *anon >= 0.0));
+        }
+        fits
+    }
+
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        self.times.len()
+    }
+
+    /// Whether there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.times.is_empty()
+    }
+
+    /// The highest demand.
+    pub fn peak(&self) -> Option<f64> {
+        self.values.iter().copied().reduce(f64::max)
+    }
+
+    /// The number of the sample that stands for the interval which ends at `now`.
+    fn at(&self, now: TimeMs, gap: i64) -> Option<usize> {
+        let at = self.times.partition_point(|time| *time < now.0);
+        (*self.times.get(at)? - now.0 < gap).then_some(at)
+    }
+
+    /// The first and the last time.
+    fn span(&self) -> Option<(i64, i64)> {
+        Some((*self.times.first()?, *self.times.last()?))
+    }
+}
+
+/// A container of a trace.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Traced {
+    /// Its names, its bounds and its first limits.
+    pub member: Member,
+    /// CPU demand, in cores.
+    pub cpu: Wanted,
+    /// Memory demand, in bytes: the working set.
+    pub memory: Wanted,
+}
+
+impl Traced {
+    /// Gives a resource without a first limit its highest demand as one: what an operator who knew the future would have
+    /// set by hand, and so the limit that a rule has to be better than.
+    pub(crate) fn limit_at_peak(&mut self) {
+        for (limit, wanted) in [(&mut self.member.cpu, &self.cpu), (&mut self.member.memory, &self.memory)] {
+            if let (Limit::Unlimited, Some(peak)) = (*limit, wanted.peak().filter(|peak| *peak > 0.0)) {
+                *limit = Limit::At(peak);
+            }
+        }
+    }
+
+    fn wanted(&self, resource: Resource) -> &Wanted {
+        match resource {
+            Resource::Cpu => &self.cpu,
+            Resource::Memory => &self.memory,
+        }
+    }
+}
+
+/// The demand of some containers over a span of time.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Trace {
+    /// Hosts whose capacity is known; on others nothing but its own limit holds a container.
+    pub hosts: Vec<Host>,
+    /// The containers.
+    pub containers: Vec<Traced>,
+    /// What was left out or is doubtful, for a person.
+    pub problems: Vec<String>,
+}
+
+impl Trace {
+    /// The times of the first and the last sample; `None` when there is none.
+    pub fn span(&self) -> Option<(TimeMs, TimeMs)> {
+        let spans = self.series().filter_map(Wanted::span);
+        let (first, last) = spans.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1)))?;
+        Some((TimeMs(first), TimeMs(last)))
+    }
+
+    /// The time of the first sample that is later than `time`.
+    pub(crate) fn next_after(&self, time: TimeMs) -> Option<TimeMs> {
+        let next = |wanted: &Wanted| wanted.times.get(wanted.times.partition_point(|known| *known <= time.0)).copied();
+        self.series().filter_map(next).min().map(TimeMs)
+    }
+
+    /// The usual distance between two samples of a series: the median over all.
+    pub fn spacing(&self) -> Duration {
+        let mut distances: Vec<i64> = self
+            .series()
+            // A few of each series tell it.
+            .flat_map(|wanted| wanted.times.windows(2).take(64).map(|pair| pair[1] - pair[0]))
+            .collect();
+        let middle = distances.len() / 2;
+        let median = if distances.is_empty() { 1_000 } else { *distances.select_nth_unstable(middle).1 };
+        Duration::from_millis(median.max(1) as u64)
+    }
+
+    /// Samples, and those of them whose demand is only known to be that or more.
+    pub fn samples(&self, resource: Resource) -> (usize, usize) {
+        let all = self.containers.iter().map(|traced| traced.wanted(resource));
+        all.fold((0, 0), |(samples, saturated), wanted| (samples + wanted.len(), saturated + wanted.saturated))
+    }
+
+    fn series(&self) -> impl Iterator<Item = &Wanted> {
+        self.containers.iter().flat_map(|traced| [&traced.cpu, &traced.memory])
+    }
+
+    /// The containers as members of a simulated host, and their demand as its workload.
+    pub(crate) fn play(&self) -> (Vec<Member>, Played) {
+        let members = self.containers.iter().map(|traced| traced.member.clone()).collect();
+        let wanted = self.containers.iter().map(|traced| (traced.cpu.clone(), traced.memory.clone())).collect();
+        let gap = i64::try_from(self.spacing().as_millis()).unwrap_or(i64::MAX / LONGEST_GAP) * LONGEST_GAP;
+        (members, Played { wanted, gap })
+    }
+}
+
+/// A trace as the workload of a simulated host.
+#[derive(Debug)]
+pub(crate) struct Played {
+    wanted: Vec<(Wanted, Wanted)>,
+    gap: i64,
+}
+
+impl Workload for Played {
+    fn demand(&self, container: usize, now: TimeMs, life: Life) -> Demand {
+        let Some((cpu, memory)) = self.wanted.get(container) else { return Demand::default() };
+        let grown = if life.killed { (life.age.as_secs_f64() / RESTART.as_secs_f64()).min(1.0) } else { 1.0 };
+        let share = RESTARTED + (1.0 - RESTARTED) * grown;
+        let held = |at: usize| {
+            let working_set = memory.values[at] * share;
+            let anon = memory.anon[at].map_or(working_set, |anon| (anon * share).min(working_set));
+            Held { anon, working_set }
+        };
+        Demand { cpu: cpu.at(now, self.gap).map(|at| cpu.values[at]), memory: memory.at(now, self.gap).map(held) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YOUNG: Life = Life { age: Duration::ZERO, killed: false };
+
+    fn wanted(samples: &[(i64, f64)]) -> Wanted {
+        let mut wanted = Wanted::default();
+        samples.iter().for_each(|(time, value)| assert!(wanted.push(TimeMs(*time), *value, None)));
+        wanted
+    }
+
+    #[test]
+    fn a_sample_stands_for_the_time_before_it_and_a_gap_for_nothing() {
+        let played =
+            Played { wanted: vec![(wanted(&[(1_000, 1.0), (2_000, 2.0), (9_000, 3.0)]), wanted(&[]))], gap: 3_000 };
+        let cpu = |now| played.demand(0, TimeMs(now), YOUNG).cpu;
+        assert_eq!([cpu(500), cpu(1_000), cpu(1_001), cpu(2_000)], [Some(1.0), Some(1.0), Some(2.0), Some(2.0)]);
+        assert_eq!([cpu(3_000), cpu(6_000), cpu(6_001), cpu(9_001)], [None, None, Some(3.0), None]);
+        assert_eq!(played.demand(0, TimeMs(1_000), YOUNG).memory, None);
+        assert_eq!(played.demand(7, TimeMs(1_000), YOUNG), Demand::default());
+    }
+
+    #[test]
+    fn a_killed_process_grows_back_in_half_a_minute() {
+        let played = Played { wanted: vec![(wanted(&[]), wanted(&[(60_000, 100.0)]))], gap: 180_000 };
+        let held = |age, killed| {
+            let life = Life { age: Duration::from_secs(age), killed };
+            played.demand(0, TimeMs(60_000), life).memory.unwrap().working_set
+        };
+        assert_eq!((held(0, false), held(0, true), held(15, true), held(40, true)), (100.0, 20.0, 60.0, 100.0));
+    }
+
+    #[test]
+    fn samples_that_make_no_sense_are_left_out() {
+        let mut wanted = Wanted::default();
+        assert!(wanted.push(TimeMs(5), 1.0, Some(f64::NAN)));
+        for (time, value) in [(5, 1.0), (4, 1.0), (6, f64::NAN), (6, -1.0)] {
+            assert!(!wanted.push(TimeMs(time), value, None), "{time} {value}");
+        }
+        assert_eq!((wanted.len(), wanted.anon[0]), (1, None));
+    }
+}

@@ -1,0 +1,92 @@
+//! `/api/v1/backtests`: what rules would have done to the containers of this server's own history.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidegate_model::TimeMs;
+
+use crate::App;
+use crate::backtests::{Shown, Wanted};
+use crate::error::ApiError;
+use crate::extract::{Segments, Text};
+
+/// The span of a backtest that does not name its beginning.
+const USUAL_SPAN: Duration = Duration::from_secs(3600);
+/// The longest step.
+const LONGEST_STEP_S: u64 = 3600;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// Rule statements; the rules in force when left out.
+    rules: Option<String>,
+    /// What to compare with: `live`, `none`, or rule statements. Nothing when left out.
+    against: Option<String>,
+    /// In ms UTC; an hour before `to` when left out.
+    from: Option<i64>,
+    /// In ms UTC; now when left out.
+    to: Option<i64>,
+    /// Seconds between two instants.
+    step_s: Option<u64>,
+}
+
+/// `POST /api/v1/backtests`: starts one; 202 with its id. Rules are checked before.
+pub(crate) async fn start(State(app): State<App>, body: Text) -> Result<(StatusCode, Json<Shown>), ApiError> {
+    let asked: Asked = body.json()?;
+    let now = app.clock.now();
+    let to = asked.to.map_or(now, TimeMs);
+    let from = asked.from.map_or_else(|| to.minus(USUAL_SPAN), TimeMs);
+    if from >= to || to > now {
+        let message = format!("a backtest from {from} to {to} makes no sense: it is {now} now");
+        return Err(
+            ApiError::bad_request(message).help("from and to are in ms UTC, from before to, to not in the future")
+        );
+    }
+    if asked.step_s.is_some_and(|step| step == 0 || step > LONGEST_STEP_S) {
+        return Err(ApiError::bad_request(format!("step_s is 1 to {LONGEST_STEP_S}")));
+    }
+    let rules = match asked.rules {
+        Some(rules) => checked(&app, rules).await?,
+        None => app.engine.rules_text(),
+    };
+    let against = match asked.against.as_deref() {
+        None => None,
+        Some("none") => Some(String::new()),
+        Some("live") => Some(app.engine.rules_text()),
+        Some(rules) => Some(checked(&app, rules.to_owned()).await?),
+    };
+    let wanted = Wanted { from, to, rules, against, step: asked.step_s.map(Duration::from_secs) };
+    let shown = app.backtests.start(wanted, &app.engine, &app.store, &app.shutdown)?;
+    Ok((StatusCode::ACCEPTED, Json(shown)))
+}
+
+async fn checked(app: &App, rules: String) -> Result<String, ApiError> {
+    app.engine.validate(&rules, app.clock.now()).await?;
+    Ok(rules)
+}
+
+/// `GET /api/v1/backtests`: the last ones, the newest first, without their reports.
+pub(crate) async fn list(State(app): State<App>) -> Json<Value> {
+    Json(json!({ "backtests": app.backtests.list() }))
+}
+
+/// `GET /api/v1/backtests/{id}`: how far it is, and its reports once it is done.
+pub(crate) async fn find(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Shown>, ApiError> {
+    app.backtests.find(&id).map(Json).ok_or_else(|| unknown(&id))
+}
+
+/// `DELETE /api/v1/backtests/{id}`: stops it.
+pub(crate) async fn stop(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Value>, ApiError> {
+    match app.backtests.stop(&id) {
+        true => Ok(Json(json!({ "stopping": id }))),
+        false => Err(unknown(&id)),
+    }
+}
+
+fn unknown(id: &str) -> ApiError {
+    ApiError::not_found(format!("there is no backtest '{id}'; only the last ones are kept"))
+}
