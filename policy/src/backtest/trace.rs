@@ -201,7 +201,7 @@ mod tests {
         let played = Played { wanted: vec![(wanted(&[]), wanted(&[(60_000, 100.0)]))], gap: 180_000 };
         let held = |age, killed| {
             let life = Life { age: Duration::from_secs(age), killed };
-            played.demand(0, TimeMs(60_000), life).memory.unwrap().working_set
+            played.demand(0, TimeMs(60_000), life).memory.unwrap().working_set.round()
         };
         assert_eq!((held(0, false), held(0, true), held(15, true), held(40, true)), (100.0, 20.0, 60.0, 100.0));
     }

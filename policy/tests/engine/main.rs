@@ -3,6 +3,7 @@
 
 mod world;
 
+mod backtest;
 mod default_pack;
 mod safety;
 mod simulated;

@@ -1,6 +1,7 @@
 //! What a client sees: every route over a real store and engine, with an actuator that only says yes.
 
 mod access;
+mod backtests;
 mod containers;
 mod decisions;
 mod rules;
