@@ -17,6 +17,8 @@
 
 mod apply;
 mod arbiter;
+mod breaker;
+mod canary;
 mod config;
 mod engine;
 mod error;
@@ -24,13 +26,18 @@ mod explain;
 mod guard;
 mod history;
 mod options;
+mod owed;
 mod parse;
 mod proposal;
 mod restore;
 mod rule;
+mod scope;
 mod snapshot;
 mod statement;
+#[cfg(test)]
+mod storm;
 mod tick;
+mod watch;
 
 pub use config::PolicyConfig;
 pub use engine::Engine;
