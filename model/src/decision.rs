@@ -9,32 +9,28 @@ use crate::clock::TimeMs;
 use crate::container::ContainerKey;
 use crate::limit::Resource;
 
-/// How far a rule's proposals go.
+/// How far a rule's proposals go. As text, in SQL and JSON alike: `off`, `shadow`, `canary 10 %`, `on`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String", into = "String")]
 pub enum Mode {
     /// Not evaluated.
     Off,
     /// Evaluated and recorded; nothing is written.
     Shadow,
+    /// As `On` for this many percent of all containers, 1 to 99, and as `Shadow` for the others.
+    Canary(u8),
     /// Evaluated, recorded and written.
     On,
 }
 
-impl Mode {
-    /// The name used in SQL and JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Mode::Off => "off",
-            Mode::Shadow => "shadow",
-            Mode::On => "on",
-        }
-    }
-}
-
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        match self {
+            Mode::Off => f.write_str("off"),
+            Mode::Shadow => f.write_str("shadow"),
+            Mode::Canary(percent) => write!(f, "canary {percent} %"),
+            Mode::On => f.write_str("on"),
+        }
     }
 }
 
@@ -42,10 +38,32 @@ impl FromStr for Mode {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
-        [Mode::Off, Mode::Shadow, Mode::On]
-            .into_iter()
-            .find(|mode| mode.as_str() == name)
-            .ok_or_else(|| format!("unknown mode '{name}': expected 'off', 'shadow' or 'on'"))
+        let canary = || {
+            let percent = name.strip_prefix("canary")?.trim().trim_end_matches('%').trim_end();
+            percent.parse().ok().filter(|percent| (1..=99).contains(percent)).map(Mode::Canary)
+        };
+        match name {
+            "off" => Ok(Mode::Off),
+            "shadow" => Ok(Mode::Shadow),
+            "on" => Ok(Mode::On),
+            _ => canary().ok_or_else(|| {
+                format!("unknown mode '{name}': expected 'off', 'shadow', 'canary n %' with n from 1 to 99, or 'on'")
+            }),
+        }
+    }
+}
+
+impl TryFrom<String> for Mode {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> Self {
+        mode.to_string()
     }
 }
 
@@ -188,4 +206,22 @@ pub struct Event {
     pub name: String,
     /// A value that goes with it.
     pub value: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mode_is_one_text_everywhere() {
+        for (text, mode) in [("off", Mode::Off), ("canary 1 %", Mode::Canary(1)), ("on", Mode::On)] {
+            assert_eq!((text.parse(), mode.to_string()), (Ok(mode), text.to_owned()));
+            assert_eq!(serde_json::to_value(mode).ok(), Some(text.into()));
+            assert_eq!(serde_json::from_value::<Mode>(text.into()).ok(), Some(mode));
+        }
+        assert_eq!(["canary 25%", "canary 25", "canary25 %"].map(str::parse), [(); 3].map(|()| Ok(Mode::Canary(25))));
+        for wrong in ["canary", "canary 0 %", "canary 100 %", "canary -5 %", "canary 2.5 %", "live", "ON"] {
+            assert!(wrong.parse::<Mode>().is_err(), "{wrong}");
+        }
+    }
 }

@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::arbiter::{Approved, Judged, judge};
 use crate::engine::Engine;
-use crate::proposal::Proposal;
+use crate::history::Follow;
+use crate::proposal::{Origin, Proposal};
 use crate::snapshot::Snapshot;
 
 /// How long the first record of a batch waits for writes. CPU quotas take microseconds, so nearly everything is recorded at
@@ -24,12 +25,19 @@ impl Engine {
     /// Judges proposals and marks what is to be written as pending, under one lock.
     pub(crate) fn settle(&self, proposals: Vec<Proposal>, snapshot: &Snapshot) -> Judged {
         let mut history = self.history.lock();
+        for Proposal { rule, key, .. } in proposals.iter().filter(|proposal| proposal.origin == Origin::Row) {
+            history.renew(key, &rule.name, snapshot.now);
+        }
         let judged = judge(proposals, snapshot, &history, &self.config);
         for approved in &judged.approved {
             history.begin(&approved.decision);
         }
-        for decision in judged.settled.iter().filter(|decision| decision.outcome.status == OutcomeStatus::Shadow) {
-            history.finish(decision, self.config.drift_hold());
+        for decision in &judged.settled {
+            if decision.outcome.status == OutcomeStatus::Shadow {
+                history.finish(decision, self.config.drift_hold(), Follow::default());
+            } else {
+                history.watches.settle(&(decision.container.clone(), decision.resource), decision);
+            }
         }
         judged
     }
@@ -65,7 +73,7 @@ impl Engine {
     }
 
     fn write(&self, changes: Vec<Approved>, written: &UnboundedSender<Decision>) {
-        for Approved { mut decision, change } in changes {
+        for Approved { mut decision, change, follow } in changes {
             let applied = catch_unwind(AssertUnwindSafe(|| self.actuator.apply(&change, &*self.clock)));
             decision.outcome = applied.unwrap_or_else(|_| Outcome {
                 status: OutcomeStatus::Failed,
@@ -75,7 +83,7 @@ impl Engine {
                 at: self.clock.now(),
                 took_us: 0,
             });
-            self.history.lock().finish(&decision, self.config.drift_hold());
+            self.history.lock().finish(&decision, self.config.drift_hold(), follow);
             // The receiver waits until all senders are gone.
             let _ = written.send(decision);
         }

@@ -11,12 +11,13 @@ use sha2::{Digest, Sha256};
 use tidegate_actuator::Change;
 use tidegate_model::{Decision, GuardAction, GuardReport, Mode, Outcome, OutcomeStatus, TimeMs};
 
+use crate::canary;
 use crate::config::PolicyConfig;
-use crate::guard::{self, Context, Direction, Tuning};
-use crate::history::History;
+use crate::guard::host::{Move, View};
+use crate::guard::{self, Context, Direction, Guard, Tuning};
+use crate::history::{EXPIRED, Follow, History, RETURNS_TO, Track};
 use crate::options::Class;
-use crate::proposal::{LimitKey, Proposal};
-use crate::rule::RuleDefinition;
+use crate::proposal::{LimitKey, Origin, Proposal};
 use crate::snapshot::Snapshot;
 
 /// A change that passed all guards.
@@ -25,6 +26,7 @@ pub(crate) struct Approved {
     /// Its outcome is a placeholder until the actuator has answered.
     pub decision: Decision,
     pub change: Change,
+    pub follow: Follow,
 }
 
 /// What came of the proposals of one instant.
@@ -39,25 +41,25 @@ pub(crate) struct Judged {
 /// Judges proposals that were made at `snapshot.now`.
 pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Judged {
     let mut judged = Judged::default();
-    // Shadow rules compete among themselves, so that they cannot displace a rule that is on.
+    // Those that would only write compete among themselves, so that they cannot displace one that does.
     let mut contests: BTreeMap<(LimitKey, bool), Vec<Candidate>> = BTreeMap::new();
     for proposal in proposals {
         let mut candidate = Candidate::new(proposal, snapshot, history, config);
         let target = candidate.proposal.target;
-        match guard::run(guard::BEFORE_CHOICE, target, &candidate.context, &mut candidate.notes) {
+        match guard::run(candidate.before_choice(), target, &candidate.context, &mut candidate.notes) {
             Err(status) => judged.settled.push(candidate.refused(status)),
             Ok(target) => {
                 candidate.target = target;
-                let on = candidate.proposal.rule.mode == Mode::On;
-                contests.entry((candidate.proposal.key.clone(), on)).or_default().push(candidate);
+                contests.entry((candidate.proposal.key.clone(), candidate.acts)).or_default().push(candidate);
             }
         }
     }
+    let mut winners = Vec::new();
     for mut candidates in contests.into_values() {
         candidates.sort_by(precedence);
         let mut candidates = candidates.into_iter().peekable();
         while let Some(mut first) = candidates.next() {
-            let verdict = guard::run(guard::BEHIND_CHOICE, first.target, &first.context, &mut first.notes);
+            let verdict = guard::run(first.behind_choice(), first.target, &first.context, &mut first.notes);
             if let Err(status) = verdict
                 && candidates.peek().is_some_and(|next| first.gives_way_to(next))
             {
@@ -67,12 +69,44 @@ pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &His
             judged.settled.extend(candidates.by_ref().map(|loser| loser.outranked_by(&first)));
             match verdict {
                 Err(status) => judged.settled.push(first.refused(status)),
-                Ok(target) if first.proposal.rule.mode == Mode::On => judged.approved.push(first.approved(target)),
-                Ok(target) => judged.settled.push(first.shadow(target)),
+                Ok(target) => {
+                    first.target = target;
+                    winners.push(first);
+                }
             }
         }
     }
+    let (acting, shadows): (Vec<_>, Vec<_>) = winners.into_iter().partition(|winner| winner.acts);
+    let view = |acting| View { snapshot, history, config, acting };
+    conclude(acting, view(true), &mut judged);
+    conclude(shadows, view(false), &mut judged);
     judged
+}
+
+/// The last guards, which look at all limits of a host at once, and the decisions.
+fn conclude(winners: Vec<Candidate>, view: View, judged: &mut Judged) {
+    let of = |winner: &Candidate| winner.proposal.rule.class;
+    let moves: Vec<Move> = winners
+        .iter()
+        .map(|winner| Move {
+            key: &winner.proposal.key,
+            class: of(winner),
+            context: &winner.context,
+            target: winner.target,
+        })
+        .collect();
+    let verdicts = guard::host::judge(&moves, view);
+    for (mut winner, verdict) in winners.into_iter().zip(verdicts) {
+        let target = match verdict {
+            None => Ok(winner.target),
+            Some((name, verdict)) => guard::follow(name, verdict, winner.target, &mut winner.notes),
+        };
+        match target {
+            Err(status) => judged.settled.push(winner.refused(status)),
+            Ok(target) if winner.acts => judged.approved.push(winner.approved(target)),
+            Ok(target) => judged.settled.push(winner.shadow(target)),
+        }
+    }
 }
 
 /// The better candidate first.
@@ -91,6 +125,8 @@ fn precedence(a: &Candidate, b: &Candidate) -> Ordering {
 
 struct Candidate {
     proposal: Proposal,
+    /// Whether it may write.
+    acts: bool,
     context: Context,
     inputs: Value,
     target: f64,
@@ -99,12 +135,24 @@ struct Candidate {
 
 impl Candidate {
     fn new(proposal: Proposal, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Self {
-        let context = context(&proposal.key, &proposal.rule, snapshot, history, config);
+        let acts = canary::acts(proposal.rule.mode, &proposal.key.0);
+        let track = history.track(&proposal.key);
+        let context = context(&proposal, acts, snapshot, history, &track, config);
         let reading = snapshot.readings.get(&proposal.key);
         let mut inputs = reading.map(|reading| reading.to_json()).unwrap_or_default();
         if let Some(limit) = context.limit {
             // The limit that was read back after the last change may be newer than the last sample of it.
             inputs.insert("allocated".to_owned(), json!(limit));
+        }
+        if acts && proposal.rule.resolved.ttl.is_some() {
+            let lease = track.lease.filter(|lease| lease.rule == proposal.rule.name).map(|lease| lease.returns_to);
+            // Told by each decision, so that the newest one alone says it after a restart.
+            if let Some(returns_to) = lease.or(context.limit) {
+                inputs.insert(RETURNS_TO.to_owned(), json!(returns_to));
+            }
+        }
+        if proposal.origin == Origin::Expiry {
+            inputs.insert(EXPIRED.to_owned(), json!(true));
         }
         if let Some(capacity) = context.capacity {
             inputs.insert("host_capacity".to_owned(), json!(capacity));
@@ -112,7 +160,21 @@ impl Candidate {
         if !proposal.columns.is_empty() {
             inputs.insert("row".to_owned(), Value::Object(proposal.columns.clone()));
         }
-        Self { target: proposal.target, inputs: Value::Object(inputs), proposal, context, notes: Vec::new() }
+        Self { target: proposal.target, inputs: Value::Object(inputs), proposal, acts, context, notes: Vec::new() }
+    }
+
+    fn before_choice(&self) -> &'static [Guard] {
+        match self.proposal.origin {
+            Origin::Row | Origin::Expiry => guard::BEFORE_CHOICE,
+            Origin::Restore => guard::RESTORE_BEFORE_CHOICE,
+        }
+    }
+
+    fn behind_choice(&self) -> &'static [Guard] {
+        match self.proposal.origin {
+            Origin::Row | Origin::Expiry => guard::BEHIND_CHOICE,
+            Origin::Restore => guard::RESTORE_BEHIND_CHOICE,
+        }
     }
 
     /// Whether `next` gets its chance after this one was refused: when both want more, a rule that has to wait must not
@@ -128,7 +190,7 @@ impl Candidate {
 
     fn refused(self, status: OutcomeStatus) -> Decision {
         // A rule that may not write cannot have failed at it.
-        let status = if self.proposal.rule.mode == Mode::On { status } else { OutcomeStatus::Refused };
+        let status = if self.acts { status } else { OutcomeStatus::Refused };
         let message = self.notes.last().map_or_else(String::new, |note| format!("{}: {}", note.guard, note.why));
         self.decision(None, status, message)
     }
@@ -150,11 +212,19 @@ impl Candidate {
     }
 
     fn shadow(self, target: f64) -> Decision {
-        let message = format!("mode {}: nothing was written", self.proposal.rule.mode);
+        let message = match self.proposal.rule.mode {
+            Mode::Canary(percent) => {
+                format!("mode canary: {} is not among the {percent} %, nothing was written", self.proposal.key.0)
+            }
+            mode => format!("mode {mode}: nothing was written"),
+        };
         self.decision(Some(target), OutcomeStatus::Shadow, message)
     }
 
     fn approved(self, target: f64) -> Approved {
+        let options = &self.proposal.rule.resolved;
+        let expiry = self.proposal.origin == Origin::Expiry;
+        let follow = Follow { watch: options.watch, leased: options.ttl.is_some(), expiry };
         let decision = self.decision(Some(target), OutcomeStatus::Failed, "not handed to the actuator".to_owned());
         let change = Change {
             container: decision.container.clone(),
@@ -163,7 +233,7 @@ impl Candidate {
             limit_before: decision.limit_before,
             decision: decision.id.clone(),
         };
-        Approved { decision, change }
+        Approved { decision, change, follow }
     }
 
     fn decision(self, decided: Option<f64>, status: OutcomeStatus, message: String) -> Decision {
@@ -191,23 +261,20 @@ impl Candidate {
 }
 
 fn context(
-    key: &LimitKey,
-    rule: &RuleDefinition,
+    proposal: &Proposal,
+    acts: bool,
     snapshot: &Snapshot,
     history: &History,
+    track: &Track,
     config: &PolicyConfig,
 ) -> Context {
+    let Proposal { rule, key, .. } = proposal;
     let now = snapshot.now;
     let reading = snapshot.readings.get(key).cloned().unwrap_or_default();
-    let track = history.track(key);
-    let (last_up, last_down) = track.last_up_down(rule.mode);
-    // A sample of the limit may be older than our last change of it; then what was read back is the truth.
-    let sampled_at = now.minus(Duration::from_secs_f64(reading.get("allocated_age").unwrap_or(0.0).clamp(0.0, 1e9)));
-    let newer = track.last().filter(|applied| applied.read_at > sampled_at && applied.to.is_some());
-    let limit = match newer {
-        Some(applied) => applied.to,
-        None => reading.get("allocated"),
-    };
+    let (last_up, last_down) = track.last_up_down(acts);
+    let limit = track.limit(&reading, now);
+    // Bounds hold also while nothing is measured.
+    let bounds = snapshot.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1));
     let options = &rule.resolved;
     Context {
         now,
@@ -222,19 +289,20 @@ fn context(
         usage_slope: reading.get("usage_slope"),
         usage_stddev: reading.get("usage_stddev"),
         // A bound of nothing would stop a container; it is taken for a bound that was not set.
-        min: reading.get("min").filter(|min| *min > 0.0),
-        max: reading.get("max").filter(|max| *max > 0.0),
+        min: reading.get("min").or(bounds.map(|bounds| bounds.min)).filter(|min| *min > 0.0),
+        max: reading.get("max").or(bounds.map(|bounds| bounds.max)).filter(|max| *max > 0.0),
         capacity: snapshot.capacity(key),
         last_up,
         last_down,
         last_failed: track.failed,
-        pending: track.pending.filter(|_| rule.mode == Mode::On),
-        foreign: track.foreign.map(|foreign| (foreign.until, foreign.found)),
+        pending: track.pending.filter(|_| acts).map(|pending| pending.at),
+        foreign: track.foreign.as_ref().map(|foreign| (foreign.until, foreign.found)),
+        backoff: history.watches.backoff(key, &rule.name),
         options: Tuning {
             floor: config.floor(key.1),
             max_age: options.max_age,
             stale_shrink: Duration::from_secs(config.stale_shrink_s),
-            warm_up: Duration::from_secs(config.warm_up_s),
+            warm_up: options.warm_up,
             min_interval: config.min_change_interval(),
             cooldown_up: options.cooldown_up,
             cooldown_down: options.cooldown_down,
@@ -261,6 +329,7 @@ pub(crate) fn decision_id(now: TimeMs, rule: &str, version: u32, key: &LimitKey,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rule::RuleDefinition;
     use crate::snapshot::Reading;
     use proptest::prelude::*;
     use std::sync::Arc;
@@ -279,14 +348,15 @@ mod tests {
 
     fn proposal(rule: &Arc<RuleDefinition>, target: f64) -> Proposal {
         let reason = "a test".to_owned();
-        Proposal { rule: Arc::clone(rule), key: key(), target, reason, columns: Default::default(), nth: 0 }
+        let (origin, columns) = (Origin::Row, Default::default());
+        Proposal { rule: Arc::clone(rule), origin, key: key(), target, reason, columns, nth: 0 }
     }
 
     fn snapshot() -> Snapshot {
         let reading =
             Reading::of(&[("samples", 60.0), ("age", 0.0), ("usage", 0.5), ("allocated", 1.0), ("allocated_age", 0.0)]);
         let host = Host { name: "node0".to_owned(), cpu: Cores(8.0), memory: Bytes(1 << 34), last_seen: NOW };
-        Snapshot::new(NOW, [(key(), reading)].into(), &[host])
+        Snapshot::new(NOW, [(key(), reading)].into(), &[host], Vec::new())
     }
 
     fn judged(proposals: Vec<Proposal>) -> Judged {
@@ -355,7 +425,7 @@ mod tests {
         decision.outcome.status = OutcomeStatus::Applied;
         decision.outcome.limit_after = Some(2.0);
         decision.outcome.at = TimeMs(NOW.0 + 3);
-        history.finish(&decision, Duration::from_secs(60));
+        history.finish(&decision, Duration::from_secs(60), Follow::default());
         let judged = judge(vec![proposal(&rule("a", &[]), 3.0)], &snapshot(), &history, &PolicyConfig::default());
         assert_eq!(judged.approved[0].change.limit_before, Some(2.0));
     }
@@ -369,7 +439,7 @@ mod tests {
         decision.outcome.status = OutcomeStatus::Applied;
         decision.outcome.limit_after = Some(1.0);
         decision.outcome.at = decision.time;
-        history.finish(&decision, Duration::from_secs(60));
+        history.finish(&decision, Duration::from_secs(60), Follow::default());
         history
     }
 

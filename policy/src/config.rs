@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::{Mode, Resource};
 
 use crate::error::{PolicyError, PolicyErrorKind};
+use crate::options::LONGEST_WATCH;
 
 /// Longest cooldown, hold and age: as long as the engine remembers.
 const LONGEST_S: u64 = 7 * 24 * 3600;
@@ -51,6 +52,36 @@ pub struct PolicyConfig {
     pub warm_up_s: u64,
     /// How long a limit that somebody else changed is left alone.
     pub drift_hold_s: u64,
+    /// `hold_max` of a rule that does not say one: a limit without data is held so long, then goes back to its baseline. 0
+    /// holds it for ever.
+    pub hold_max_s: u64,
+    /// `watch` of a protect or optimise rule that does not say one: so long a decrease is watched for regression.
+    pub watch_s: u64,
+    /// Throttling after a decrease, as a share of the periods, above which it counts as a regression. It must be three
+    /// times what it was before, too.
+    pub watch_throttled: f64,
+    /// Pressure after a decrease, as a share of the time, above which it counts as a regression, on top of twice what it
+    /// was before.
+    pub watch_pressure: f64,
+    /// How long a rule whose decrease was taken back does not lower that limit again. Doubles each time.
+    pub backoff_s: u64,
+    /// The longest that it doubles to.
+    pub backoff_max_s: u64,
+    /// How far back the circuit breaker looks.
+    pub breaker_window_s: u64,
+    /// A rule with so many regressions within the window falls back to shadow mode, if `breaker_share` is reached too.
+    pub breaker_least: u32,
+    /// The share of a rule's decreases within the window that must have been regressions.
+    pub breaker_share: f64,
+    /// A rule whose decreases were followed by so many OOM kills within the window falls back to shadow mode. 0 counts
+    /// them as other regressions.
+    pub breaker_oom_kills: u32,
+    /// What the CPU limits of a host may add up to by growing, as a multiple of its cores.
+    pub capacity_ratio_cpu: f64,
+    /// What the memory limits of a host may add up to by growing, as a multiple of its memory.
+    pub capacity_ratio_memory: f64,
+    /// The share of a host's containers that may be shrunk within a minute. One container may always be.
+    pub shrink_share: f64,
     /// Lowest CPU limit, in cores, for containers without a bound of their own.
     pub floor_cpu_cores: f64,
     /// Lowest memory limit for containers without a bound of their own.
@@ -82,6 +113,19 @@ impl Default for PolicyConfig {
             stale_shrink_s: 30,
             warm_up_s: 10,
             drift_hold_s: 60,
+            hold_max_s: 600,
+            watch_s: 30,
+            watch_throttled: 0.05,
+            watch_pressure: 0.005,
+            backoff_s: 60,
+            backoff_max_s: 3_600,
+            breaker_window_s: 600,
+            breaker_least: 3,
+            breaker_share: 0.2,
+            breaker_oom_kills: 1,
+            capacity_ratio_cpu: 1.5,
+            capacity_ratio_memory: 0.95,
+            shrink_share: 0.5,
             floor_cpu_cores: 0.05,
             floor_memory_bytes: 8 << 20,
             max_rules: 1_000,
@@ -112,6 +156,26 @@ impl PolicyConfig {
         if !(self.floor_cpu_cores > 0.0 && self.floor_cpu_cores.is_finite()) {
             return wrong("floor_cpu_cores", &self.floor_cpu_cores, "a number of cores above 0".to_owned());
         }
+        for (key, value) in [("watch_throttled", self.watch_throttled), ("watch_pressure", self.watch_pressure)] {
+            if !(0.0..=1.0).contains(&value) {
+                return wrong(key, &value, "a share from 0 to 1".to_owned());
+            }
+        }
+        for (key, value) in [("breaker_share", self.breaker_share), ("shrink_share", self.shrink_share)] {
+            if !(value > 0.0 && value <= 1.0) {
+                return wrong(key, &value, "a share above 0 and up to 1".to_owned());
+            }
+        }
+        let ratios =
+            [("capacity_ratio_cpu", self.capacity_ratio_cpu), ("capacity_ratio_memory", self.capacity_ratio_memory)];
+        for (key, value) in ratios {
+            if !(value > 0.0 && value <= 1_000.0) {
+                return wrong(key, &value, "a multiple of the host's capacity above 0 and up to 1000".to_owned());
+            }
+        }
+        if (1..60).contains(&self.hold_max_s) {
+            return wrong("hold_max_s", &self.hold_max_s, "0 or at least 60".to_owned());
+        }
         let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
         let ranges = [
             ("tick_delay_ms", self.tick_delay_ms, 0, LONGEST_WAIT_MS),
@@ -126,6 +190,12 @@ impl PolicyConfig {
             ("stale_shrink_s", self.stale_shrink_s, 0, LONGEST_S),
             ("warm_up_s", self.warm_up_s, 0, LONGEST_S),
             ("drift_hold_s", self.drift_hold_s, 0, LONGEST_S),
+            ("hold_max_s", self.hold_max_s, 0, LONGEST_S),
+            ("watch_s", self.watch_s, 0, LONGEST_WATCH.as_secs()),
+            ("backoff_s", self.backoff_s, 1, LONGEST_S),
+            ("backoff_max_s", self.backoff_max_s, self.backoff_s, LONGEST_S),
+            ("breaker_window_s", self.breaker_window_s, 1, LONGEST_S),
+            ("breaker_least", self.breaker_least.into(), 1, u32::MAX.into()),
             ("floor_memory_bytes", self.floor_memory_bytes, 1, u64::MAX),
             ("max_text_bytes", count(self.max_text_bytes), 1, u64::MAX),
         ];
@@ -168,6 +238,14 @@ impl PolicyConfig {
         }
     }
 
+    /// What the limits of a host may add up to, as a multiple of what it has.
+    pub(crate) fn capacity_ratio(&self, resource: Resource) -> f64 {
+        match resource {
+            Resource::Cpu => self.capacity_ratio_cpu,
+            Resource::Memory => self.capacity_ratio_memory,
+        }
+    }
+
     pub(crate) fn step_down(&self, resource: Resource) -> f64 {
         match resource {
             Resource::Cpu => self.step_down_cpu,
@@ -192,6 +270,10 @@ mod tests {
         assert!(message(PolicyConfig { dead_band: -0.1, ..config() }).contains("policy.dead_band = -0.1"));
         assert!(message(PolicyConfig { dead_band: f64::NAN, ..config() }).contains("from 0 to below 1"));
         assert!(message(PolicyConfig { floor_cpu_cores: 0.0, ..config() }).contains("above 0"));
+        assert!(message(PolicyConfig { shrink_share: 0.0, ..config() }).contains("above 0 and up to 1"));
+        assert!(message(PolicyConfig { capacity_ratio_cpu: f64::NAN, ..config() }).contains("up to 1000"));
+        assert!(message(PolicyConfig { hold_max_s: 5, ..config() }).contains("0 or at least 60"));
+        assert!(message(PolicyConfig { backoff_max_s: 1, ..config() }).contains("at least 60"));
         assert!(message(PolicyConfig { rule_timeout_ms: 0, ..config() }).contains("at least 1"));
         assert!(message(PolicyConfig { cooldown_up_s: 604_801, ..config() }).contains("0 to 604800"));
     }

@@ -16,7 +16,7 @@ use crate::arbiter::decision_id;
 use crate::backtest::{Backtest, Trace};
 use crate::config::PolicyConfig;
 use crate::error::{PolicyError, PolicyErrorKind};
-use crate::explain::{Explanation, OUTSIDE, explain_sentence};
+use crate::explain::{Explanation, HOLD, OUTSIDE, WATCH, explain_sentence};
 use crate::history::History;
 use crate::parse;
 use crate::rule::{ActiveRule, RuleDefinition};
@@ -36,10 +36,28 @@ pub struct Engine {
     pub(crate) restored: Mutex<Option<Duration>>,
     /// Held while that is read.
     pub(crate) restoring: tokio::sync::Mutex<()>,
+    /// In whose names the engine itself proposes: after a regression, and without data.
+    pub(crate) own: OwnRules,
     /// Foreign changes that are not recorded yet.
     pub(crate) outbox: Mutex<Vec<(Decision, Event)>>,
     pub(crate) announced: broadcast::Sender<Arc<Decision>>,
     pub(crate) ticked: AtomicBool,
+}
+
+/// See [`Engine::own`].
+pub(crate) struct OwnRules {
+    pub watch: Arc<RuleDefinition>,
+    pub hold: Arc<RuleDefinition>,
+}
+
+impl OwnRules {
+    fn new(config: &PolicyConfig) -> Result<Self, PolicyError> {
+        let own = |name| {
+            let rule = RuleDefinition::own(name, config);
+            rule.map(Arc::new).map_err(|why| PolicyError::new(PolicyErrorKind::Option, why))
+        };
+        Ok(Self { watch: own(WATCH)?, hold: own(HOLD)? })
+    }
 }
 
 impl Engine {
@@ -71,6 +89,7 @@ impl Engine {
             history: Mutex::new(History::default()),
             restored: Mutex::new(None),
             restoring: tokio::sync::Mutex::new(()),
+            own: OwnRules::new(&config)?,
             outbox: Mutex::new(Vec::new()),
             announced,
             ticked: AtomicBool::new(false),

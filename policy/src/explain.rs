@@ -1,10 +1,17 @@
 //! A decision as one sentence that a person understands.
 
 use serde::Serialize;
-use tidegate_model::{Decision, GuardAction, GuardReport, OutcomeStatus, Resource};
+use tidegate_model::{Decision, GuardAction, GuardReport, Mode, OutcomeStatus, Resource};
 
 /// Name of the rule in decisions that record a foreign change.
 pub(crate) const OUTSIDE: &str = "(outside)";
+
+/// Name of the rule in decisions that put back what a decrease should not have taken.
+pub(crate) const WATCH: &str = "(watch)";
+/// Name of the rule in decisions that put back a baseline, since nothing is known of a container any more.
+pub(crate) const HOLD: &str = "(hold)";
+/// Who changed a rule, when the circuit breaker did.
+pub(crate) const BREAKER: &str = "(breaker)";
 
 /// A decision explained.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,7 +26,11 @@ pub struct Explanation {
 pub fn explain_sentence(decision: &Decision) -> String {
     let limit = limit_of(decision);
     let message = decision.outcome.message.trim().trim_end_matches('.');
-    let rule = format!("rule {} v{}", decision.rule, decision.version);
+    let rule = match decision.rule.as_str() {
+        WATCH => "the watch over decreases".to_owned(),
+        HOLD => "the engine's own hold".to_owned(),
+        rule => format!("rule {rule} v{}", decision.version),
+    };
     let because = because(&decision.reason);
     let moved = moves(decision);
     let change = change(decision);
@@ -36,9 +47,13 @@ pub fn explain_sentence(decision: &Decision) -> String {
         }
         OutcomeStatus::Shadow => {
             let verb = verb(decision, ["raised", "lowered", "set"]);
-            format!(
-                "Would have {verb} the {limit} {change}{because} ({rule} in shadow mode){moved}; nothing was written."
-            )
+            let mode = match decision.mode {
+                Mode::Canary(percent) => {
+                    format!("in canary mode, which has {percent} % of the containers without this one")
+                }
+                _ => "in shadow mode".to_owned(),
+            };
+            format!("Would have {verb} the {limit} {change}{because} ({rule} {mode}){moved}; nothing was written.")
         }
         OutcomeStatus::Unchanged => {
             let stands = shown(decision.resource, decision.outcome.limit_after.or(decision.limit_before));
@@ -158,7 +173,7 @@ fn took(microseconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_model::{ContainerKey, Mode, Outcome, TimeMs};
+    use tidegate_model::{ContainerKey, Outcome, TimeMs};
 
     fn decision(status: OutcomeStatus) -> Decision {
         Decision {
@@ -211,6 +226,17 @@ mod tests {
             it was throttled in 80 % of the periods, but the cooldown guard refused: the last change was 0.5 s ago, and cooldown_up \
             is 1.0 s.";
         assert_eq!(explain_sentence(&refused), expected);
+    }
+
+    #[test]
+    fn a_canary_and_the_engines_own_changes_are_told_as_such() {
+        let mut shadow = decision(OutcomeStatus::Shadow);
+        shadow.mode = Mode::Canary(10);
+        let sentence = explain_sentence(&shadow);
+        assert!(sentence.contains("in canary mode, which has 10 % of the containers without this one"), "{sentence}");
+        let watch = Decision { rule: WATCH.to_owned(), version: 0, ..decision(OutcomeStatus::Applied) };
+        let sentence = explain_sentence(&watch);
+        assert!(sentence.contains("(the watch over decreases)"), "{sentence}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What happened to each limit lately: the changes that cooldowns count from, writes under way, and foreign changes.
+//! What happened to each limit lately: the changes that cooldowns count from, writes under way, foreign changes, and what the
+//! last change is still owed: a watch over its effects, and its end.
 //!
 //! Kept in memory and rebuilt from `decisions` at the start, so that a restart does not forget a cooldown.
 
@@ -6,10 +7,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tidegate_actuator::Drift;
-use tidegate_model::{Decision, Mode, OutcomeStatus, TimeMs};
+use tidegate_model::{Decision, OutcomeStatus, TimeMs};
 
 use crate::proposal::LimitKey;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Reading, Snapshot};
+use crate::watch::Watches;
+
+/// The key of a decision's inputs under which it says what the limit returns to when the rule stops asking for it.
+pub(crate) const RETURNS_TO: &str = "ttl_returns_to";
+/// The key of a decision's inputs that tells that it ends what the rule stopped asking for.
+pub(crate) const EXPIRED: &str = "ttl_expired";
 
 /// A change that was written and read back.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,18 +40,57 @@ pub(crate) struct Foreign {
     pub found: Option<f64>,
 }
 
+/// A write under way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Pending {
+    /// The tick that decided it.
+    pub at: TimeMs,
+    /// The limit that it is to leave.
+    pub to: f64,
+    /// Whether it may shrink the container.
+    pub lowers: bool,
+}
+
+/// A change that stands as long as its rule asks for it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Lease {
+    /// The rule, which made the last change of the limit.
+    pub rule: String,
+    /// The limit before the first of the rule's changes.
+    pub returns_to: f64,
+    /// The last tick at which the rule asked for a limit.
+    pub renewed: TimeMs,
+}
+
+/// What a change is owed once it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Follow {
+    /// How long a decrease is watched; zero not at all.
+    pub watch: Duration,
+    /// Whether it stands only as long as its rule asks for it.
+    pub leased: bool,
+    /// Whether it ends what the rule stopped asking for.
+    pub expiry: bool,
+}
+
 /// The recent past of one limit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Track {
     pub up: Option<Applied>,
     pub down: Option<Applied>,
+    /// The rule that made the last change.
+    pub changed_by: Option<String>,
     /// The last tick whose write failed or could not be reached.
     pub failed: Option<TimeMs>,
-    /// The tick whose write is under way.
-    pub pending: Option<TimeMs>,
+    pub pending: Option<Pending>,
     pub foreign: Option<Foreign>,
+    pub lease: Option<Lease>,
     /// Since when there is data without a gap of a minute.
     pub first_data: Option<TimeMs>,
+    /// When usage was measured last.
+    pub last_data: Option<TimeMs>,
+    /// When the engine last tried to put back the baseline for want of data.
+    pub held: Option<TimeMs>,
     /// Changes that shadow rules would have made; only shadow rules count from them.
     pub shadow_up: Option<TimeMs>,
     pub shadow_down: Option<TimeMs>,
@@ -56,12 +102,29 @@ impl Track {
         self.up.iter().chain(&self.down).max_by_key(|applied| applied.read_at)
     }
 
-    /// Ticks of the last increase and the last decrease, as a rule of `mode` counts them.
-    pub fn last_up_down(&self, mode: Mode) -> (Option<TimeMs>, Option<TimeMs>) {
-        let shadow = mode != Mode::On;
-        let up = self.up.as_ref().map(|applied| applied.at).max(self.shadow_up.filter(|_| shadow));
-        let down = self.down.as_ref().map(|applied| applied.at).max(self.shadow_down.filter(|_| shadow));
+    /// The limit in force at `now`. A sample of it may be older than our last change; then what was read back is the truth.
+    pub fn limit(&self, reading: &Reading, now: TimeMs) -> Option<f64> {
+        let age = reading.get("allocated_age").unwrap_or(0.0).clamp(0.0, 1e9);
+        let sampled_at = now.minus(Duration::from_secs_f64(age));
+        let last = self.last().filter(|applied| applied.to.is_some());
+        let sampled = reading.get("allocated");
+        match last {
+            Some(applied) if sampled.is_none() || applied.read_at > sampled_at => applied.to,
+            _ => sampled,
+        }
+    }
+
+    /// Ticks of the last increase and the last decrease, as a rule counts them that writes, or one that does not.
+    pub fn last_up_down(&self, acts: bool) -> (Option<TimeMs>, Option<TimeMs>) {
+        let up = self.up.as_ref().map(|applied| applied.at).max(self.shadow_up.filter(|_| !acts));
+        let down = self.down.as_ref().map(|applied| applied.at).max(self.shadow_down.filter(|_| !acts));
         (up, down)
+    }
+
+    /// When the limit was lowered last, or is being lowered.
+    fn shrunk(&self, acts: bool) -> Option<TimeMs> {
+        let lowering = self.pending.filter(|pending| pending.lowers).map(|pending| pending.at);
+        self.last_up_down(acts).1.max(lowering)
     }
 
     /// Forgets the marks behind `latest`. A write under way stays, since it ends by itself.
@@ -69,16 +132,29 @@ impl Track {
         for applied in [&mut self.up, &mut self.down] {
             applied.take_if(|applied| applied.at > latest || applied.read_at > latest);
         }
-        for mark in [&mut self.failed, &mut self.first_data, &mut self.shadow_up, &mut self.shadow_down] {
+        let marks = [
+            &mut self.failed,
+            &mut self.first_data,
+            &mut self.last_data,
+            &mut self.held,
+            &mut self.shadow_up,
+            &mut self.shadow_down,
+        ];
+        for mark in marks {
             mark.take_if(|at| *at > latest);
         }
         self.foreign.take_if(|foreign| foreign.at > latest);
+        if let Some(lease) = &mut self.lease {
+            lease.renewed = lease.renewed.min(latest);
+        }
     }
 
     fn newest(&self) -> Option<TimeMs> {
         let foreign = self.foreign.as_ref().map(|foreign| foreign.until);
-        let (up, down) = self.last_up_down(Mode::Shadow);
-        up.max(down).max(self.failed).max(self.pending).max(foreign).max(self.first_data)
+        let (up, down) = self.last_up_down(false);
+        let pending = self.pending.map(|pending| pending.at);
+        let lease = self.lease.as_ref().map(|lease| lease.renewed);
+        up.max(down).max(self.failed).max(pending).max(foreign).max(lease).max(self.first_data)
     }
 }
 
@@ -86,6 +162,8 @@ impl Track {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     tracks: HashMap<LimitKey, Track>,
+    /// What decreases are doing.
+    pub watches: Watches,
 }
 
 impl History {
@@ -99,8 +177,24 @@ impl History {
         self.tracks.get(key).cloned().unwrap_or_default()
     }
 
+    pub fn get(&self, key: &LimitKey) -> Option<&Track> {
+        self.tracks.get(key)
+    }
+
     fn track_mut(&mut self, key: &LimitKey) -> &mut Track {
         self.tracks.entry(key.clone()).or_default()
+    }
+
+    /// When each container of a host was shrunk last, as rules count it that write, or those that do not.
+    pub fn shrunk(&self, host: &str, acts: bool) -> HashMap<&str, TimeMs> {
+        let mut shrunk = HashMap::new();
+        for (key, track) in self.tracks.iter().filter(|(key, _)| key.0.host == host) {
+            if let Some(at) = track.shrunk(acts) {
+                let last = shrunk.entry(key.0.name.as_str()).or_insert(at);
+                *last = at.max(*last);
+            }
+        }
+        shrunk
     }
 
     /// Notes which limits have data at the snapshot's instant, and forgets those that are long gone and, after the clock was
@@ -109,9 +203,15 @@ impl History {
         let ahead = snapshot.now.plus(Self::AHEAD);
         for track in self.tracks.values_mut() {
             track.forget_after(ahead);
+            // Of a limit that was changed before the start, how long it has been without data counts from now.
+            track.last_data.get_or_insert(snapshot.now);
         }
-        for key in snapshot.readings.keys() {
-            self.track_mut(key).first_data.get_or_insert(snapshot.now);
+        self.watches.forget_after(ahead);
+        for (key, reading) in &snapshot.readings {
+            let track = self.track_mut(key);
+            track.first_data.get_or_insert(snapshot.now);
+            let age = reading.get("age").unwrap_or(0.0).clamp(0.0, 1e9);
+            track.last_data = track.last_data.max(Some(snapshot.now.minus(Duration::from_secs_f64(age))));
         }
         let oldest = snapshot.now.minus(Self::KEPT);
         self.tracks.retain(|key, track| {
@@ -124,14 +224,17 @@ impl History {
 
     /// A change is on its way to the actuator.
     pub fn begin(&mut self, decision: &Decision) {
-        self.track_mut(&key_of(decision)).pending = Some(decision.time);
+        let to = decision.decided.unwrap_or(decision.proposed);
+        let lowers = !is_increase(decision.limit_before, Some(to));
+        self.track_mut(&key_of(decision)).pending = Some(Pending { at: decision.time, to, lowers });
     }
 
     /// A decision has its outcome.
-    pub fn finish(&mut self, decision: &Decision, drift_hold: Duration) {
+    pub fn finish(&mut self, decision: &Decision, drift_hold: Duration, follow: Follow) {
         let key = key_of(decision);
-        let track = self.track_mut(&key);
-        if track.pending == Some(decision.time) && decision.outcome.status != OutcomeStatus::Shadow {
+        let track = self.tracks.entry(key.clone()).or_default();
+        let own = track.pending.is_some_and(|pending| pending.at == decision.time);
+        if own && decision.outcome.status != OutcomeStatus::Shadow {
             track.pending = None;
         }
         match decision.outcome.status {
@@ -140,10 +243,13 @@ impl History {
                 let applied = Applied { at: decision.time, read_at: decision.outcome.at, to };
                 // What was foreign is ours again; the same value found later is another foreign change.
                 track.foreign = None;
+                track.changed_by = Some(decision.rule.clone());
+                track.lease(decision, follow);
                 if is_increase(decision.limit_before, to) {
                     track.up = Some(applied)
                 } else {
-                    track.down = Some(applied)
+                    track.down = Some(applied);
+                    self.watches.begin(&key, decision, follow.watch);
                 }
             }
             OutcomeStatus::Infeasible | OutcomeStatus::Failed | OutcomeStatus::RolledBack => {
@@ -152,6 +258,7 @@ impl History {
             OutcomeStatus::Drifted => {
                 let (at, found) = (decision.outcome.at, decision.outcome.limit_after);
                 track.foreign = Some(Foreign { at, until: at.plus(drift_hold), found });
+                track.lease = None;
             }
             OutcomeStatus::Shadow if is_increase(decision.limit_before, decision.decided) => {
                 track.shadow_up = Some(decision.time);
@@ -159,6 +266,7 @@ impl History {
             OutcomeStatus::Shadow => track.shadow_down = Some(decision.time),
             OutcomeStatus::Unchanged | OutcomeStatus::Refused => {}
         }
+        self.watches.settle(&key, decision);
     }
 
     /// Notes a foreign change; false when it is the one that is known and left alone already. The same value found after
@@ -170,7 +278,62 @@ impl History {
             return false;
         }
         track.foreign = Some(Foreign { at: drift.at, until: drift.at.plus(hold), found: drift.found });
+        track.lease = None;
         true
+    }
+
+    /// A rule asks for this limit, so what it changed there stands.
+    pub fn renew(&mut self, key: &LimitKey, rule: &str, now: TimeMs) {
+        let lease = self.tracks.get_mut(key).and_then(|track| track.lease.as_mut());
+        if let Some(lease) = lease.filter(|lease| lease.rule == rule) {
+            lease.renewed = lease.renewed.max(now);
+        }
+    }
+
+    /// Whether any change stands only as long as its rule asks for it.
+    pub fn has_leases(&self) -> bool {
+        self.tracks.values().any(|track| track.lease.is_some())
+    }
+
+    /// What a rule stopped asking for more than `ttl` ago, in a fixed order. A limit that is back within `band`, a fraction
+    /// of it, is done with.
+    pub fn expired(&mut self, rule: &str, ttl: Duration, band: f64, snapshot: &Snapshot) -> Vec<(LimitKey, Lease)> {
+        let now = snapshot.now;
+        let mut expired = Vec::new();
+        for (key, track) in &mut self.tracks {
+            let Some(lease) = track.lease.clone().filter(|lease| lease.rule == rule) else { continue };
+            // Without data there is nothing to judge a return by.
+            let Some(reading) = snapshot.readings.get(key) else { continue };
+            let Some(limit) = track.limit(reading, now) else { continue };
+            if now.since(lease.renewed) <= ttl {
+                continue;
+            }
+            if (limit - lease.returns_to).abs() <= band.max(1e-9) * limit {
+                track.lease = None;
+                continue;
+            }
+            expired.push((key.clone(), lease));
+        }
+        expired.sort_by(|a, b| a.0.cmp(&b.0));
+        expired
+    }
+
+    /// The limits that the engine changed and that have been without data for longer than `hold_max` of the rule that did,
+    /// each with that time. Each is told once in `hold_max`.
+    pub fn silent(&mut self, now: TimeMs, hold_max: impl Fn(&str) -> Duration) -> Vec<(LimitKey, Duration)> {
+        let mut silent = Vec::new();
+        for (key, track) in &mut self.tracks {
+            let (Some(rule), Some(last)) = (&track.changed_by, track.last_data) else { continue };
+            let (hold, since) = (hold_max(rule), now.since(last));
+            let tried = track.held.is_some_and(|held| now.since(held) < hold);
+            if hold.is_zero() || since <= hold || tried {
+                continue;
+            }
+            track.held = Some(now);
+            silent.push((key.clone(), since));
+        }
+        silent.sort();
+        silent
     }
 
     /// Puts back what an earlier run of the program did; newer facts stay.
@@ -183,6 +346,25 @@ impl History {
         track.down = newer(track.down.take(), restored.down);
         track.failed = track.failed.max(restored.failed);
         track.foreign = track.foreign.take().or(restored.foreign);
+        track.changed_by = track.changed_by.take().or(restored.changed_by);
+        track.lease = track.lease.take().or(restored.lease);
+    }
+}
+
+impl Track {
+    /// Who holds the limit after a change, and what it returns to.
+    fn lease(&mut self, decision: &Decision, follow: Follow) {
+        let former = self.lease.take().filter(|lease| lease.rule == decision.rule);
+        if !follow.leased || (follow.expiry && former.is_none()) {
+            return;
+        }
+        self.lease = match (former, decision.limit_before) {
+            // On its way back the lease stays as old as it is.
+            (Some(former), _) if follow.expiry => Some(former),
+            (Some(former), _) => Some(Lease { renewed: former.renewed.max(decision.time), ..former }),
+            (None, Some(returns_to)) => Some(Lease { rule: decision.rule.clone(), returns_to, renewed: decision.time }),
+            (None, None) => None,
+        };
     }
 }
 

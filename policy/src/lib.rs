@@ -18,6 +18,8 @@
 mod apply;
 mod arbiter;
 pub mod backtest;
+mod breaker;
+mod canary;
 mod config;
 mod engine;
 mod error;
@@ -25,13 +27,18 @@ mod explain;
 mod guard;
 mod history;
 mod options;
+mod owed;
 mod parse;
 mod proposal;
 mod restore;
 mod rule;
+mod scope;
 mod snapshot;
 mod statement;
+#[cfg(test)]
+mod storm;
 mod tick;
+mod watch;
 
 pub use config::PolicyConfig;
 pub use engine::Engine;

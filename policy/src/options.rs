@@ -11,11 +11,14 @@ use tidegate_model::{Mode, Resource};
 use crate::config::PolicyConfig;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::parse::RawOption;
+use crate::scope::Scope;
 
 /// Shortest and longest `every`.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
-/// Longest cooldown and `max_age`.
+/// Longest cooldown, age and hold.
 const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Longest `watch`: what happens much later has other causes.
+pub(crate) const LONGEST_WATCH: Duration = Duration::from_secs(600);
 
 /// Which rule has its way when several want the same limit; the first variant outranks the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,6 +89,16 @@ pub(crate) struct RuleOptions {
     step_down_default: (f64, f64),
     pub dead_band: f64,
     pub max_age: Duration,
+    /// How long a container must have shown data before it may shrink.
+    pub warm_up: Duration,
+    /// How long a limit is held without data before it goes back to its baseline; zero holds it for ever.
+    pub hold_max: Duration,
+    /// How long a change stands that the rule does not ask for any more.
+    pub ttl: Option<Duration>,
+    /// How long a decrease is watched for regression; zero watches none.
+    pub watch: Duration,
+    /// Which containers the rule is for.
+    pub scope: Option<Scope>,
     pub emit: Emit,
 }
 
@@ -120,9 +133,12 @@ impl RuleOptions {
                 "step_up = {step} is smaller than dead_band = {band}, so every increase would be refused"
             ));
         }
+        let class = get(given, "class", Class::from_str)?.unwrap_or(Class::Protect);
+        // A cap is there to be felt, and what keeps a host alive must not be taken back for the sake of one container.
+        let watched = if matches!(class, Class::Protect | Class::Optimise) { config.watch_s } else { 0 };
         Ok(Self {
             every: get(given, "every", every)?.unwrap_or(EVERY.0),
-            class: get(given, "class", Class::from_str)?.unwrap_or(Class::Protect),
+            class,
             mode: get(given, "mode", Mode::from_str)?,
             priority: get(given, "priority", priority)?.unwrap_or(0),
             cooldown_up: get(given, "cooldown_up", span)?.unwrap_or(seconds(config.cooldown_up_s)),
@@ -132,6 +148,11 @@ impl RuleOptions {
             step_down_default: (config.step_down(Resource::Cpu), config.step_down(Resource::Memory)),
             dead_band: dead_band.unwrap_or(config.dead_band.min(smallest_step)),
             max_age: get(given, "max_age", span)?.unwrap_or(seconds(config.max_age_s)),
+            warm_up: get(given, "warm_up", span)?.unwrap_or(seconds(config.warm_up_s)),
+            hold_max: get(given, "hold_max", hold_max)?.unwrap_or(seconds(config.hold_max_s)),
+            ttl: get(given, "ttl", ttl)?,
+            watch: get(given, "watch", watch)?.unwrap_or(seconds(watched)),
+            scope: get(given, "scope", Scope::from_str)?,
             emit: get(given, "emit", emit)?.unwrap_or(Emit::Limit),
         })
     }
@@ -150,7 +171,7 @@ fn get<T>(
 type Canonical = fn(&str) -> Result<String, String>;
 
 /// Every option.
-const OPTIONS: [(&str, Canonical); 11] = [
+const OPTIONS: [(&str, Canonical); 16] = [
     ("every", |text| every(text).map(duration_text)),
     ("class", |text| Class::from_str(text).map(|class| class.to_string())),
     ("mode", |text| Mode::from_str(text).map(|mode| mode.to_string())),
@@ -161,6 +182,11 @@ const OPTIONS: [(&str, Canonical); 11] = [
     ("step_down", |text| fraction_down(text).map(|value| value.to_string())),
     ("dead_band", |text| dead_band(text).map(|value| value.to_string())),
     ("max_age", |text| span(text).map(duration_text)),
+    ("warm_up", |text| span(text).map(duration_text)),
+    ("hold_max", |text| hold_max(text).map(duration_text)),
+    ("ttl", |text| ttl(text).map(duration_text)),
+    ("watch", |text| watch(text).map(duration_text)),
+    ("scope", |text| Scope::from_str(text).map(|scope| scope.to_string())),
     ("emit", |text| emit(text).map(|_| text.to_owned())),
 ];
 
@@ -211,6 +237,31 @@ fn span(text: &str) -> Result<Duration, String> {
     }
     // The loop's clock counts milliseconds.
     Ok(Duration::from_millis(value.as_millis() as u64))
+}
+
+fn hold_max(text: &str) -> Result<Duration, String> {
+    let value = span(text)?;
+    // The newest sample is looked for in the last minute; a shorter hold could not be told from a slow source.
+    if !value.is_zero() && value < Duration::from_secs(60) {
+        return Err("expected at least '1m', or '0s' to hold a limit without data for ever".to_owned());
+    }
+    Ok(value)
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let value = span(text)?;
+    if value < EVERY.0 {
+        return Err("expected at least '1s'".to_owned());
+    }
+    Ok(value)
+}
+
+fn watch(text: &str) -> Result<Duration, String> {
+    let value = span(text)?;
+    if value > LONGEST_WATCH {
+        return Err("expected at most '10m'; '0s' watches nothing".to_owned());
+    }
+    Ok(value)
 }
 
 fn duration_text(value: Duration) -> String {
@@ -273,10 +324,14 @@ mod tests {
     fn values_out_of_range_are_refused() {
         assert!(message(&[("every", "500ms")]).contains("whole seconds"));
         assert!(message(&[("every", "2h")]).contains("'1h'"));
-        assert!(message(&[("mode", "live")]).contains("expected 'off', 'shadow' or 'on'"));
+        assert!(message(&[("mode", "live")]).contains("expected 'off', 'shadow', 'canary n %'"));
         assert!(message(&[("step_down", "1.5")]).contains("fraction"));
         assert!(message(&[("step_up", "NaN")]).contains("fraction"));
         assert!(message(&[("max_age", "10")]).contains("with its unit"));
+        assert!(message(&[("hold_max", "5s")]).contains("at least '1m'"));
+        assert!(message(&[("ttl", "0s")]).contains("at least '1s'"));
+        assert!(message(&[("watch", "1h")]).contains("at most '10m'"));
+        assert!(message(&[("scope", "app =")]).contains("expected a value"));
         assert_eq!(message(&[("every", "1s"), ("every", "1s")]), "option 'every' is given twice");
     }
 
@@ -285,6 +340,8 @@ mod tests {
         let checked = check(&raw(&[("cooldown_down", "90 s"), ("step_down", "0.050")])).unwrap();
         assert_eq!(checked["cooldown_down"], "1m 30s");
         assert_eq!(checked["step_down"], "0.05");
+        let checked = check(&raw(&[("mode", "canary 5%"), ("scope", "app=shop,!batch"), ("hold_max", "0s")])).unwrap();
+        assert_eq!((&*checked["mode"], &*checked["scope"]), ("canary 5 %", "app = shop, !batch"));
         let again: Vec<_> = checked.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(check(&raw(&again)).unwrap(), checked);
     }
@@ -296,6 +353,12 @@ mod tests {
         assert_eq!(options.every, Duration::from_secs(1));
         assert_eq!(options.class, Class::Protect);
         assert_eq!(options.step_down(Resource::Memory), config.step_down_memory);
+        let watched = |class: &str| {
+            let class = BTreeMap::from([("class".to_owned(), class.to_owned())]);
+            RuleOptions::resolve(&class, &config).unwrap().watch.as_secs()
+        };
+        assert_eq!(["safety", "cap", "protect", "optimise"].map(watched), [0, 0, config.watch_s, config.watch_s]);
+        assert_eq!((options.hold_max.as_secs(), options.ttl, options.scope), (config.hold_max_s, None, None));
         let small_steps = BTreeMap::from([("step_down".to_owned(), "0.01".to_owned())]);
         assert_eq!(RuleOptions::resolve(&small_steps, &config).unwrap().dead_band, 0.01);
     }

@@ -15,10 +15,22 @@ use crate::rule::RuleDefinition;
 /// What a limit belongs to.
 pub(crate) type LimitKey = (ContainerKey, Resource);
 
-/// A row that a rule returned.
+/// Where a proposal comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A row that a rule returned.
+    Row,
+    /// What a rule changed and does not ask for any more: the way back.
+    Expiry,
+    /// What the engine puts back by itself.
+    Restore,
+}
+
+/// What somebody wants a limit to be; mostly a row that a rule returned.
 #[derive(Clone, Debug)]
 pub(crate) struct Proposal {
     pub rule: Arc<RuleDefinition>,
+    pub origin: Origin,
     pub key: LimitKey,
     /// May be anything that SQL can compute, NaN included.
     pub target: f64,
@@ -51,6 +63,7 @@ pub(crate) fn proposals(rule: &Arc<RuleDefinition>, batches: &[RecordBatch]) -> 
                     let nth = seen.entry(key.clone()).and_modify(|n| *n += 1).or_insert(0);
                     parsed.items.push(Proposal {
                         rule: Arc::clone(rule),
+                        origin: Origin::Row,
                         key,
                         target: target.value(row),
                         reason: text_at(&reason, row).unwrap_or_default().to_owned(),

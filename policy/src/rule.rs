@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tidegate_model::{Mode, TimeMs};
+use tidegate_model::{Container, ContainerKey, Mode, TimeMs};
 use tidegate_store::RuleRow;
 
 use crate::config::PolicyConfig;
@@ -93,11 +93,24 @@ impl RuleDefinition {
             options: self.options.clone(),
             created_by: created_by.to_owned(),
             updated_at,
+            note: None,
             last_run: None,
             last_latency_ms: None,
             last_rows: None,
             last_error: None,
         }
+    }
+
+    /// A stand-in for a rule, in whose name the engine proposes what it wants itself. Rules of class safety outrank it.
+    pub(crate) fn own(name: &str, config: &PolicyConfig) -> Result<Self, String> {
+        let options = [("class", "safety"), ("priority", "-2147483648"), ("cooldown_up", "0s"), ("dead_band", "0")];
+        let options = options.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Self::new(name, 0, Mode::On, options.into(), "", config)
+    }
+
+    /// Whether the rule is for this container.
+    pub(crate) fn is_for(&self, container: &ContainerKey, known: &BTreeMap<ContainerKey, Container>) -> bool {
+        self.resolved.scope.as_ref().is_none_or(|scope| scope.holds(container, known.get(container)))
     }
 
     /// Whether the rule has a tick at `now`.

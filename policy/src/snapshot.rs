@@ -1,13 +1,16 @@
 //! What the engine knows of every limit at one instant: one read of `recent()`, shared by all rules of the tick.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
-use tidegate_model::{ContainerKey, Host, Resource, TimeMs};
+use tidegate_model::{Container, ContainerKey, Host, Resource, TimeMs};
 
 use crate::proposal::{LimitKey, numbers, text_at, texts};
+
+/// The label that says how much of what is short on a host a container gets, relative to the others there.
+const WEIGHT: &str = "tidegate.weight";
 
 /// The query behind a [`Snapshot`].
 pub(crate) const SNAPSHOT_QUERY: &str = "SELECT * FROM recent(INTERVAL '60 seconds')";
@@ -60,17 +63,18 @@ impl Reading {
     }
 }
 
-/// The state of all limits at `now`, and the capacity of their hosts.
+/// The state of all limits at `now`, the capacity of their hosts, and what is known of the containers.
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
     pub now: TimeMs,
     pub readings: HashMap<LimitKey, Reading>,
+    pub containers: BTreeMap<ContainerKey, Container>,
     capacity: HashMap<String, (f64, f64)>,
 }
 
 impl Snapshot {
     /// Reads the rows of [`SNAPSHOT_QUERY`]. Rows that name no container or resource are left out.
-    pub fn read(now: TimeMs, batches: &[RecordBatch], hosts: &[Host]) -> Self {
+    pub fn read(now: TimeMs, batches: &[RecordBatch], hosts: &[Host], containers: Vec<Container>) -> Self {
         let mut readings = HashMap::new();
         for batch in batches {
             let (Some(host), Some(container), Some(resource)) =
@@ -87,22 +91,34 @@ impl Snapshot {
                 readings.insert((ContainerKey { host: host.to_owned(), name: name.to_owned() }, resource), reading);
             }
         }
-        Self::new(now, readings, hosts)
+        Self::new(now, readings, hosts, containers)
     }
 
-    pub fn new(now: TimeMs, readings: HashMap<LimitKey, Reading>, hosts: &[Host]) -> Self {
+    pub fn new(now: TimeMs, readings: HashMap<LimitKey, Reading>, hosts: &[Host], containers: Vec<Container>) -> Self {
+        let containers = containers.into_iter().map(|container| (container.key.clone(), container)).collect();
         let capacity = hosts.iter().map(|host| (host.name.clone(), (host.cpu.0, host.memory.0 as f64))).collect();
-        Self { now, readings, capacity }
+        Self { now, readings, containers, capacity }
     }
 
     /// What the host of a limit has of its resource, when that is known.
     pub fn capacity(&self, (container, resource): &LimitKey) -> Option<f64> {
-        let (cpu, memory) = self.capacity.get(&container.host)?;
+        self.capacity_of(&container.host, *resource)
+    }
+
+    /// What a host has of a resource, when that is known.
+    pub fn capacity_of(&self, host: &str, resource: Resource) -> Option<f64> {
+        let (cpu, memory) = self.capacity.get(host)?;
         let value = match resource {
             Resource::Cpu => *cpu,
             Resource::Memory => *memory,
         };
         // A host that reports nothing yet has no capacity, not a capacity of nothing.
         (value > 0.0).then_some(value)
+    }
+
+    /// A container's weight among those that want what is short: its label `tidegate.weight`, 1 without a usable one.
+    pub fn weight(&self, container: &ContainerKey) -> f64 {
+        let label = self.containers.get(container).and_then(|container| container.labels.get(WEIGHT));
+        label.and_then(|text| text.parse().ok()).filter(|weight: &f64| *weight > 0.0 && *weight <= 1e6).unwrap_or(1.0)
     }
 }

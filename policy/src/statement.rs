@@ -8,6 +8,7 @@ use tidegate_store::RuleRow;
 
 use crate::engine::{Engine, stored_rows};
 use crate::error::{PolicyError, PolicyErrorKind};
+use crate::explain::BREAKER;
 use crate::options;
 use crate::parse::{self, RawOption, Spanned, Statement};
 use crate::rule::{RuleDefinition, check_columns};
@@ -50,12 +51,53 @@ impl Engine {
         let _editing = self.editing.lock().await;
         let before = self.working();
         let Applied { rules, outcomes, .. } = self.apply(&statements, &before, who, now).await?;
-        if rules != before {
-            let rows = stored_rows(&rules, &self.store.rules(), &touched(&before, &rules), who, now);
-            self.store.put_rules(rows)?;
-            self.activate(rules);
-        }
+        self.put_in_force(&before, rules, who, None, now)?;
         Ok(outcomes)
+    }
+
+    /// Stores `rules` and lets them act, if they differ from those `before`. A rule that changed begins anew: its back-offs
+    /// and what the circuit breaker counted are forgotten. `note` tells what the engine did to the changed ones by itself.
+    fn put_in_force(
+        &self,
+        before: &Working,
+        rules: Working,
+        who: &str,
+        note: Option<&str>,
+        now: TimeMs,
+    ) -> Result<(), PolicyError> {
+        if rules == *before {
+            return Ok(());
+        }
+        let touched = touched(before, &rules);
+        let mut rows = stored_rows(&rules, &self.store.rules(), &touched, who, now);
+        for row in rows.iter_mut().filter(|row| touched.contains(&row.name)) {
+            row.note = note.map(str::to_owned);
+        }
+        self.store.put_rules(rows)?;
+        let mut history = self.history.lock();
+        let dropped = before.iter().map(|rule| &rule.name).filter(|name| rules.iter().all(|rule| rule.name != **name));
+        for name in touched.iter().chain(dropped) {
+            history.watches.forget_rule(name);
+        }
+        drop(history);
+        self.activate(rules);
+        Ok(())
+    }
+
+    /// Takes a rule out of action: from now on it only shows what it would do. False when it does not act any more, or
+    /// has changed since the version that is meant.
+    pub(crate) async fn demote(&self, name: &str, version: u32, why: &str, now: TimeMs) -> Result<bool, PolicyError> {
+        let _editing = self.editing.lock().await;
+        let before = self.working();
+        let mut rules = before.clone();
+        let found = rules.iter_mut().find(|rule| rule.name == name && rule.version == version);
+        let Some(rule) = found.filter(|rule| matches!(rule.mode, Mode::On | Mode::Canary(_))) else { return Ok(false) };
+        let mut options = rule.options.clone();
+        options.insert("mode".to_owned(), Mode::Shadow.to_string());
+        let demoted = RuleDefinition::new(name, version, Mode::Shadow, options, &rule.query, &self.config);
+        *rule = Arc::new(demoted.map_err(|why| PolicyError::new(PolicyErrorKind::Option, why))?);
+        self.put_in_force(&before, rules, BREAKER, Some(why), now)?;
+        Ok(true)
     }
 
     /// Checks a text as [`Engine::execute`] would, and stores nothing. Returns what its last `CREATE RULE` defines; a text

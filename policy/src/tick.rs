@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
-use tidegate_model::{Decision, Event, Mode, TimeMs};
+use tidegate_model::{Decision, Event, TimeMs};
 use tidegate_store::{OnLimit, QueryOptions, QueryPool, RuleStatus, Store};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use crate::arbiter::judge;
+use crate::canary;
 use crate::config::PolicyConfig;
 use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
@@ -111,24 +112,25 @@ impl Engine {
         }
         report.decisions = self.flush_outbox().await;
         let mut answers = self.start_due(now, &mut report);
-        if !answers.is_empty() {
+        if !answers.is_empty() || self.owes() {
             let gather_until = tokio::time::Instant::now() + self.config.gather();
             let snapshot = self.snapshot(now).await.unwrap_or_else(|error| {
                 tracing::error!(error, "limits are held, since what is known of them could not be read");
                 report.problems.push(error);
-                Snapshot::new(now, Default::default(), &[])
+                Snapshot::new(now, Default::default(), &[], Vec::new())
             });
             self.history.lock().observe(&snapshot);
             let mut writes: Vec<JoinHandle<Vec<Decision>>> = Vec::new();
             let mut together = Gathered::default();
+            together.proposals.extend(self.own_proposals(&snapshot, &mut report).await);
             while let Ok(Some(answer)) = tokio::time::timeout_at(gather_until, answers.join_next()).await {
-                self.take_answer(answer.ok(), now, &mut together, &mut report);
+                self.take_answer(answer.ok(), &snapshot, &mut together, &mut report);
             }
             writes.extend(self.act_on(together, &snapshot, &mut report).await);
             // Whoever answers later is judged alone, against the history as it is by then.
             while let Some(answer) = answers.join_next().await {
                 let mut alone = Gathered::default();
-                self.take_answer(answer.ok(), now, &mut alone, &mut report);
+                self.take_answer(answer.ok(), &snapshot, &mut alone, &mut report);
                 writes.extend(self.act_on(alone, &snapshot, &mut report).await);
             }
             for write in writes {
@@ -201,6 +203,7 @@ impl Engine {
         if let (true, Some(problem)) = (items.is_empty(), problem) {
             return Err(in_query(problem));
         }
+        let items = items.into_iter().filter(|item| rule.is_for(&item.key.0, &snapshot.containers)).collect();
         let history = self.history.lock().clone();
         Ok(judge(items, &snapshot, &history, &self.config).settled)
     }
@@ -227,20 +230,30 @@ impl Engine {
         answers
     }
 
-    fn take_answer(&self, answer: Option<Answer>, now: TimeMs, gathered: &mut Gathered, report: &mut TickReport) {
+    fn take_answer(
+        &self,
+        answer: Option<Answer>,
+        snapshot: &Snapshot,
+        gathered: &mut Gathered,
+        report: &mut TickReport,
+    ) {
         let Some(Answer { rule, took, result }) = answer else { return };
+        let now = snapshot.now;
         let rows = result.as_ref().ok().map(|batches| batches.iter().map(|batch| batch.num_rows() as u64).sum());
         let error = match (result, rule.emit) {
             (Err(error), _) => Some(error),
             (Ok(batches), Emit::Limit) => {
                 let Parsed { items, problem } = proposal::proposals(&rule, &batches);
-                gathered.proposals.extend(items);
+                let meant = items.into_iter().filter(|item| rule.is_for(&item.key.0, &snapshot.containers));
+                gathered.proposals.extend(meant);
                 problem
             }
             (Ok(batches), Emit::Event) => {
                 let Parsed { items, problem } = proposal::events(&rule, now, &batches);
                 // An event may move another rule, so a shadow rule writes none.
-                gathered.events.extend(items.into_iter().filter(|_| rule.mode == Mode::On));
+                gathered.events.extend(items.into_iter().filter(|item| {
+                    canary::acts(rule.mode, &item.container) && rule.is_for(&item.container, &snapshot.containers)
+                }));
                 problem
             }
         };
@@ -286,7 +299,7 @@ impl Engine {
         let answer = tokio::time::timeout(limit, self.store.query(SNAPSHOT_QUERY, &options)).await;
         let answer = answer.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
         let answer = answer.map_err(|error| format!("recent() failed: {}", error.message))?;
-        Ok(Snapshot::read(now, &answer.batches, &self.store.hosts()))
+        Ok(Snapshot::read(now, &answer.batches, &self.store.hosts(), self.store.containers()))
     }
 
     fn set_status(&self, rule: &str, now: TimeMs, took: Duration, rows: Option<u64>, error: Option<String>) {

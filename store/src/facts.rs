@@ -40,6 +40,9 @@ pub struct RuleRow {
     pub created_by: String,
     /// When this version was written.
     pub updated_at: TimeMs,
+    /// What the engine did to the rule by itself, and why: a change by anybody else takes it away.
+    #[serde(default)]
+    pub note: Option<String>,
     /// The last tick it was evaluated for; this and what follows is not kept across restarts.
     pub last_run: Option<TimeMs>,
     /// How long that took, in ms.
@@ -285,6 +288,7 @@ mod tests {
             options: BTreeMap::new(),
             created_by: String::new(),
             updated_at: TimeMs(0),
+            note: None,
             last_run: None,
             last_latency_ms: None,
             last_rows: None,

@@ -223,7 +223,7 @@ pub(crate) fn as_of(decision: &Decision) -> String {
 
 /// Changes how far a rule's proposals go.
 pub(crate) fn set_mode(rule: &str, mode: Mode) -> String {
-    format!("ALTER RULE {} SET (mode = {})", identifier(rule), literal(mode.as_str()))
+    format!("ALTER RULE {} SET (mode = {})", identifier(rule), literal(&mode.to_string()))
 }
 
 /// Removes a rule.

@@ -2,17 +2,26 @@
 //!
 //! The order is fixed, and the same live, in a preview and in a replay:
 //! `sane, bounds, stale, warm_up`, then the choice between rules (`priority`, see `arbiter`), then
-//! `pending, drift, cooldown, step, memory_floor, dead_band`, then the rule's mode.
+//! `pending, drift, backoff, cooldown, step, memory_floor, dead_band`, then those that look at all limits of a host at once
+//! ([`host`]): `capacity, shrink_share`, then the rule's mode. What the engine itself puts back, after a regression or without
+//! data, passes `sane, bounds, pending, drift, rise, cooldown` and `capacity`: it waits for nothing but a write under way.
 
+mod backoff;
 mod bounds;
+mod capacity;
 mod cooldown;
 mod dead_band;
 mod hold;
+pub(crate) mod host;
 mod memory_floor;
+mod rise;
 mod sane;
+mod shrink_share;
 mod stale;
 mod step;
 mod warm_up;
+
+pub(crate) use backoff::wait as backoff_wait;
 
 use std::time::Duration;
 
@@ -50,6 +59,8 @@ pub(crate) struct Context {
     pub pending: Option<TimeMs>,
     /// A foreign value, and until when it is left alone.
     pub foreign: Option<(TimeMs, Option<f64>)>,
+    /// Until when the rule does not lower this limit, after how many regressions in a row.
+    pub backoff: Option<(TimeMs, u32)>,
     pub options: Tuning,
 }
 
@@ -117,10 +128,18 @@ pub(crate) type Guard = (&'static str, fn(f64, &Context) -> Verdict);
 pub(crate) const BEFORE_CHOICE: &[Guard] =
     &[("sane", sane::check), ("bounds", bounds::check), ("stale", stale::check), ("warm_up", warm_up::check)];
 
+/// The guards before the choice, for what the engine puts back.
+pub(crate) const RESTORE_BEFORE_CHOICE: &[Guard] = &[("sane", sane::check), ("bounds", bounds::check)];
+
+/// The guards behind the choice, for what the engine puts back.
+pub(crate) const RESTORE_BEHIND_CHOICE: &[Guard] =
+    &[("pending", hold::pending), ("drift", hold::drift), ("rise", rise::check), ("cooldown", cooldown::check)];
+
 /// The guards behind the choice between rules.
 pub(crate) const BEHIND_CHOICE: &[Guard] = &[
     ("pending", hold::pending),
     ("drift", hold::drift),
+    ("backoff", backoff::check),
     ("cooldown", cooldown::check),
     ("step", step::check),
     ("memory_floor", memory_floor::check),
@@ -135,27 +154,36 @@ pub(crate) fn run(
     notes: &mut Vec<GuardReport>,
 ) -> Result<f64, OutcomeStatus> {
     for (name, guard) in guards {
-        let before = if target.is_finite() { target } else { 0.0 };
-        let mut note =
-            |action, after, why| notes.push(GuardReport { guard: (*name).to_owned(), action, before, after, why });
-        match guard(target, context) {
-            Verdict::Pass => {}
-            Verdict::Change(after, why) => {
-                debug_assert!(after.is_finite() && after >= 0.0, "guard {name} made {after}");
-                note(GuardAction::Changed, after, why);
-                target = after;
-            }
-            Verdict::Refuse(why) => {
-                note(GuardAction::Refused, before, why);
-                return Err(OutcomeStatus::Refused);
-            }
-            Verdict::Infeasible(why) => {
-                note(GuardAction::Refused, before, why);
-                return Err(OutcomeStatus::Infeasible);
-            }
-        }
+        target = follow(name, guard(target, context), target, notes)?;
     }
     Ok(target)
+}
+
+/// The target behind one guard's verdict, which is noted unless it lets the target pass.
+pub(crate) fn follow(
+    name: &str,
+    verdict: Verdict,
+    target: f64,
+    notes: &mut Vec<GuardReport>,
+) -> Result<f64, OutcomeStatus> {
+    let before = if target.is_finite() { target } else { 0.0 };
+    let mut note = |action, after, why| notes.push(GuardReport { guard: name.to_owned(), action, before, after, why });
+    match verdict {
+        Verdict::Pass => Ok(target),
+        Verdict::Change(after, why) => {
+            debug_assert!(after.is_finite() && after >= 0.0, "guard {name} made {after}");
+            note(GuardAction::Changed, after, why);
+            Ok(after)
+        }
+        Verdict::Refuse(why) => {
+            note(GuardAction::Refused, before, why);
+            Err(OutcomeStatus::Refused)
+        }
+        Verdict::Infeasible(why) => {
+            note(GuardAction::Refused, before, why);
+            Err(OutcomeStatus::Infeasible)
+        }
+    }
 }
 
 /// `12.0 s`, `1.5 s`: an elapsed time in a guard's sentence.
@@ -191,6 +219,7 @@ pub(crate) mod tests {
             last_failed: None,
             pending: None,
             foreign: None,
+            backoff: None,
             options: Tuning {
                 floor: 0.05,
                 max_age: Duration::from_secs(3),
@@ -231,6 +260,7 @@ pub(crate) mod tests {
                 (option::of(any_time()), option::of(any_time()), option::of(any_time()), option::of(any_time())),
             (step_up, step_down, dead_band) in (option::of(0.05_f64..2.0), 0.01_f64..1.0, 0.0_f64..0.2),
             (max_age, cooldown_up, cooldown_down) in (0_u64..120, 0_u64..30, 0_u64..120),
+            backoff in option::of((900_000_i64..1_200_000, 1_u32..20)),
         ) -> Context {
             let base = context();
             let options = Tuning {
@@ -245,7 +275,8 @@ pub(crate) mod tests {
                 limit, age, samples, first_data: None, usage, throttled_last: throttled, unreclaimable, usage_slope: None, usage_stddev: None, min, max, capacity,
                 last_up: up, last_down: down, last_failed: failed,
                 // A quarter of the cases has a write under way.
-                pending: pending.filter(|at| at.0 % 4 == 0), foreign: None, options, ..base
+                pending: pending.filter(|at| at.0 % 4 == 0), foreign: None,
+                backoff: backoff.map(|(until, level)| (TimeMs(until), level)), options, ..base
             }
         }
     }
@@ -309,6 +340,26 @@ pub(crate) mod tests {
                 if decided < limit {
                     prop_assert!(since >= context.options.cooldown_down);
                 }
+            }
+        }
+
+        #[test]
+        fn a_rule_that_backs_off_lowers_nothing(context in any_context(), target in any_target()) {
+            let waiting = context.backoff.is_some_and(|(until, _)| context.now < until);
+            if let (Some(decided), true) = (all(target, &context).0, waiting) {
+                prop_assert!(context.limit.is_some_and(|limit| decided >= limit));
+            }
+        }
+
+        #[test]
+        fn what_the_engine_puts_back_never_lowers_and_stays_within_bounds(context in any_context(), target in any_target()) {
+            let mut notes = Vec::new();
+            let first = run(RESTORE_BEFORE_CHOICE, target, &context, &mut notes);
+            if let Ok(decided) = first.and_then(|target| run(RESTORE_BEHIND_CHOICE, target, &context, &mut notes)) {
+                prop_assert!(decided.is_finite() && context.limit.is_some_and(|limit| decided > limit));
+                let top = context.max.unwrap_or(f64::MAX).min(context.capacity.unwrap_or(f64::MAX));
+                prop_assert!(decided <= top * (1.0 + 1e-9), "{decided} above {top}");
+                prop_assert!(context.pending.is_none());
             }
         }
 

@@ -26,8 +26,14 @@ async fn the_simulated_fleet_gets_by_with_less_and_nobody_is_killed() {
     let store = Store::open(store, START).unwrap();
     let host = SimulatedHost::new(ActuatorConfig::default(), 7);
     let mut source = host.source();
-    let config =
-        PolicyConfig { default_mode: Mode::On, gather_ms: 60_000, rule_timeout_ms: 60_000, ..PolicyConfig::default() };
+    let config = PolicyConfig {
+        default_mode: Mode::On,
+        gather_ms: 60_000,
+        rule_timeout_ms: 60_000,
+        // Two minutes are too short for one half of the fleet after the other.
+        shrink_share: 1.0,
+        ..PolicyConfig::default()
+    };
     let actuator = Arc::clone(&host) as Arc<dyn Actuator>;
     let engine = Engine::new(Arc::clone(&store), actuator, config, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
     engine.execute(DEFAULT_PACK, "test", START).await.unwrap();

@@ -72,6 +72,7 @@ async fn facts_survive_a_restart_and_last_seen_alone_writes_nothing() {
         options: BTreeMap::new(),
         created_by: "me".into(),
         updated_at: NOW,
+        note: None,
         last_run: None,
         last_latency_ms: None,
         last_rows: None,

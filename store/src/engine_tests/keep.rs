@@ -17,6 +17,7 @@ pub(super) fn rule(name: &str, version: u32) -> RuleRow {
         options: BTreeMap::new(),
         created_by: "me".to_owned(),
         updated_at: NOW,
+        note: None,
         last_run: None,
         last_latency_ms: None,
         last_rows: None,

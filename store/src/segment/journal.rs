@@ -56,7 +56,7 @@ pub(crate) fn write_decisions(dir: &Path, number: u64, rows: &[&Decision]) -> Re
                 texts(part.iter().map(|row| row.container.host.as_str())),
                 texts(part.iter().map(|row| row.container.name.as_str())),
                 texts(part.iter().map(|row| row.resource.as_str())),
-                texts(part.iter().map(|row| row.mode.as_str())),
+                Arc::new(StringArray::from_iter_values(part.iter().map(|row| row.mode.to_string()))),
                 texts(part.iter().map(|row| row.outcome.status.as_str())),
                 texts(json.iter().map(String::as_str)),
             ];

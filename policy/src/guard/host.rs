@@ -1,0 +1,158 @@
+//! The guards that look at all limits of a host at once: its capacity, and how many containers may shrink in a minute.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tidegate_model::Resource;
+
+use super::capacity::{Wish, counted, grants};
+use super::shrink_share::{Shrinker, WINDOW, admitted, allowed};
+use super::{Context, Direction, Verdict};
+use crate::config::PolicyConfig;
+use crate::history::History;
+use crate::options::Class;
+use crate::proposal::LimitKey;
+use crate::snapshot::Snapshot;
+
+/// A change that has passed the guards of its own limit.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Move<'a> {
+    pub key: &'a LimitKey,
+    pub class: Class,
+    pub context: &'a Context,
+    pub target: f64,
+}
+
+/// What is known of all hosts.
+#[derive(Clone, Copy)]
+pub(crate) struct View<'a> {
+    pub snapshot: &'a Snapshot,
+    pub history: &'a History,
+    pub config: &'a PolicyConfig,
+    /// Whether the changes will be made, or only would be.
+    pub acting: bool,
+}
+
+/// Per change nothing, or the name of a guard and what it makes of it.
+type Verdicts = Vec<Option<(&'static str, Verdict)>>;
+
+/// What the guards make of each of `moves`, which are all that are made at one instant.
+pub(crate) fn judge(moves: &[Move], view: View) -> Verdicts {
+    let mut verdicts = vec![None; moves.len()];
+    let mut growing: BTreeMap<(&str, Resource), Vec<usize>> = BTreeMap::new();
+    let mut shrinking: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    for (at, change) in moves.iter().enumerate() {
+        let host = change.key.0.host.as_str();
+        match change.context.direction(change.target) {
+            Direction::Up => growing.entry((host, change.key.1)).or_default().push(at),
+            // Where there is no limit, any makes the container smaller.
+            Direction::Down | Direction::Unknown => shrinking.entry(host).or_default().push(at),
+            Direction::None => {}
+        }
+    }
+    for ((host, resource), members) in growing {
+        let Some(capacity) = view.snapshot.capacity_of(host, resource) else { continue };
+        Room::of(host, resource, capacity, view).share(moves, &members, view, &mut verdicts);
+    }
+    for (host, members) in shrinking {
+        hold_back(host, moves, &members, view, &mut verdicts);
+    }
+    verdicts
+}
+
+/// What the limits of a host may add up to, and what they do.
+struct Room {
+    resource: Resource,
+    ratio: f64,
+    capacity: f64,
+    committed: f64,
+}
+
+impl Room {
+    fn of(host: &str, resource: Resource, capacity: f64, view: View) -> Self {
+        let View { snapshot, history, config, .. } = view;
+        let on_host = snapshot.readings.iter().filter(|((key, of), _)| *of == resource && key.host == host);
+        let mut all: Vec<_> = on_host.collect();
+        // In a fixed order, so that the sum is the same for the same limits.
+        all.sort_by_key(|(key, _)| *key);
+        let committed = all.into_iter().map(|(key, reading)| {
+            let track = history.get(key);
+            let stands = track.map_or_else(|| reading.get("allocated"), |track| track.limit(reading, snapshot.now));
+            let coming = track.and_then(|track| track.pending.as_ref()).map(|pending| pending.to);
+            // A write under way counts with what it will leave, if that is more.
+            let limit = stands.into_iter().chain(coming).reduce(f64::max);
+            counted(limit, reading.get("usage"), capacity)
+        });
+        Self { resource, ratio: config.capacity_ratio(resource), capacity, committed: committed.sum() }
+    }
+
+    /// Classes one after the other, within a class by weight.
+    fn share(&self, moves: &[Move], members: &[usize], view: View, verdicts: &mut Verdicts) {
+        let mut free = self.ratio * self.capacity - self.committed;
+        let mut classes: BTreeMap<Class, Vec<usize>> = BTreeMap::new();
+        for at in members {
+            classes.entry(moves[*at].class).or_default().push(*at);
+        }
+        for members in classes.into_values() {
+            let growth = |at: usize| moves[at].context.limit.map_or(0.0, |limit| moves[at].target - limit);
+            let wish = |at: &usize| Wish { growth: growth(*at), weight: view.snapshot.weight(&moves[*at].key.0) };
+            let wishes: Vec<Wish> = members.iter().map(wish).collect();
+            for (at, grant) in members.into_iter().zip(grants(free, &wishes)) {
+                free -= grant;
+                if grant < growth(at) {
+                    verdicts[at] = Some(("capacity", self.verdict(&moves[at], grant)));
+                }
+            }
+        }
+    }
+
+    fn verdict(&self, change: &Move, grant: f64) -> Verdict {
+        let Move { context, target, key, .. } = *change;
+        let limit = context.limit.unwrap_or(target);
+        let show = |value: f64| self.resource.display(value);
+        let sum = format!(
+            "the limits on {} add up to {} and may grow to {}, {:.2} times what it has",
+            key.0.host,
+            show(self.committed),
+            show(self.ratio * self.capacity),
+            self.ratio
+        );
+        let granted = limit + grant;
+        let short = format!("{sum}; of the {} wanted, there is {}", show(target - limit), show(grant));
+        if granted <= limit {
+            return Verdict::Refuse(format!("{sum}, so nothing is left"));
+        }
+        match super::dead_band::check(granted, context) {
+            Verdict::Pass | Verdict::Change(..) => Verdict::Change(granted, short),
+            Verdict::Refuse(_) | Verdict::Infeasible(_) => {
+                Verdict::Refuse(format!("{short}, which is not worth a change"))
+            }
+        }
+    }
+}
+
+/// Refuses the decreases beyond the share of containers that may be shrunk.
+fn hold_back(host: &str, moves: &[Move], members: &[usize], view: View, verdicts: &mut Verdicts) {
+    let View { snapshot, history, config, acting } = view;
+    let here = snapshot.readings.keys().filter(|(key, _)| key.host == host).map(|(key, _)| key.name.as_str());
+    let containers = here.collect::<BTreeSet<_>>().len();
+    let shrunk = history.shrunk(host, acting);
+    let lately: BTreeSet<&str> =
+        shrunk.iter().filter(|(_, at)| snapshot.now.since(**at) < WINDOW).map(|(name, _)| *name).collect();
+    let shrinker = |at: &usize| {
+        let container = moves[*at].key.0.name.as_str();
+        Shrinker { container, rank: moves[*at].class as u8, last: shrunk.get(container).copied() }
+    };
+    let shrinkers: Vec<Shrinker> = members.iter().map(shrinker).collect();
+    let most = allowed(config.shrink_share, containers);
+    let chosen = admitted(most, &lately, &shrinkers);
+    for at in members {
+        if !chosen.contains(moves[*at].key.0.name.as_str()) {
+            let why = format!(
+                "{} of {containers} containers on {host} were shrunk in the last {} s or are now, and no more than {most} may be",
+                lately.len().max(chosen.union(&lately).count()),
+                WINDOW.as_secs(),
+            );
+            verdicts[*at] = Some(("shrink_share", Verdict::Refuse(why)));
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the engine owes to changes that it has made: a look at what decreases did, the way back from what nobody asks for any
+//! more, and the baseline of containers of which nothing is known.
+
+use std::time::Duration;
+
+use arrow::array::{Array, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
+use arrow::record_batch::RecordBatch;
+use serde_json::Map;
+use tidegate_model::{Limit, TimeMs};
+use tidegate_store::{QueryOptions, QueryPool};
+
+use crate::canary;
+use crate::engine::Engine;
+use crate::proposal::{LimitKey, Origin, Proposal, numbers};
+use crate::restore::keys;
+use crate::snapshot::Snapshot;
+use crate::tick::{GRACE, TickReport};
+use crate::watch::{Regression, Sample, Tuning};
+
+/// How far back the samples of a look may lie; few texts, so that their plans are kept.
+const REACHES: [u64; 3] = [5, 60, 660];
+/// Most samples of one look: those of a minute, of ten thousand containers.
+const MOST_SAMPLES: usize = 1_200_000;
+/// How often limits without data are looked for.
+const SILENCE_EVERY: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Whether a tick has something to do for changes that were made, also when no rule is due.
+    pub(crate) fn owes(&self) -> bool {
+        let history = self.history.lock();
+        history.watches.is_busy() || history.has_leases()
+    }
+
+    /// What the engine proposes by itself at a tick.
+    pub(crate) async fn own_proposals(&self, snapshot: &Snapshot, report: &mut TickReport) -> Vec<Proposal> {
+        self.look_at_decreases(snapshot, report).await;
+        let now = snapshot.now;
+        let worse = self.history.lock().watches.to_restore(now);
+        let mut proposals: Vec<Proposal> = worse.into_iter().map(|regression| self.put_back(regression)).collect();
+        proposals.extend(self.expired(snapshot));
+        if now.aligned(SILENCE_EVERY) == now {
+            proposals.extend(self.baselines(snapshot));
+        }
+        proposals
+    }
+
+    /// Compares what was measured after decreases with what was measured before them.
+    async fn look_at_decreases(&self, snapshot: &Snapshot, report: &mut TickReport) {
+        let now = snapshot.now;
+        let Some(reach) = self.history.lock().watches.reach(now) else { return };
+        let samples = self.samples_since(now, reach).await.unwrap_or_else(|error| {
+            tracing::warn!(error, "decreases are not watched at this tick");
+            report.problems.push(error);
+            Vec::new()
+        });
+        let kills = |key: &LimitKey| snapshot.readings.get(key)?.get("oom_kills");
+        let tuning = Tuning::of(&self.config);
+        let worse = self.history.lock().watches.look(now, &samples, kills, &tuning);
+        for regression in &worse {
+            let Regression { rule, key, reason, decision, .. } = regression;
+            tracing::warn!(rule, container = %key.0, resource = %key.1, reason, decision, "a decrease is taken back");
+        }
+        self.break_circuits(&worse, now, &tuning, report).await;
+    }
+
+    async fn samples_since(&self, now: TimeMs, reach: Duration) -> Result<Vec<Sample>, String> {
+        // One second on top, for samples that arrive a little late.
+        let wanted = reach.as_secs() + 2;
+        let seconds = REACHES.into_iter().find(|seconds| *seconds >= wanted).unwrap_or(REACHES[2]);
+        let sql = format!(
+            "SELECT time, host, container, resource, throttled, some_share FROM pressure
+             WHERE time > now() - INTERVAL '{seconds} seconds' ORDER BY time"
+        );
+        let timeout = self.config.rule_timeout();
+        let options = QueryOptions {
+            timeout,
+            pool: QueryPool::Rules,
+            max_rows: MOST_SAMPLES,
+            ..self.store.default_query_options(now)
+        };
+        let answer = tokio::time::timeout(timeout + GRACE, self.store.query(&sql, &options)).await;
+        let answer = answer.map_err(|_| format!("pressure could not be read within {timeout:?}"))?;
+        let answer = answer.map_err(|error| format!("pressure could not be read: {}", error.message))?;
+        Ok(answer.batches.iter().flat_map(samples).collect())
+    }
+
+    fn put_back(&self, regression: Regression) -> Proposal {
+        Proposal {
+            rule: self.own.watch.clone(),
+            origin: Origin::Restore,
+            key: regression.key,
+            target: regression.from,
+            reason: regression.reason,
+            columns: regression.inputs,
+            nth: 0,
+        }
+    }
+
+    /// The way back from changes that their rules have not asked for lately.
+    fn expired(&self, snapshot: &Snapshot) -> Vec<Proposal> {
+        let mut proposals = Vec::new();
+        let mut history = self.history.lock();
+        for rule in self.active().iter().map(|rule| &rule.definition) {
+            let Some(ttl) = rule.resolved.ttl.filter(|_| rule.is_due(snapshot.now)) else { continue };
+            for (key, lease) in history.expired(&rule.name, ttl, rule.resolved.dead_band, snapshot) {
+                if !canary::acts(rule.mode, &key.0) {
+                    continue;
+                }
+                let ago = snapshot.now.since(lease.renewed).as_secs();
+                let ttl = humantime::format_duration(ttl);
+                let reason = format!("the rule last asked for a limit {ago} s ago, and what it sets stands for {ttl}");
+                proposals.push(Proposal {
+                    rule: rule.clone(),
+                    origin: Origin::Expiry,
+                    key,
+                    target: lease.returns_to,
+                    reason,
+                    columns: Map::new(),
+                    nth: 0,
+                });
+            }
+        }
+        proposals
+    }
+
+    /// The baselines of containers whose limits were changed and of which nothing has been known for too long.
+    fn baselines(&self, snapshot: &Snapshot) -> Vec<Proposal> {
+        let rules = self.active();
+        let hold_max = |name: &str| {
+            let rule = rules.iter().map(|rule| &rule.definition).find(|rule| rule.name == name);
+            rule.map_or(Duration::from_secs(self.config.hold_max_s), |rule| rule.resolved.hold_max)
+        };
+        let silent = self.history.lock().silent(snapshot.now, hold_max);
+        let proposal = |(key, silence): (LimitKey, Duration)| {
+            // A container that is gone has no limit to put back.
+            let container = snapshot.containers.get(&key.0)?;
+            let target = match container.baseline.get(&key.1)? {
+                Limit::At(value) => *value,
+                // As good as none, and a value that can be compared and shown.
+                Limit::Unlimited => snapshot.capacity(&key)?,
+            };
+            let reason = format!("nothing was measured for {} s, so its baseline is put back", silence.as_secs());
+            let (rule, origin) = (self.own.hold.clone(), Origin::Restore);
+            Some(Proposal { rule, origin, key, target, reason, columns: Map::new(), nth: 0 })
+        };
+        silent.into_iter().filter_map(proposal).collect()
+    }
+}
+
+fn samples(batch: &RecordBatch) -> Vec<Sample> {
+    let times = batch.column_by_name("time").and_then(|column| {
+        let times = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None)).ok()?;
+        Some(times.as_primitive::<TimestampMillisecondType>().clone())
+    });
+    let (Some(times), Some(throttled), Some(pressure)) =
+        (times, numbers(batch, "throttled"), numbers(batch, "some_share"))
+    else {
+        return Vec::new();
+    };
+    let sample = |(row, key): (usize, Option<LimitKey>)| {
+        let value = |column: &arrow::array::Float64Array| column.is_valid(row).then(|| column.value(row));
+        let at = times.is_valid(row).then(|| TimeMs(times.value(row)))?;
+        Some(Sample { key: key?, at, throttled: value(&throttled), pressure: value(&pressure) })
+    };
+    keys(batch).into_iter().enumerate().filter_map(sample).collect()
+}

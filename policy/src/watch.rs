@@ -1,0 +1,442 @@
+//! What a decrease did: throttling, pressure and OOM kills after it against those before it.
+//!
+//! A regression has three consequences: the engine puts the former limit back, the rule backs off that limit, and a rule
+//! with too many of them falls back to shadow mode. Thresholds, back-off and circuit breaker follow what Autothrottle's
+//! Captain, PARTIES and PEMA do after a step down. All of it is values and instants; the engine brings the samples.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tidegate_model::{Decision, GuardAction, OutcomeStatus, Resource, TimeMs};
+
+use crate::config::PolicyConfig;
+use crate::explain::WATCH;
+use crate::guard::backoff_wait;
+use crate::proposal::LimitKey;
+
+/// The kernel's counters are not to be trusted across a write, since it refills the quota: the second that holds it is left out.
+const SETTLING: Duration = Duration::from_secs(1);
+/// Samples that a mean needs, so that one bad second is no regression.
+const LEAST_SAMPLES: u32 = 3;
+/// How many times as much throttling, and how many times as much pressure, as before.
+const THROTTLED_FACTOR: f64 = 3.0;
+const PRESSURE_FACTOR: f64 = 2.0;
+/// How long the engine tries to put a limit back.
+const RESTORING: Duration = Duration::from_secs(30);
+
+/// The numbers that watches compare with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    pub throttled: f64,
+    pub pressure: f64,
+    pub backoff: Duration,
+    pub backoff_max: Duration,
+    pub window: Duration,
+    pub least: u32,
+    pub share: f64,
+    pub oom_kills: u32,
+}
+
+impl Tuning {
+    pub fn of(config: &PolicyConfig) -> Self {
+        Self {
+            throttled: config.watch_throttled,
+            pressure: config.watch_pressure,
+            backoff: Duration::from_secs(config.backoff_s),
+            backoff_max: Duration::from_secs(config.backoff_max_s),
+            window: Duration::from_secs(config.breaker_window_s),
+            least: config.breaker_least,
+            share: config.breaker_share,
+            oom_kills: config.breaker_oom_kills,
+        }
+    }
+}
+
+/// How a container was before a decrease: means and counts over the minute before; `None` where nothing was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Before {
+    pub throttled: Option<f64>,
+    pub pressure: Option<f64>,
+    pub oom_kills: Option<f64>,
+}
+
+impl Before {
+    fn of(inputs: &Value) -> Self {
+        let number = |name: &str| inputs.get(name).and_then(Value::as_f64);
+        Self { throttled: number("throttled"), pressure: number("pressure"), oom_kills: number("oom_kills") }
+    }
+
+    /// The better of both, so that a second step down is not excused by what the first one did.
+    fn least(self, other: Self) -> Self {
+        let least = |a: Option<f64>, b: Option<f64>| a.into_iter().chain(b).reduce(f64::min);
+        Self {
+            throttled: least(self.throttled, other.throttled),
+            pressure: least(self.pressure, other.pressure),
+            oom_kills: least(self.oom_kills, other.oom_kills),
+        }
+    }
+}
+
+/// A mean that grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Mean {
+    sum: f64,
+    count: u32,
+}
+
+impl Mean {
+    pub fn push(&mut self, value: Option<f64>) {
+        if let Some(value) = value.filter(|value| value.is_finite()) {
+            self.sum += value;
+            self.count += 1;
+        }
+    }
+
+    /// The mean, once there are enough samples for one.
+    pub fn value(&self) -> Option<f64> {
+        (self.count >= LEAST_SAMPLES).then(|| self.sum / f64::from(self.count))
+    }
+}
+
+/// How a container is since a decrease.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct After {
+    pub throttled: Mean,
+    pub pressure: Mean,
+    /// OOM kills that were not there before.
+    pub kills: f64,
+}
+
+/// Why the container is worse off than before, if it is.
+pub(crate) fn regression(resource: Resource, before: &Before, after: &After, tuning: &Tuning) -> Option<String> {
+    if after.kills > 0.0 {
+        return Some(format!("the kernel killed {} of its processes for memory", after.kills));
+    }
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let throttled = after.throttled.value();
+    let throttled_before = before.throttled.unwrap_or(0.0);
+    if let Some(now) = throttled.filter(|now| *now > tuning.throttled.max(THROTTLED_FACTOR * throttled_before)) {
+        let (now, before) = (percent(now), percent(throttled_before));
+        return Some(format!("it was throttled in {now} of the periods, before in {before}"));
+    }
+    // CPU pressure is also waiting for a busy host; a limit that throttles nobody is not what they wait for.
+    if resource == Resource::Cpu && throttled.is_some_and(|now| now <= throttled_before) {
+        return None;
+    }
+    let pressure_before = before.pressure.unwrap_or(0.0);
+    let worse = |now: &f64| *now > tuning.pressure + PRESSURE_FACTOR * pressure_before;
+    after.pressure.value().filter(worse).map(|now| {
+        let (now, before) = (percent(now), percent(pressure_before));
+        format!("its tasks waited for {resource} in {now} of the time, before in {before}")
+    })
+}
+
+/// One measurement of a limit's container.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sample {
+    pub key: LimitKey,
+    pub at: TimeMs,
+    pub throttled: Option<f64>,
+    pub pressure: Option<f64>,
+}
+
+/// A decrease that is looked after.
+#[derive(Clone, Debug, PartialEq)]
+struct Watch {
+    rule: String,
+    version: u32,
+    /// The decision's identifier.
+    decision: String,
+    lowered_at: TimeMs,
+    /// The limit before and after.
+    from: f64,
+    to: f64,
+    /// Samples behind this instant count.
+    since: TimeMs,
+    until: TimeMs,
+    /// The newest sample that was counted, and the last look.
+    seen: TimeMs,
+    looked: TimeMs,
+    before: Before,
+    after: After,
+}
+
+/// A decrease that made things worse.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Regression {
+    pub key: LimitKey,
+    pub rule: String,
+    pub version: u32,
+    /// The decrease's identifier, and what the limit was before it.
+    pub decision: String,
+    pub from: f64,
+    /// For the decision that puts it back.
+    pub reason: String,
+    pub inputs: Map<String, Value>,
+}
+
+/// How long a rule keeps its hands off a limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Backoff {
+    /// Regressions in a row, less the decreases since then that went well.
+    level: u32,
+    since: TimeMs,
+    until: TimeMs,
+}
+
+/// What became of a rule's decreases lately.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Record {
+    lowered: VecDeque<TimeMs>,
+    /// With whether somebody was killed.
+    regressed: VecDeque<(TimeMs, bool)>,
+}
+
+impl Record {
+    fn forget_before(&mut self, oldest: TimeMs) {
+        self.lowered.retain(|at| *at > oldest);
+        self.regressed.retain(|(at, _)| *at > oldest);
+    }
+}
+
+/// All decreases that are looked after, and what came of former ones.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Watches {
+    under_way: HashMap<LimitKey, Watch>,
+    restoring: HashMap<LimitKey, (Regression, TimeMs)>,
+    backoffs: HashMap<LimitKey, HashMap<String, Backoff>>,
+    records: HashMap<String, Record>,
+}
+
+impl Watches {
+    /// A decrease was applied. One that is still watched there is succeeded by this one and judged with it: against how
+    /// things were before the first.
+    pub fn begin(&mut self, key: &LimitKey, decision: &Decision, watch: Duration) {
+        let (from, to) = (decision.limit_before, decision.outcome.limit_after.or(decision.decided));
+        let former = self.under_way.remove(key);
+        let (Some(from), Some(to), false) = (from, to, watch.is_zero()) else { return };
+        self.records.entry(decision.rule.clone()).or_default().lowered.push_back(decision.time);
+        let read_at = decision.outcome.at;
+        let since = read_at.plus(SETTLING);
+        let before = Before::of(&decision.inputs);
+        let before = former.as_ref().map_or(before, |former| before.least(former.before));
+        let watch = Watch {
+            rule: decision.rule.clone(),
+            version: decision.version,
+            decision: decision.id.clone(),
+            lowered_at: decision.time,
+            from,
+            to,
+            since,
+            until: read_at.plus(watch),
+            seen: since,
+            looked: read_at,
+            before,
+            after: After::default(),
+        };
+        self.under_way.insert(key.clone(), watch);
+    }
+
+    /// Whether there is anything to look at.
+    pub fn is_busy(&self) -> bool {
+        !self.under_way.is_empty() || !self.restoring.is_empty()
+    }
+
+    /// How far back samples are wanted at `now`; `None` when nothing is watched.
+    pub fn reach(&self, now: TimeMs) -> Option<Duration> {
+        self.under_way.values().map(|watch| now.since(watch.looked)).max()
+    }
+
+    /// Counts what was measured, ends watches whose time is over, and tells which decreases made things worse. `kills` gives
+    /// the OOM kills of the last minute.
+    pub fn look(
+        &mut self,
+        now: TimeMs,
+        samples: &[Sample],
+        kills: impl Fn(&LimitKey) -> Option<f64>,
+        tuning: &Tuning,
+    ) -> Vec<Regression> {
+        for sample in samples {
+            let Some(watch) = self.under_way.get_mut(&sample.key) else { continue };
+            if sample.at <= watch.seen || sample.at > watch.until {
+                continue;
+            }
+            watch.after.throttled.push(sample.throttled);
+            watch.after.pressure.push(sample.pressure);
+            watch.seen = sample.at;
+        }
+        // Long after its end, what a rule once did wrong says nothing any more.
+        self.backoffs.retain(|_, backoffs| {
+            backoffs.retain(|_, backoff| now.since(backoff.until) < tuning.backoff_max);
+            !backoffs.is_empty()
+        });
+        let mut worse = Vec::new();
+        let mut over = Vec::new();
+        for (key, watch) in &mut self.under_way {
+            watch.looked = watch.looked.max(now);
+            if let (Some(kills), true) = (kills(key), now > watch.since) {
+                watch.after.kills = watch.after.kills.max(kills - watch.before.oom_kills.unwrap_or(0.0));
+            }
+            match regression(key.1, &watch.before, &watch.after, tuning) {
+                Some(why) => worse.push((key.clone(), why)),
+                // One second more, for the sample of the last one.
+                None if now > watch.until => over.push(key.clone()),
+                None => {}
+            }
+        }
+        for key in over {
+            self.went_well(&key);
+        }
+        // In a fixed order, so that a replay decides the same.
+        worse.sort();
+        worse.into_iter().filter_map(|(key, why)| self.went_badly(key, &why, now, tuning)).collect()
+    }
+
+    fn went_well(&mut self, key: &LimitKey) {
+        let Some(watch) = self.under_way.remove(key) else { return };
+        let Some(backoffs) = self.backoffs.get_mut(key) else { return };
+        if let Some(backoff) = backoffs.get_mut(&watch.rule) {
+            backoff.level = backoff.level.saturating_sub(1);
+        }
+        backoffs.retain(|_, backoff| backoff.level > 0);
+        if backoffs.is_empty() {
+            self.backoffs.remove(key);
+        }
+    }
+
+    fn went_badly(&mut self, key: LimitKey, why: &str, now: TimeMs, tuning: &Tuning) -> Option<Regression> {
+        let watch = self.under_way.remove(&key)?;
+        let level = self.backoff_level(&key, &watch.rule).saturating_add(1);
+        let until = now.plus(backoff_wait(level, tuning.backoff, tuning.backoff_max));
+        let killed = watch.after.kills > 0.0;
+        self.note(&key, &watch.rule, now, level, until, killed);
+        let show = |value: f64| key.1.display(value);
+        let ago = now.since(watch.lowered_at).as_secs_f64();
+        let reason = format!(
+            "rule {} v{} lowered it from {} to {} {ago:.0} s ago, and since then {why}",
+            watch.rule,
+            watch.version,
+            show(watch.from),
+            show(watch.to)
+        );
+        let inputs = json!({
+            "rule": watch.rule,
+            "version": watch.version,
+            "lowered_by": watch.decision,
+            "lowered_from": watch.from,
+            "lowered_to": watch.to,
+            "throttled_before": watch.before.throttled,
+            "throttled_after": watch.after.throttled.value(),
+            "pressure_before": watch.before.pressure,
+            "pressure_after": watch.after.pressure.value(),
+            "oom_kills_after": watch.after.kills,
+            "regressions": level,
+            "backoff_until": until.0,
+        });
+        let regression = Regression {
+            key: key.clone(),
+            rule: watch.rule,
+            version: watch.version,
+            decision: watch.decision,
+            from: watch.from,
+            reason,
+            inputs: inputs.as_object().cloned().unwrap_or_default(),
+        };
+        self.restoring.insert(key, (regression.clone(), now.plus(RESTORING)));
+        Some(regression)
+    }
+
+    fn backoff_level(&self, key: &LimitKey, rule: &str) -> u32 {
+        self.backoffs.get(key).and_then(|backoffs| backoffs.get(rule)).map_or(0, |backoff| backoff.level)
+    }
+
+    /// Notes a regression, as it happened or as a former run of the program recorded it.
+    pub fn note(&mut self, key: &LimitKey, rule: &str, at: TimeMs, level: u32, until: TimeMs, killed: bool) {
+        let backoffs = self.backoffs.entry(key.clone()).or_default();
+        let newer = backoffs.get(rule).is_none_or(|known| known.until <= until);
+        if newer {
+            backoffs.insert(rule.to_owned(), Backoff { level, since: at, until });
+        }
+        self.records.entry(rule.to_owned()).or_default().regressed.push_back((at, killed));
+    }
+
+    /// Takes up a decrease that a former run of the program recorded; its samples are looked at from the beginning. One that
+    /// is `over`, since its time is or since it was found out about, is only counted.
+    pub fn resume(&mut self, key: &LimitKey, decision: &Decision, watch: Duration, over: bool) {
+        self.begin(key, decision, watch);
+        if over {
+            self.under_way.remove(key);
+        }
+    }
+
+    /// Until when, and after how many regressions, a rule does not lower a limit.
+    pub fn backoff(&self, key: &LimitKey, rule: &str) -> Option<(TimeMs, u32)> {
+        let backoff = self.backoffs.get(key)?.get(rule)?;
+        Some((backoff.until, backoff.level))
+    }
+
+    /// What has to be put back, in a fixed order.
+    pub fn to_restore(&mut self, now: TimeMs) -> Vec<Regression> {
+        self.restoring.retain(|_, (_, until)| now <= *until);
+        let mut all: Vec<Regression> = self.restoring.values().map(|(regression, _)| regression.clone()).collect();
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all
+    }
+
+    /// What came of putting a limit back. What had to wait for something that passes is tried again.
+    pub fn settle(&mut self, key: &LimitKey, decision: &Decision) {
+        if decision.rule != WATCH {
+            return;
+        }
+        let refused_by = decision.guards.iter().find(|note| note.action == GuardAction::Refused);
+        let waits = match decision.outcome.status {
+            OutcomeStatus::Refused => {
+                refused_by.is_some_and(|note| matches!(&*note.guard, "pending" | "cooldown" | "capacity" | "priority"))
+            }
+            OutcomeStatus::Failed => true,
+            _ => false,
+        };
+        if !waits {
+            self.restoring.remove(key);
+        }
+    }
+
+    /// Why a rule has to fall back to shadow mode, if it has.
+    pub fn tripped(&mut self, rule: &str, now: TimeMs, tuning: &Tuning) -> Option<String> {
+        let record = self.records.get_mut(rule)?;
+        record.forget_before(now.minus(tuning.window));
+        let regressed = record.regressed.len();
+        let killed = record.regressed.iter().filter(|(_, killed)| *killed).count();
+        // What is watched was lowered; what was lowered before the window may regress within it.
+        let lowered = record.lowered.len().max(regressed);
+        let window = humantime::format_duration(tuning.window);
+        if tuning.oom_kills > 0 && killed >= tuning.oom_kills as usize {
+            return Some(format!("{killed} of its decreases of the last {window} were followed by OOM kills"));
+        }
+        let too_many = regressed >= tuning.least.max(1) as usize && regressed as f64 >= tuning.share * lowered as f64;
+        too_many.then(|| format!("{regressed} of its {lowered} decreases of the last {window} had to be taken back"))
+    }
+
+    /// Somebody changed the rule: it begins anew.
+    pub fn forget_rule(&mut self, rule: &str) {
+        self.records.remove(rule);
+        self.backoffs.retain(|_, backoffs| {
+            backoffs.remove(rule);
+            !backoffs.is_empty()
+        });
+    }
+
+    /// Forgets what lies behind `latest`, since the clock was set back.
+    pub fn forget_after(&mut self, latest: TimeMs) {
+        self.under_way.retain(|_, watch| watch.lowered_at <= latest);
+        self.backoffs.retain(|_, backoffs| {
+            backoffs.retain(|_, backoff| backoff.since <= latest);
+            !backoffs.is_empty()
+        });
+        for record in self.records.values_mut() {
+            record.lowered.retain(|at| *at <= latest);
+            record.regressed.retain(|(at, _)| *at <= latest);
+        }
+    }
+}
