@@ -72,6 +72,15 @@ impl Client {
         self.answer(request.call(), path)
     }
 
+    /// `DELETE path`.
+    pub fn delete(&self, path: &str) -> Result<Value> {
+        let mut request = self.agent.delete(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        self.answer(request.call(), path)
+    }
+
     /// `POST path` without a body; the answer's bytes as they come, for as long as it takes.
     pub fn stream(&self, path: &str) -> Result<impl std::io::Read + use<>> {
         let mut request = self.agent.post(format!("{}{path}", self.base)).config().timeout_global(None).build();

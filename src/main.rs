@@ -39,6 +39,10 @@ enum Command {
     /// Apply, list, show and switch rules on a running server
     #[command(subcommand)]
     Rule(commands::rule::RuleCommand),
+    /// Turn the kill switch on: no limit is changed any more
+    Freeze(commands::freeze::FreezeArgs),
+    /// Turn the kill switch off: rules change limits again
+    Thaw(commands::freeze::ThawArgs),
     /// Try rules on a server's own history: what they would have done, and what that would have cost
     Backtest(commands::backtest::BacktestArgs),
     /// Try rules on a trace file: what they would do, and what that would cost
@@ -69,6 +73,8 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => commands::sql::run(args),
         Command::Rule(command) => commands::rule::run(command),
+        Command::Freeze(args) => commands::freeze::freeze(args),
+        Command::Thaw(args) => commands::freeze::thaw(args),
         Command::Backtest(args) => commands::backtest::run(args),
         Command::Simulate(args) => commands::simulate::run(*args),
         Command::Backup(args) => commands::backup::run(args),

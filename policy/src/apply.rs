@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidegate_actuator::Change;
 use tidegate_model::{ContainerKey, Decision, Outcome, OutcomeStatus};
 use tokio::sync::mpsc::{self, UnboundedSender};
 use tokio::time::{Instant, timeout_at};
@@ -74,18 +75,29 @@ impl Engine {
 
     fn write(&self, changes: Vec<Approved>, written: &UnboundedSender<Decision>) {
         for Approved { mut decision, change, follow } in changes {
-            let applied = catch_unwind(AssertUnwindSafe(|| self.actuator.apply(&change, &*self.clock)));
-            decision.outcome = applied.unwrap_or_else(|_| Outcome {
-                status: OutcomeStatus::Failed,
-                limit_after: None,
-                writes: Vec::new(),
-                message: "the actuator panicked, see the log; what stands in the kernel is unknown".to_owned(),
-                at: self.clock.now(),
-                took_us: 0,
-            });
+            // Held for one write, so that whoever turns the kill switch on can wait for the last one.
+            let writing = self.writing.read();
+            decision.outcome = match self.frozen() {
+                Some(freeze) => self.refused_by(&freeze),
+                None => self.apply_guarded(&change),
+            };
+            drop(writing);
             self.history.lock().finish(&decision, self.config.drift_hold(), follow);
             // The receiver waits until all senders are gone.
             let _ = written.send(decision);
         }
+    }
+
+    /// Applies one change; an actuator that panics has failed.
+    pub(crate) fn apply_guarded(&self, change: &Change) -> Outcome {
+        let applied = catch_unwind(AssertUnwindSafe(|| self.actuator.apply(change, &*self.clock)));
+        applied.unwrap_or_else(|_| Outcome {
+            status: OutcomeStatus::Failed,
+            limit_after: None,
+            writes: Vec::new(),
+            message: "the actuator panicked, see the log; what stands in the kernel is unknown".to_owned(),
+            at: self.clock.now(),
+            took_us: 0,
+        })
     }
 }

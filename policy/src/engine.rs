@@ -38,6 +38,8 @@ pub struct Engine {
     pub(crate) restoring: tokio::sync::Mutex<()>,
     /// In whose names the engine itself proposes: after a regression, and without data.
     pub(crate) own: OwnRules,
+    /// Held while a limit is written, and by the kill switch alone.
+    pub(crate) writing: RwLock<()>,
     /// Foreign changes that are not recorded yet.
     pub(crate) outbox: Mutex<Vec<(Decision, Event)>>,
     pub(crate) announced: broadcast::Sender<Arc<Decision>>,
@@ -90,6 +92,7 @@ impl Engine {
             restored: Mutex::new(None),
             restoring: tokio::sync::Mutex::new(()),
             own: OwnRules::new(&config)?,
+            writing: RwLock::new(()),
             outbox: Mutex::new(Vec::new()),
             announced,
             ticked: AtomicBool::new(false),

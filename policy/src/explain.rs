@@ -10,6 +10,8 @@ pub(crate) const OUTSIDE: &str = "(outside)";
 pub(crate) const WATCH: &str = "(watch)";
 /// Name of the rule in decisions that put back a baseline, since nothing is known of a container any more.
 pub(crate) const HOLD: &str = "(hold)";
+/// Name of the rule in decisions of the kill switch.
+pub(crate) const FREEZE: &str = "(freeze)";
 /// Who changed a rule, when the circuit breaker did.
 pub(crate) const BREAKER: &str = "(breaker)";
 
@@ -29,6 +31,7 @@ pub fn explain_sentence(decision: &Decision) -> String {
     let rule = match decision.rule.as_str() {
         WATCH => "the watch over decreases".to_owned(),
         HOLD => "the engine's own hold".to_owned(),
+        FREEZE => "the kill switch".to_owned(),
         rule => format!("rule {rule} v{}", decision.version),
     };
     let because = because(&decision.reason);

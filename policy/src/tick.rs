@@ -62,6 +62,8 @@ pub struct TickReport {
     pub events: Vec<Event>,
     /// What else went wrong.
     pub problems: Vec<String>,
+    /// Whether nothing was evaluated, since the kill switch is on.
+    pub frozen: bool,
 }
 
 /// What a rule's query gave.
@@ -111,6 +113,11 @@ impl Engine {
             return report;
         }
         report.decisions = self.flush_outbox().await;
+        if self.frozen().is_some() {
+            report.frozen = true;
+            self.ticked.store(true, Ordering::Release);
+            return report;
+        }
         let mut answers = self.start_due(now, &mut report);
         if !answers.is_empty() || self.owes() {
             let gather_until = tokio::time::Instant::now() + self.config.gather();

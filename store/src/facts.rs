@@ -66,12 +66,24 @@ pub struct RuleStatus {
     pub error: Option<String>,
 }
 
+/// The kill switch is on: no limit may be changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Freeze {
+    /// Since when.
+    pub since: TimeMs,
+    /// Who turned it on.
+    pub by: String,
+    /// What for; may be empty.
+    pub why: String,
+}
+
 /// What is known now.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     containers: BTreeMap<ContainerKey, Container>,
     hosts: BTreeMap<String, Host>,
     rules: Vec<RuleRow>,
+    freeze: Option<Freeze>,
 }
 
 /// The facts' file. Lists, since a JSON object's keys can only be texts.
@@ -80,6 +92,9 @@ struct FactsFile {
     containers: Vec<Container>,
     hosts: Vec<Host>,
     rules: Vec<RuleRow>,
+    /// Not in files of before there was one.
+    #[serde(default)]
+    freeze: Option<Freeze>,
 }
 
 impl FactsFile {
@@ -88,6 +103,7 @@ impl FactsFile {
             containers: facts.containers.values().cloned().collect(),
             hosts: facts.hosts.values().cloned().collect(),
             rules: facts.rules.clone(),
+            freeze: facts.freeze.clone(),
         }
     }
 }
@@ -114,6 +130,7 @@ impl FactBook {
             containers: file.containers.into_iter().map(|row| (row.key.clone(), row)).collect(),
             hosts: file.hosts.into_iter().map(|row| (row.name.clone(), row)).collect(),
             rules,
+            freeze: file.freeze,
         };
         Ok(Self {
             current: RwLock::new(facts),
@@ -252,6 +269,16 @@ impl Store {
     /// Replaces all rules. A rule whose version did not change keeps the status of its last run.
     pub fn put_rules(&self, rows: Vec<RuleRow>) -> Result<(), StoreError> {
         self.facts.change(self.dir.path(), |facts| facts.rules = rows)
+    }
+
+    /// Turns the kill switch on or off, on disk before this returns.
+    pub fn put_freeze(&self, freeze: Option<Freeze>) -> Result<(), StoreError> {
+        self.facts.change(self.dir.path(), |facts| facts.freeze = freeze)
+    }
+
+    /// Whether the kill switch is on.
+    pub fn frozen(&self) -> Option<Freeze> {
+        self.facts.current.read().freeze.clone()
     }
 
     /// All rules, in the order in which they were put.

@@ -49,6 +49,8 @@ fn text(app: &App) -> String {
 
     page.single("tidegate_rules", "gauge", "Rules, whatever their mode.", rules.len());
     rule_gauges(&mut page, &rules);
+    let frozen = u8::from(app.engine.frozen().is_some());
+    page.single("tidegate_frozen", "gauge", "Whether the kill switch is on: no limit is changed.", frozen);
     page.metric("tidegate_decisions_total", "counter", "Decisions by outcome.");
     for (outcome, count) in app.decided.counts() {
         page.sample("tidegate_decisions_total", &[("outcome", outcome)], count);

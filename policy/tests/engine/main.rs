@@ -5,6 +5,7 @@ mod world;
 
 mod backtest;
 mod default_pack;
+mod freeze;
 mod safety;
 mod simulated;
 mod statements;

@@ -5,6 +5,7 @@ mod backup;
 mod compact;
 mod containers;
 pub(crate) mod decisions;
+mod freeze;
 mod rules;
 mod schema;
 mod series;
@@ -42,6 +43,7 @@ pub(crate) fn operating() -> Router<App> {
         .route("/api/v1/backup", post(backup::backup))
         .route("/api/v1/backtests", post(backtests::start))
         .route("/api/v1/backtests/{id}", delete(backtests::stop))
+        .route("/api/v1/freeze", post(freeze::freeze).delete(freeze::thaw))
         .route("/api/v1/compact", post(compact::compact))
         .route("/api/v1/rules", post(rules::apply))
         .route("/api/v1/rules/{name}", delete(rules::remove))

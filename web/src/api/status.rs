@@ -27,6 +27,7 @@ pub(crate) fn snapshot(app: &App) -> Value {
         "uptime_s": now.since(app.info.started).as_secs(),
         "now": now,
         "cgroup": app.info.cgroup,
+        "frozen": app.engine.frozen(),
         "containers": fleet::present(app, now).len(),
         "rules": rules.len(),
         "store": {

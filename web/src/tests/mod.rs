@@ -4,6 +4,7 @@ mod access;
 mod backtests;
 mod containers;
 mod decisions;
+mod freeze;
 mod rules;
 mod sql;
 mod stream;

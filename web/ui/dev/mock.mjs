@@ -67,6 +67,7 @@ const ruleRow = (rule) => ({
 const status = () => ({
   version: '0.1.0',
   host: sim.host,
+  frozen: null,
   simulated: process.env.SIMULATED === '0' ? null : 'made-up containers, nothing on this machine is changed',
   started,
   uptime_s: (Date.now() - started) / 1000,

@@ -109,6 +109,21 @@ const journeys = {
     check(painted > 500, `the canvas holds only ${painted} painted dots`);
   },
 
+  async 'the kill switch is turned on, seen and turned off'() {
+    await open('#/');
+    await isLive();
+    await page.click('button.freeze');
+    await page.fill('dialog input', 'a journey');
+    await page.click('[data-freeze]');
+    await page.waitForSelector('[data-frozen] >> text=a journey');
+    check((await page.locator('button.freeze').count()) === 0, 'it can be frozen twice');
+    await open('#/rules');
+    await page.waitForSelector('[data-frozen]');
+    await page.click('[data-frozen] >> text=Thaw');
+    await page.waitForSelector('[data-frozen]', { state: 'detached' });
+    await page.waitForSelector('button.freeze');
+  },
+
   async 'filter and list show the same containers'() {
     await open('#/');
     await isLive();

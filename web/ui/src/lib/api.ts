@@ -7,6 +7,7 @@ import type {
   Decision,
   ErrorPlace,
   Explanation,
+  Freeze,
   Mode,
   Rule,
   Schema,
@@ -101,6 +102,8 @@ function search(filter: DecisionFilter): string {
 
 export const api = {
   status: () => get<Status>('status'),
+  freeze: (restore: boolean, why: string) => post<{ freeze: Freeze; failed: string[] }>('freeze', { restore, why }),
+  thaw: async () => void (await call('freeze', { method: 'DELETE' })),
   login: (token: string) => post<unknown>('login', { token }),
   containers: () => get<{ now: number; containers: ContainerRow[] }>('containers'),
   container: (host: string, name: string) => get<ContainerRow>(`containers/${seg(host)}/${seg(name)}`),

@@ -4,6 +4,13 @@ export type ResourceName = 'cpu' | 'memory';
 export type Mode = 'off' | 'shadow' | 'on';
 export type Num = number | null;
 
+/** The kill switch is on. */
+export interface Freeze {
+  since: number;
+  by: string;
+  why: string;
+}
+
 export interface Status {
   version: string;
   host: string;
@@ -12,6 +19,7 @@ export interface Status {
   uptime_s: number;
   now: number;
   cgroup: string;
+  frozen: Freeze | null;
   containers: number;
   rules: number;
   store: Record<string, number>;

@@ -1,0 +1,154 @@
+//! The kill switch: no limit is changed any more, or all of them go back to their baselines first.
+//!
+//! It is a fact of the store, written before anything else happens, so it holds across restarts. While it is on no rule is
+//! evaluated; whatever was decided before and is not written yet is refused. Only one who says so takes it off again.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use tidegate_actuator::Change;
+use tidegate_model::{ContainerKey, Decision, Limit, Mode, Outcome, OutcomeStatus, Resource, TimeMs};
+use tidegate_store::Freeze;
+
+use crate::arbiter::decision_id;
+use crate::engine::Engine;
+use crate::error::{PolicyError, PolicyErrorKind};
+use crate::explain::FREEZE;
+use crate::history::Follow;
+
+/// What the kill switch did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Frozen {
+    /// Since when, by whom and why no limit is changed.
+    pub freeze: Freeze,
+    /// Baselines that were put back.
+    pub restored: usize,
+    /// Limits that stood at their baseline already.
+    pub unchanged: usize,
+    /// Baselines that could not be put back, one sentence each.
+    pub failed: Vec<String>,
+}
+
+impl Engine {
+    /// Turns the kill switch on; with `restore`, all limits go back to what they were when their containers were first
+    /// seen. When this returns nothing is being written any more. On already, it stays as it is, but for the restoring.
+    ///
+    /// # Errors
+    /// The switch could not be stored: then it is off, and nothing has been restored.
+    pub async fn freeze(
+        self: &Arc<Self>,
+        who: &str,
+        why: &str,
+        restore: bool,
+        now: TimeMs,
+    ) -> Result<Frozen, PolicyError> {
+        let (engine, new) = (Arc::clone(self), Freeze { since: now, by: who.to_owned(), why: why.to_owned() });
+        let kept =
+            |error| PolicyError::new(PolicyErrorKind::Store, format!("the kill switch could not be stored: {error}"));
+        let work = move || -> Result<_, PolicyError> {
+            let freeze = engine.store.frozen().unwrap_or(new);
+            engine.store.put_freeze(Some(freeze.clone())).map_err(kept)?;
+            // Behind this no write is under way, and none begins.
+            let _alone = engine.writing.write();
+            let decisions = if restore { engine.put_baselines_back(now) } else { Vec::new() };
+            Ok((freeze, decisions))
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        let broken = |error| PolicyError::new(PolicyErrorKind::Store, format!("the kill switch broke down: {error}"));
+        let (freeze, decisions) = done.map_err(broken)??;
+        tracing::warn!(by = freeze.by, why = freeze.why, restore, "the kill switch is on: no limit is changed");
+        let count = |status| decisions.iter().filter(|decision| decision.outcome.status == status).count();
+        let (restored, unchanged) = (count(OutcomeStatus::Applied), count(OutcomeStatus::Unchanged));
+        let failed = decisions
+            .iter()
+            .filter(|decision| !matches!(decision.outcome.status, OutcomeStatus::Applied | OutcomeStatus::Unchanged))
+            .map(|decision| {
+                let (container, resource) = (&decision.container, decision.resource);
+                format!("{container} {resource}: {} ({})", decision.outcome.message, decision.outcome.status.as_str())
+            })
+            .collect();
+        self.record(&decisions).await;
+        Ok(Frozen { freeze, restored, unchanged, failed })
+    }
+
+    /// Turns the kill switch off; false when it was off already.
+    ///
+    /// # Errors
+    /// That could not be stored: then it is still on.
+    pub async fn thaw(self: &Arc<Self>, who: &str) -> Result<bool, PolicyError> {
+        let engine = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || {
+            let was = engine.store.frozen().is_some();
+            if was {
+                engine.store.put_freeze(None)?;
+            }
+            Ok::<_, tidegate_store::StoreError>(was)
+        });
+        let failed =
+            |error: String| PolicyError::new(PolicyErrorKind::Store, format!("the kill switch is still on: {error}"));
+        let was = done.await.map_err(|error| failed(error.to_string()))?.map_err(|error| failed(error.to_string()))?;
+        if was {
+            tracing::warn!(by = who, "the kill switch is off: rules change limits again");
+        }
+        Ok(was)
+    }
+
+    /// Since when, by whom and why no limit is changed; `None` while the kill switch is off.
+    pub fn frozen(&self) -> Option<Freeze> {
+        self.store.frozen()
+    }
+
+    /// Puts all baselines back, one limit after the other: memory that has to be squeezed may take a while.
+    fn put_baselines_back(&self, now: TimeMs) -> Vec<Decision> {
+        let mut decisions = Vec::new();
+        for container in self.store.containers() {
+            for (resource, baseline) in &container.baseline {
+                let decision = self.put_one_back(container.key.clone(), *resource, *baseline, now);
+                self.history.lock().finish(&decision, self.config.drift_hold(), Follow::default());
+                decisions.push(decision);
+            }
+        }
+        decisions
+    }
+
+    fn put_one_back(&self, container: ContainerKey, resource: Resource, baseline: Limit, now: TimeMs) -> Decision {
+        let id = decision_id(now, FREEZE, 0, &(container.clone(), resource), 0);
+        let change = Change {
+            container: container.clone(),
+            resource,
+            target: baseline.value().unwrap_or(f64::INFINITY),
+            limit_before: None,
+            decision: id.clone(),
+        };
+        let outcome = self.apply_guarded(&change);
+        let shown = baseline.value().map_or_else(|| "unlimited".to_owned(), |value| resource.display(value));
+        Decision {
+            id,
+            time: now,
+            rule: FREEZE.to_owned(),
+            version: 0,
+            container,
+            resource,
+            limit_before: None,
+            proposed: baseline.value().unwrap_or(0.0),
+            decided: baseline.value(),
+            guards: Vec::new(),
+            reason: format!("the kill switch puts the baseline back, {shown}"),
+            mode: Mode::On,
+            inputs: serde_json::json!({}),
+            outcome,
+        }
+    }
+
+    /// What becomes of a change that was decided before the kill switch was turned on.
+    pub(crate) fn refused_by(&self, freeze: &Freeze) -> Outcome {
+        Outcome {
+            status: OutcomeStatus::Refused,
+            limit_after: None,
+            writes: Vec::new(),
+            message: format!("the kill switch is on since {}, by {}", freeze.since, freeze.by),
+            at: self.clock.now(),
+            took_us: 0,
+        }
+    }
+}
