@@ -39,6 +39,8 @@ enum Command {
     /// Apply, list, show and switch rules on a running server
     #[command(subcommand)]
     Rule(commands::rule::RuleCommand),
+    /// Say why a decision was taken, and what followed
+    Explain(commands::explain::ExplainArgs),
     /// Turn the kill switch on: no limit is changed any more
     Freeze(commands::freeze::FreezeArgs),
     /// Turn the kill switch off: rules change limits again
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => commands::sql::run(args),
         Command::Rule(command) => commands::rule::run(command),
+        Command::Explain(args) => commands::explain::run(args),
         Command::Freeze(args) => commands::freeze::freeze(args),
         Command::Thaw(args) => commands::freeze::thaw(args),
         Command::Backtest(args) => commands::backtest::run(args),

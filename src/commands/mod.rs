@@ -4,6 +4,7 @@ pub mod backtest;
 pub mod backup;
 pub mod check;
 pub mod doctor;
+pub mod explain;
 pub mod freeze;
 mod report;
 pub mod restore;

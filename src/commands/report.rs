@@ -15,13 +15,14 @@ const LISTED: usize = 10;
 /// A figure: its key, what it is called, and how it is shown.
 type Figure = (&'static str, &'static str, fn(f64) -> String);
 
-const FIGURES: [Figure; 8] = [
+const FIGURES: [Figure; 9] = [
     ("slack", "slack", percent),
     ("utilisation", "used of allocated", percent),
     ("over_limit", "over the limit", percent),
     ("unmet", "unmet demand", percent),
     ("throttled_s", "throttled, s", plain),
     ("oom_kills_per_day", "OOM kills a container and day", plain),
+    ("changes", "changes", plain),
     ("changes_per_day", "changes a container and day", plain),
     ("flaps", "flaps", plain),
 ];

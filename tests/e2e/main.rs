@@ -13,4 +13,5 @@ mod durability;
 mod keep;
 mod scaling;
 mod support;
+mod trust;
 mod vm;
