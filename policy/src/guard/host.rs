@@ -51,7 +51,8 @@ pub(crate) fn judge(moves: &[Move], view: View) -> Verdicts {
     }
     for ((host, resource), members) in growing {
         let Some(capacity) = view.snapshot.capacity_of(host, resource) else { continue };
-        Room::of(host, resource, capacity, view).share(moves, &members, view, &mut verdicts);
+        let lowered = moves.iter().filter(|change| change.context.may_shrink(change.target));
+        Room::of(host, resource, capacity, lowered, view).share(moves, &members, view, &mut verdicts);
     }
     for (host, members) in shrinking {
         hold_back(host, moves, &members, view, &mut verdicts);
@@ -68,19 +69,27 @@ struct Room {
 }
 
 impl Room {
-    fn of(host: &str, resource: Resource, capacity: f64, view: View) -> Self {
+    /// `lowered` are the decreases of this instant.
+    fn of<'a>(
+        host: &str,
+        resource: Resource,
+        capacity: f64,
+        lowered: impl Iterator<Item = &'a Move<'a>>,
+        view: View,
+    ) -> Self {
         let View { snapshot, history, config, .. } = view;
         let on_host = snapshot.readings.iter().filter(|((key, of), _)| *of == resource && key.host == host);
         let mut all: Vec<_> = on_host.collect();
         // In a fixed order, so that the sum is the same for the same limits.
         all.sort_by_key(|(key, _)| *key);
+        let lowered: BTreeMap<&LimitKey, f64> = lowered.map(|change| (change.key, change.target)).collect();
         let committed = all.into_iter().map(|(key, reading)| {
             let track = history.get(key);
             let stands = track.map_or_else(|| reading.get("allocated"), |track| track.limit(reading, snapshot.now));
             let coming = track.and_then(|track| track.pending.as_ref()).map(|pending| pending.to);
-            // A write under way counts with what it will leave, if that is more.
-            let limit = stands.into_iter().chain(coming).reduce(f64::max);
-            counted(limit, reading.get("usage"), capacity)
+            // Whatever comes of what is under way and of what is lowered now: a limit that begins to be one counts for more.
+            let states = [coming, lowered.get(key).copied()].into_iter().flatten().map(Some).chain([stands]);
+            states.map(|limit| counted(limit, reading.get("usage"), capacity)).fold(0.0, f64::max)
         });
         Self { resource, ratio: config.capacity_ratio(resource), capacity, committed: committed.sum() }
     }

@@ -4,6 +4,10 @@
 mod world;
 
 mod default_pack;
+mod documented;
+mod hosts;
+mod options;
 mod safety;
 mod simulated;
 mod statements;
+mod watch;
