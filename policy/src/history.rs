@@ -3,7 +3,7 @@
 //!
 //! Kept in memory and rebuilt from `decisions` at the start, so that a restart does not forget a cooldown.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use tidegate_actuator::Drift;
@@ -185,12 +185,12 @@ impl History {
         self.tracks.entry(key.clone()).or_default()
     }
 
-    /// When each container of a host was shrunk last, as rules count it that write, or those that do not.
-    pub fn shrunk(&self, host: &str, acts: bool) -> HashMap<&str, TimeMs> {
-        let mut shrunk = HashMap::new();
-        for (key, track) in self.tracks.iter().filter(|(key, _)| key.0.host == host) {
+    /// By host, when each container was shrunk last, as rules count it that write, or those that do not.
+    pub fn shrunk(&self, acts: bool) -> HashMap<&str, BTreeMap<&str, TimeMs>> {
+        let mut shrunk: HashMap<&str, BTreeMap<&str, TimeMs>> = HashMap::new();
+        for ((container, _), track) in &self.tracks {
             if let Some(at) = track.shrunk(acts) {
-                let last = shrunk.entry(key.0.name.as_str()).or_insert(at);
+                let last = shrunk.entry(&container.host).or_default().entry(&container.name).or_insert(at);
                 *last = at.max(*last);
             }
         }

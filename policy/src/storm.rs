@@ -373,9 +373,13 @@ impl Storm {
                 let sum: f64 = counted
                     .map(|(key, real)| {
                         let coming = self.writing.iter().find(|write| key_of(&write.decision) == *key);
-                        let stands = coming.map_or(real.limit, |write| real.limit.max(write.change.target));
-                        let stands = if stands < capacity { stands } else { real.usage };
-                        stands.max(changes.get(key).copied().unwrap_or(0.0))
+                        let states =
+                            [Some(real.limit), coming.map(|write| write.change.target), changes.get(key).copied()];
+                        // A limit at the capacity is none; a change to it is one all the same.
+                        let counts = |limit: f64| if limit < capacity { limit } else { real.usage };
+                        let counted = states.into_iter().flatten().map(counts).fold(0.0, f64::max);
+                        let grown = changes.get(key).filter(|target| **target > real.limit);
+                        counted.max(grown.copied().unwrap_or(0.0))
                     })
                     .sum();
                 let most = self.config.capacity_ratio(resource) * capacity;

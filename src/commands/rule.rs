@@ -18,7 +18,7 @@ pub enum RuleCommand {
     List(ListArgs),
     /// Print a rule as the statement that makes it
     Show(ShowArgs),
-    /// Switch a rule's mode: off, shadow or on
+    /// Switch a rule's mode: off, shadow, 'canary 10 %' or on
     Set(SetArgs),
 }
 
@@ -88,7 +88,8 @@ fn apply(args: &ApplyArgs) -> Result<ExitCode> {
 }
 
 fn list(args: &ListArgs) -> Result<ExitCode> {
-    const COLUMNS: [&str; 7] = ["name", "version", "mode", "class", "every_ms", "last_latency_ms", "last_error"];
+    const COLUMNS: [&str; 8] =
+        ["name", "version", "mode", "class", "every_ms", "last_latency_ms", "last_error", "note"];
     let answer = Client::new(&args.server).get("/api/v1/rules")?;
     let rows: Vec<Vec<Value>> = answer["rules"]
         .as_array()

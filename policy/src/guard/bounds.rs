@@ -28,8 +28,9 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, context};
     use super::*;
+    use proptest::prelude::*;
 
     fn after(target: f64, context: &Context) -> f64 {
         match check(target, context) {
@@ -58,5 +59,16 @@ mod tests {
     fn without_bounds_the_floor_holds() {
         assert_eq!(after(0.001, &context()), 0.05);
         assert_eq!(after(0.01, &Context { min: Some(0.01), ..context() }), 0.01);
+    }
+
+    proptest! {
+        #[test]
+        fn what_comes_out_is_within_the_bounds(context in any_context(), target in 1e-6_f64..1e6) {
+            let after = after(target, &context);
+            let top = context.max.unwrap_or(f64::MAX).min(context.capacity.unwrap_or(f64::MAX));
+            let bottom = context.min.unwrap_or(context.options.floor).min(top);
+            prop_assert!(bottom <= after && after <= top);
+            prop_assert!(after == target || after == top || after == bottom, "it is moved no further than it must");
+        }
     }
 }

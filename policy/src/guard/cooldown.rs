@@ -30,8 +30,10 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, any_target, context};
     use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
     use tidegate_model::TimeMs;
 
     #[test]
@@ -50,5 +52,20 @@ mod tests {
         let failed = Context { last_failed: Some(TimeMs(999_000)), ..context() };
         assert!(matches!(check(0.5, &failed), Verdict::Refuse(_)));
         assert_eq!(check(2.0, &failed), Verdict::Pass);
+    }
+
+    proptest! {
+        #[test]
+        fn never_twice_within_a_cooldown(context in any_context(), target in any_target()) {
+            let since = |at: Option<TimeMs>| at.map_or(Duration::MAX, |at| context.now.since(at));
+            let (up, any) = (since(context.last_up), since(context.last_up.max(context.last_down)));
+            let options = &context.options;
+            let waits = any < options.min_interval || match context.direction(target) {
+                Direction::Up => up < options.cooldown_up,
+                Direction::None => return Ok(()),
+                Direction::Down | Direction::Unknown => any.min(since(context.last_failed)) < options.cooldown_down,
+            };
+            prop_assert_eq!(matches!(check(target, &context), Verdict::Refuse(_)), waits);
+        }
     }
 }

@@ -39,8 +39,9 @@ fn saturated(context: &Context, limit: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, context};
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn small_changes_are_not_written_unless_the_container_is_at_its_limit() {
@@ -57,5 +58,18 @@ mod tests {
     fn the_limit_in_force_is_never_written_again() {
         let why = "the limit stands at 1.00 cores already";
         assert_eq!(check(1.0, &Context { usage: Some(1.0), ..context() }), Verdict::Refuse(why.to_owned()));
+    }
+
+    proptest! {
+        #[test]
+        fn what_passes_is_worth_a_write_and_never_what_stands_already(context in any_context(), target in 0.0_f64..20.0) {
+            let passes = check(target, &context) == Verdict::Pass;
+            if let (Some(limit), true) = (context.limit, passes) {
+                prop_assert!(target != limit);
+                let worth = (target - limit).abs() >= (context.options.dead_band - 1e-6) * limit;
+                prop_assert!(worth || (target > limit && saturated(&context, limit)));
+            }
+            prop_assert!(passes || context.limit.is_some());
+        }
     }
 }

@@ -27,8 +27,9 @@ pub(super) fn drift(_target: f64, context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, any_target, context};
     use super::*;
+    use proptest::prelude::*;
     use tidegate_model::TimeMs;
 
     #[test]
@@ -46,5 +47,14 @@ mod tests {
         let foreign = |until| Context { foreign: Some((TimeMs(until), Some(0.7))), ..context() };
         assert!(matches!(drift(2.0, &foreign(1_000_001)), Verdict::Refuse(_)));
         assert_eq!(drift(2.0, &foreign(1_000_000)), Verdict::Pass);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_passes_while_somebody_else_has_the_limit(context in any_context(), until in 900_000_i64..1_100_000, target in any_target()) {
+            prop_assert_eq!(pending(target, &context) == Verdict::Pass, context.pending.is_none());
+            let foreign = Context { foreign: Some((TimeMs(until), context.limit)), ..context };
+            prop_assert_eq!(drift(target, &foreign) == Verdict::Pass, foreign.now >= TimeMs(until));
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! The guards that look at all limits of a host at once: its capacity, and how many containers may shrink in a minute.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use tidegate_model::Resource;
+use tidegate_model::{Resource, TimeMs};
 
 use super::capacity::{Wish, counted, grants};
 use super::shrink_share::{Shrinker, WINDOW, admitted, allowed};
@@ -11,7 +11,7 @@ use crate::config::PolicyConfig;
 use crate::history::History;
 use crate::options::Class;
 use crate::proposal::LimitKey;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Reading, Snapshot};
 
 /// A change that has passed the guards of its own limit.
 #[derive(Clone, Copy, Debug)]
@@ -49,12 +49,24 @@ pub(crate) fn judge(moves: &[Move], view: View) -> Verdicts {
             Direction::None => {}
         }
     }
+    if growing.is_empty() && shrinking.is_empty() {
+        return verdicts;
+    }
+    let fleet = by_host(view.snapshot);
+    let shrunk = view.history.shrunk(view.acting);
     for ((host, resource), members) in growing {
         let Some(capacity) = view.snapshot.capacity_of(host, resource) else { continue };
-        Room::of(host, resource, capacity, view).share(moves, &members, view, &mut verdicts);
+        let lowered = moves.iter().filter(|change| change.context.may_shrink(change.target));
+        let here = fleet.get(host).map_or(&[][..], Vec::as_slice);
+        Room::of(here, resource, capacity, lowered, view).share(moves, &members, view, &mut verdicts);
     }
     for (host, members) in shrinking {
-        hold_back(host, moves, &members, view, &mut verdicts);
+        let containers = fleet.get(host).map_or(0, |here| {
+            let names: BTreeSet<&str> = here.iter().map(|(key, _)| key.0.name.as_str()).collect();
+            names.len()
+        });
+        let shrunk = shrunk.get(host).unwrap_or(&NOBODY);
+        hold_back(host, moves, &members, containers, shrunk, view, &mut verdicts);
     }
     verdicts
 }
@@ -68,19 +80,24 @@ struct Room {
 }
 
 impl Room {
-    fn of(host: &str, resource: Resource, capacity: f64, view: View) -> Self {
+    /// `lowered` are the decreases of this instant.
+    fn of<'a>(
+        here: &[(&LimitKey, &Reading)],
+        resource: Resource,
+        capacity: f64,
+        lowered: impl Iterator<Item = &'a Move<'a>>,
+        view: View,
+    ) -> Self {
         let View { snapshot, history, config, .. } = view;
-        let on_host = snapshot.readings.iter().filter(|((key, of), _)| *of == resource && key.host == host);
-        let mut all: Vec<_> = on_host.collect();
-        // In a fixed order, so that the sum is the same for the same limits.
-        all.sort_by_key(|(key, _)| *key);
-        let committed = all.into_iter().map(|(key, reading)| {
+        let lowered: BTreeMap<&LimitKey, f64> = lowered.map(|change| (change.key, change.target)).collect();
+        let here = here.iter().filter(|(key, _)| key.1 == resource);
+        let committed = here.map(|(key, reading)| {
             let track = history.get(key);
             let stands = track.map_or_else(|| reading.get("allocated"), |track| track.limit(reading, snapshot.now));
             let coming = track.and_then(|track| track.pending.as_ref()).map(|pending| pending.to);
-            // A write under way counts with what it will leave, if that is more.
-            let limit = stands.into_iter().chain(coming).reduce(f64::max);
-            counted(limit, reading.get("usage"), capacity)
+            // Whatever comes of what is under way and of what is lowered now: a limit that begins to be one counts for more.
+            let states = [coming, lowered.get(key).copied()].into_iter().flatten().map(Some).chain([stands]);
+            states.map(|limit| counted(limit, reading.get("usage"), capacity)).fold(0.0, f64::max)
         });
         Self { resource, ratio: config.capacity_ratio(resource), capacity, committed: committed.sum() }
     }
@@ -130,12 +147,32 @@ impl Room {
     }
 }
 
+/// When each container was shrunk last, of a host with none.
+static NOBODY: BTreeMap<&str, TimeMs> = BTreeMap::new();
+
+/// All readings by host, in a fixed order, so that sums are the same for the same limits.
+fn by_host(snapshot: &Snapshot) -> HashMap<&str, Vec<(&LimitKey, &Reading)>> {
+    let mut fleet: HashMap<&str, Vec<(&LimitKey, &Reading)>> = HashMap::new();
+    for (key, reading) in &snapshot.readings {
+        fleet.entry(key.0.host.as_str()).or_default().push((key, reading));
+    }
+    for here in fleet.values_mut() {
+        here.sort_by_key(|(key, _)| *key);
+    }
+    fleet
+}
+
 /// Refuses the decreases beyond the share of containers that may be shrunk.
-fn hold_back(host: &str, moves: &[Move], members: &[usize], view: View, verdicts: &mut Verdicts) {
-    let View { snapshot, history, config, acting } = view;
-    let here = snapshot.readings.keys().filter(|(key, _)| key.host == host).map(|(key, _)| key.name.as_str());
-    let containers = here.collect::<BTreeSet<_>>().len();
-    let shrunk = history.shrunk(host, acting);
+fn hold_back(
+    host: &str,
+    moves: &[Move],
+    members: &[usize],
+    containers: usize,
+    shrunk: &BTreeMap<&str, TimeMs>,
+    view: View,
+    verdicts: &mut Verdicts,
+) {
+    let View { snapshot, config, .. } = view;
     let lately: BTreeSet<&str> =
         shrunk.iter().filter(|(_, at)| snapshot.now.since(**at) < WINDOW).map(|(name, _)| *name).collect();
     let shrinker = |at: &usize| {

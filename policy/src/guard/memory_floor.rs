@@ -44,8 +44,9 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, context};
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn memory_stays_above_what_cannot_be_reclaimed() {
@@ -73,5 +74,21 @@ mod tests {
             assert!(matches!(verdict, Verdict::Change(after, _) if (after - floor).abs() < 1.0), "{verdict:?}");
         }
         assert!(matches!(check(9e8, &growing(5e7, 0.0)), Verdict::Infeasible(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn memory_never_goes_below_what_is_held(context in any_context(), slope in -1.0_f64..1.0, stddev in 0.0_f64..1.0, target in 0.01_f64..12.0) {
+            let context = Context { usage_slope: Some(slope), usage_stddev: Some(stddev), ..context };
+            let after = match check(target, &context) {
+                Verdict::Pass => target,
+                Verdict::Change(after, _) => after,
+                Verdict::Refuse(_) | Verdict::Infeasible(_) => return Ok(()),
+            };
+            prop_assert!(after >= target && after.is_finite());
+            if context.resource == Resource::Memory && context.may_shrink(after) {
+                prop_assert!(context.unreclaimable.is_some_and(|held| after >= HEADROOM * held));
+            }
+        }
     }
 }

@@ -242,11 +242,11 @@ pub(crate) mod tests {
     }
 
     prop_compose! {
-        fn any_time()(ago in 0_i64..200_000) -> TimeMs { TimeMs(1_000_000 - ago) }
+        pub fn any_time()(ago in 0_i64..200_000) -> TimeMs { TimeMs(1_000_000 - ago) }
     }
 
     prop_compose! {
-        fn any_context()(
+        pub fn any_context()(
             memory in any::<bool>(),
             limit in option::of(0.01_f64..10.0),
             age in option::of(0.0_f64..100.0),
@@ -281,7 +281,8 @@ pub(crate) mod tests {
         }
     }
 
-    fn any_target() -> impl Strategy<Value = f64> {
+    /// Anything that SQL can compute.
+    pub fn any_target() -> impl Strategy<Value = f64> {
         prop_oneof![8 => 0.0_f64..12.0, 1 => Just(f64::NAN), 1 => Just(f64::INFINITY), 1 => -5.0_f64..0.0, 1 => any::<f64>()]
     }
 

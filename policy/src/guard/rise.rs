@@ -17,8 +17,9 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, any_target, context};
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn only_what_is_above_the_limit_passes() {
@@ -27,5 +28,13 @@ mod tests {
             assert!(matches!(check(target, &context()), Verdict::Refuse(_)));
         }
         assert!(matches!(check(1.5, &Context { limit: None, ..context() }), Verdict::Refuse(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_not_an_increase_passes(context in any_context(), target in any_target()) {
+            let rises = context.limit.is_some_and(|limit| target > limit);
+            prop_assert_eq!(check(target, &context) == Verdict::Pass, rises);
+        }
     }
 }

@@ -15,8 +15,9 @@ pub(super) fn check(target: f64, _context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_target, context};
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn what_is_no_limit_is_refused() {
@@ -24,5 +25,12 @@ mod tests {
             assert!(matches!(check(target, &context()), Verdict::Refuse(_)), "{target}");
         }
         assert_eq!(check(0.5, &context()), Verdict::Pass);
+    }
+
+    proptest! {
+        #[test]
+        fn only_positive_numbers_pass(target in any_target()) {
+            prop_assert_eq!(check(target, &context()) == Verdict::Pass, target.is_finite() && target > 0.0);
+        }
     }
 }

@@ -25,8 +25,9 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, any_target, context};
     use super::*;
+    use proptest::prelude::*;
     use std::time::Duration;
 
     #[test]
@@ -39,5 +40,16 @@ mod tests {
         patient.options.max_age = Duration::from_secs(300);
         assert_eq!(check(2.0, &patient), Verdict::Pass);
         assert!(matches!(check(0.5, &patient), Verdict::Refuse(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_moves_on_stale_data_and_nothing_shrinks_on_long_stale_data(context in any_context(), target in any_target()) {
+            let max_age = context.options.max_age.as_secs_f64();
+            let stale = context.age.is_none_or(|age| age > max_age);
+            let long_stale = context.age.is_none_or(|age| age > 30.0);
+            let passes = check(target, &context) == Verdict::Pass;
+            prop_assert_eq!(passes, !stale && !(long_stale && context.may_shrink(target)));
+        }
     }
 }

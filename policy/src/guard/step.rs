@@ -23,8 +23,9 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, context};
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_far_target_is_reached_in_steps() {
@@ -34,5 +35,21 @@ mod tests {
         let why = "from 1.00 cores to 0.10 cores is more than one step down of 50 %, so 0.50 cores";
         assert_eq!(check(0.1, &stepped), Verdict::Change(0.5, why.to_owned()));
         assert_eq!(check(3.0, &context()), Verdict::Pass);
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_one_step(context in any_context(), target in 0.0_f64..20.0) {
+            let after = match check(target, &context) {
+                Verdict::Pass => target,
+                Verdict::Change(after, _) => after,
+                Verdict::Refuse(why) | Verdict::Infeasible(why) => panic!("{why}"),
+            };
+            let Some(limit) = context.limit else { return Ok(()) };
+            let options = &context.options;
+            prop_assert!(after >= limit * (1.0 - options.step_down));
+            prop_assert!(options.step_up.is_none_or(|step| after <= limit * (1.0 + step)));
+            prop_assert!(context.direction(after) == context.direction(target), "a step does not turn round");
+        }
     }
 }

@@ -20,8 +20,9 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::context;
+    use super::super::tests::{any_context, any_target, context};
     use super::*;
+    use proptest::prelude::*;
     use tidegate_model::TimeMs;
 
     #[test]
@@ -31,5 +32,16 @@ mod tests {
         assert_eq!(check(2.0, &young), Verdict::Pass);
         assert_eq!(check(0.5, &Context { samples: 10.0, ..young.clone() }), Verdict::Pass);
         assert_eq!(check(0.5, &Context { first_data: Some(TimeMs(990_000)), ..young }), Verdict::Pass);
+    }
+
+    proptest! {
+        #[test]
+        fn a_container_that_has_shown_little_never_shrinks(context in any_context(), since in prop::option::of(900_000_i64..1_000_000), target in any_target()) {
+            let context = Context { first_data: since.map(TimeMs), ..context };
+            let wanted = context.options.warm_up;
+            let seen = context.first_data.is_some_and(|first| context.now.since(first) >= wanted);
+            let shown = seen || context.samples >= wanted.as_secs_f64();
+            prop_assert_eq!(check(target, &context) == Verdict::Pass, shown || !context.may_shrink(target));
+        }
     }
 }

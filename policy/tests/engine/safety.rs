@@ -249,3 +249,36 @@ async fn a_replayed_tick_gives_the_same_decisions() {
     }
     assert_eq!(ids[0], ids[1]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_rules_in_shadow_want_nothing_reaches_the_actuator() {
+    let world = World::new().await;
+    let names = ["a", "b", "web"];
+    for name in names {
+        world.set_limit(name, Resource::Cpu, 2.0);
+    }
+    // Of the three, none is among the first percent.
+    let modes = ["shadow", "off", "canary 1 %"];
+    let targets = ["allocated * 3", "allocated / 3", "0.05", "8.0", "-1.0", "0.0 / 0.0", "1e300", "usage"];
+    for (at, target) in targets.iter().enumerate() {
+        for (class, mode) in ["safety", "cap", "protect", "optimise"].iter().zip(modes.iter().cycle().skip(at)) {
+            let options =
+                format!("class = '{class}', mode = '{mode}', cooldown_up = '0s', cooldown_down = '0s', ttl = '2s'");
+            let query = format!(
+                "SELECT host, container, resource, {target} AS target, 'any' AS reason FROM recent(INTERVAL '60 seconds')"
+            );
+            world.run_sql(&format!("CREATE RULE {class}_{at} WITH ({options}) AS {query}")).await;
+        }
+    }
+    let mut seen = 0;
+    for second in 0..30 {
+        let demand = if second % 7 < 3 { 1.9 } else { 0.1 };
+        let report = world.second(&names.map(|name| (name, cpu(demand)))).await;
+        let harmless = [OutcomeStatus::Shadow, OutcomeStatus::Refused];
+        assert!(report.decisions.iter().all(|decision| harmless.contains(&decision.outcome.status)));
+        seen += report.decisions.len();
+    }
+    assert!(seen > 1_000, "{seen}");
+    assert_eq!(world.actuator.changes.lock().len(), 0);
+    assert!(names.iter().all(|name| world.limit(name, Resource::Cpu) == 2.0));
+}

@@ -8,8 +8,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidegate_actuator::{Actuator, Change};
 use tidegate_model::{
-    Bytes, Clock, ContainerKey, Cores, Host, Outcome, OutcomeStatus, Resource, SampleBatch, SeriesKey, TimeMs,
-    VirtualClock, Write, metrics,
+    Bytes, CgroupVersion, Clock, Container, ContainerKey, Cores, Decision, Host, Limit, Outcome, OutcomeStatus,
+    Resource, Runtime, SampleBatch, SeriesKey, TimeMs, VirtualClock, Write, metrics,
 };
 use tidegate_policy::{Engine, PolicyConfig, TickReport};
 use tidegate_store::{Durability, Store, StoreConfig};
@@ -54,6 +54,8 @@ pub struct World {
     pub actuator: Arc<Recorder>,
     pub clock: Arc<VirtualClock>,
     pub engine: Arc<Engine>,
+    /// OOM kills of containers so far; those that are not in it have no counter.
+    pub kills: Mutex<BTreeMap<String, f64>>,
     _dir: Arc<tempfile::TempDir>,
 }
 
@@ -87,12 +89,12 @@ impl World {
             config,
             Arc::clone(&clock) as Arc<dyn Clock>,
         );
-        Self { store, actuator, clock, engine: engine.unwrap(), _dir: dir }
+        Self { store, actuator, clock, engine: engine.unwrap(), kills: Mutex::default(), _dir: dir }
     }
 
     /// The same data directory and limits after a restart of the program.
     pub async fn restarted(self) -> Self {
-        let World { store, actuator, clock, engine, _dir } = self;
+        let World { store, actuator, clock, engine, _dir, .. } = self;
         store.close().await.unwrap();
         drop((store, engine));
         Self::open(_dir, actuator, clock.now(), PolicyConfig::default())
@@ -111,6 +113,26 @@ impl World {
 
     pub fn set_limit(&self, container: &str, resource: Resource, limit: f64) {
         self.actuator.limits.lock().insert((container.to_owned(), resource), limit);
+    }
+
+    /// Makes a container known, as a collector would.
+    pub fn put_container(&self, name: &str, app: Option<&str>, labels: &[(&str, &str)], baseline: Limit) {
+        let container = Container {
+            key: key(name),
+            path: format!("/{name}").into(),
+            cgroup: CgroupVersion::V2,
+            runtime: Runtime::Bare,
+            id: name.to_owned(),
+            incarnation: 1,
+            app: app.map(str::to_owned),
+            user: None,
+            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+            first_seen: START,
+            last_seen: START,
+            baseline: Resource::ALL.map(|resource| (resource, baseline)).into(),
+            bounds: BTreeMap::new(),
+        };
+        self.store.put_containers(&[container]).unwrap();
     }
 
     pub fn limit(&self, container: &str, resource: Resource) -> f64 {
@@ -132,7 +154,12 @@ impl World {
             push(metrics::LIMIT, limit);
             match resource {
                 Resource::Cpu => push(metrics::THROTTLED, if *demand > limit { 0.9 } else { 0.0 }),
-                Resource::Memory => push(metrics::UNRECLAIMABLE, 0.8 * demand.min(limit)),
+                Resource::Memory => {
+                    push(metrics::UNRECLAIMABLE, 0.8 * demand.min(limit));
+                    if let Some(kills) = self.kills.lock().get(*container) {
+                        push(metrics::OOM_KILLS, *kills);
+                    }
+                }
             }
         }
         let report = self.store.append(&batch, now).await.unwrap();
@@ -153,6 +180,17 @@ impl World {
         let answer = self.store.query(sql, &options).await.unwrap();
         answer.batches.iter().map(|batch| batch.num_rows()).sum()
     }
+}
+
+/// The decisions of one rule in a report, with what came of them.
+pub fn of<'a>(report: &'a TickReport, rule: &str) -> Vec<&'a Decision> {
+    report.decisions.iter().filter(|decision| decision.rule == rule).collect()
+}
+
+/// The guard that refused a decision.
+pub fn refused_by(decision: &Decision) -> Option<&str> {
+    let last = decision.guards.last().filter(|_| decision.outcome.status == OutcomeStatus::Refused);
+    last.map(|note| note.guard.as_str())
 }
 
 pub fn cpu(demand: f64) -> Second {
