@@ -1,4 +1,10 @@
 //! The sums of several series at the same time: what pushed metrics come to as usage.
+//!
+//! Adding floating-point numbers in another order gives other last bits, so for each label and time the order is always the
+//! same, whatever arrived when: the series of a metric by their ids, then the metrics. As a rule samples arrive in the order
+//! of their times, and those of one time in the order of their series. Then a sum is added up as its samples are shown, and
+//! takes no more memory than one sample, however many processes a container has. The samples of a label that did not arrive
+//! in that order are shown once more, kept and sorted.
 
 use super::arrivals::Arrivals;
 use super::visit::Visit;
@@ -7,15 +13,16 @@ use crate::hot::Row;
 use crate::store::Store;
 use crate::tables::{Selected, TimeRange, unit};
 
-/// Samples that a label has room for at first: as many as a minute has seconds, and a few.
-const FEW_ROWS: usize = 64;
+/// Times or samples that a label has room for at first: as many as a minute has seconds, and a few.
+const FEW: usize = 64;
 
 /// (time in ms UTC, value), in the order of time, each time once.
 type Points = Vec<(i64, f64)>;
 
 impl Store {
-    /// For each label of a part whose metrics are summed, the sums in a range of time, in the unit of the part. `check` is told
-    /// how many bytes are held, and can end the pass. Reads files.
+    /// For each label of a part whose metrics are summed, the sums in a range of time, in the unit that `scale` leads to, as
+    /// (time in ms UTC, value) in the order of time. `check` is told how many bytes are held, and can end the pass. Reads
+    /// files.
     pub(crate) fn sums<E: From<StoreError>>(
         &self,
         selected: &Selected,
@@ -24,73 +31,139 @@ impl Store {
         check: &mut impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Vec<Vec<(i64, f64)>>, E> {
         let labels = selected.part.labels.count;
-        let mut sums = Sums::new(labels);
+        let mut sums: Vec<Points> = vec![Vec::new(); labels];
         for (place, members) in selected.part.labels.members.iter().enumerate() {
+            let held = size_of_val(&*sums) + sums.iter().map(points_size).sum::<usize>();
             let visit = Visit { members, labels, series: selected.series(place), range };
-            self.arrivals(&visit, &mut sums, check)?;
-            sums.add();
-            check(sums.held())?;
+            let of_metric = self.sums_of_metric(&visit, &mut |more| check(held + more))?;
+            sums.iter_mut().zip(of_metric.labels).for_each(|(sum, more)| add(sum, more.sums));
         }
-        let Sums { mut points, .. } = sums;
         let unit = unit(scale);
-        points.iter_mut().flatten().for_each(|(_, sum)| *sum = unit(*sum));
-        Ok(points)
+        sums.iter_mut().flatten().for_each(|(_, sum)| *sum = unit(*sum));
+        Ok(sums)
+    }
+
+    fn sums_of_metric<E: From<StoreError>>(
+        &self,
+        visit: &Visit<'_>,
+        check: &mut impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Running, E> {
+        let mut running = Running::new(visit.labels);
+        self.arrivals(visit, &mut running, check)?;
+        if running.labels.iter().any(|label| label.is_late) {
+            let mut late = Late::of(&running);
+            self.arrivals(visit, &mut late, check)?;
+            late.put_into(&mut running);
+        }
+        Ok(running)
     }
 }
 
-/// Sums up metric by metric. Adding floating-point numbers in another order gives other last bits, so for each label and
-/// time the order is always the same, whatever arrived when: that of the metrics, and within a metric that of the series.
-struct Sums {
-    /// By label.
-    points: Vec<Points>,
-    /// By label, the samples of the metric at hand as they arrived.
-    rows: Vec<Vec<Row>>,
-    bytes: usize,
+/// Sums of one metric that are added up as samples arrive.
+struct Running {
+    labels: Vec<Label>,
+    held: usize,
 }
 
-impl Arrivals for Sums {
+#[derive(Clone, Default)]
+struct Label {
+    sums: Points,
+    /// The series of the last sample.
+    series: u32,
+    /// Whether a sample came out of order, so that the sums are not to be had this way.
+    is_late: bool,
+}
+
+impl Running {
+    fn new(labels: usize) -> Self {
+        Self { labels: vec![Label::default(); labels], held: labels * size_of::<Label>() }
+    }
+}
+
+impl Arrivals for Running {
     #[inline]
     fn row(&mut self, label: u32, row: Row) {
-        let rows = &mut self.rows[label as usize];
-        let room = rows.capacity();
-        if rows.len() == room {
-            rows.reserve(room.max(FEW_ROWS));
-            self.bytes += (rows.capacity() - room) * size_of::<Row>();
+        let label = &mut self.labels[label as usize];
+        if label.is_late {
+            return;
         }
-        rows.push(row);
+        match label.sums.last_mut() {
+            Some((time, sum)) if row.time == *time && row.series > label.series => *sum += row.value,
+            Some((time, _)) if row.time <= *time => {
+                label.is_late = true;
+                self.held -= points_size(&label.sums);
+                label.sums = Vec::new();
+            }
+            _ => self.held += push(&mut label.sums, (row.time, row.value)),
+        }
+        label.series = row.series;
     }
 
     #[inline]
     fn held(&self) -> usize {
-        self.bytes
+        self.held
     }
 }
 
-impl Sums {
-    fn new(labels: usize) -> Self {
-        let bytes = labels * (size_of::<Points>() + size_of::<Vec<Row>>());
-        Self { points: vec![Vec::new(); labels], rows: vec![Vec::new(); labels], bytes }
+/// The samples of the labels whose samples are not in order.
+struct Late {
+    /// `None` for the other labels.
+    rows: Vec<Option<Vec<Row>>>,
+    held: usize,
+}
+
+impl Late {
+    fn of(running: &Running) -> Self {
+        let rows = running.labels.iter().map(|label| label.is_late.then(Vec::new)).collect::<Vec<_>>();
+        Self { held: running.held + size_of_val(&*rows), rows }
     }
 
-    /// Adds the metric at hand, which is over.
-    fn add(&mut self) {
-        let mut missing = Vec::new();
-        for (points, rows) in self.points.iter_mut().zip(&mut self.rows).filter(|(_, rows)| !rows.is_empty()) {
-            put_in_order(rows);
-            let room = points.capacity();
-            add_rows(points, rows, &mut missing);
-            self.bytes += (points.capacity() - room) * size_of::<(i64, f64)>();
-            rows.clear();
+    fn put_into(self, running: &mut Running) {
+        for (label, rows) in running.labels.iter_mut().zip(self.rows) {
+            let Some(mut rows) = rows else { continue };
+            put_in_order(&mut rows);
+            for row in rows {
+                match label.sums.last_mut() {
+                    Some((time, sum)) if row.time == *time => *sum += row.value,
+                    _ => label.sums.push((row.time, row.value)),
+                }
+            }
         }
     }
 }
 
+impl Arrivals for Late {
+    #[inline]
+    fn row(&mut self, label: u32, row: Row) {
+        if let Some(rows) = &mut self.rows[label as usize] {
+            self.held += push(rows, row);
+        }
+    }
+
+    #[inline]
+    fn held(&self) -> usize {
+        self.held
+    }
+}
+
+/// Returns how many bytes more are held.
+#[inline]
+fn push<T>(all: &mut Vec<T>, one: T) -> usize {
+    let room = all.capacity();
+    if all.len() == room {
+        all.reserve(room.max(FEW));
+    }
+    all.push(one);
+    (all.capacity() - room) * size_of::<T>()
+}
+
+fn points_size(points: &Points) -> usize {
+    points.capacity() * size_of::<(i64, f64)>()
+}
+
 /// Sorts by time and series; of samples at the same time of one series the last stays.
 fn put_in_order(rows: &mut Vec<Row>) {
-    // A container's samples arrive in the order of time as a rule, and those of one time in the order of their ids.
-    if rows.is_sorted_by(|a, b| (a.time, a.series) < (b.time, b.series)) {
-        return;
-    }
+    // Stable, so that the last to arrive comes last.
     rows.sort_by_key(|row| (row.time, row.series));
     rows.dedup_by(|later, kept| {
         let same = (later.time, later.series) == (kept.time, kept.series);
@@ -101,28 +174,31 @@ fn put_in_order(rows: &mut Vec<Row>) {
     });
 }
 
-/// Adds rows in the order of time to the points of the same times. `missing` is a place for what no point was there for.
-fn add_rows(points: &mut Points, rows: &[Row], missing: &mut Points) {
+/// Adds the sums of another metric.
+fn add(sums: &mut Points, more: Points) {
+    if sums.is_empty() {
+        *sums = more;
+        return;
+    }
     let mut at = 0;
-    for row in rows {
-        while points.get(at).is_some_and(|(time, _)| *time < row.time) {
+    let mut missing = Vec::new();
+    for (time, value) in more {
+        while sums.get(at).is_some_and(|(before, _)| *before < time) {
             at += 1;
         }
-        let known = points.get_mut(at).filter(|(time, _)| *time == row.time);
-        // One that is missing may have come of the series before.
-        match known.or_else(|| missing.last_mut().filter(|(time, _)| *time == row.time)) {
-            Some((_, sum)) => *sum += row.value,
-            None => missing.push((row.time, row.value)),
+        match sums.get_mut(at) {
+            Some((same, sum)) if *same == time => *sum += value,
+            _ => missing.push((time, value)),
         }
     }
-    let in_order = match (points.last(), missing.first()) {
-        (Some((last, _)), Some((first, _))) => last < first,
-        _ => true,
-    };
-    points.append(missing);
+    if missing.is_empty() {
+        return;
+    }
+    let in_order = sums.last().map(|(time, _)| time) < missing.first().map(|(time, _)| time);
+    sums.append(&mut missing);
     if !in_order {
         // Two sorted runs, which this sort merges.
-        points.sort_by_key(|(time, _)| *time);
+        sums.sort_by_key(|(time, _)| *time);
     }
 }
 
@@ -134,41 +210,77 @@ mod tests {
 
     use super::*;
 
+    /// The sums of a metric's samples, shown twice where they have to be.
+    fn sums_of(arrivals: &[(u32, Row)]) -> Vec<Points> {
+        let mut running = Running::new(2);
+        arrivals.iter().for_each(|(label, row)| running.row(*label, *row));
+        let mut late = Late::of(&running);
+        arrivals.iter().for_each(|(label, row)| late.row(*label, *row));
+        late.put_into(&mut running);
+        running.labels.into_iter().map(|label| label.sums).collect()
+    }
+
     proptest! {
         #[test]
         fn sums_are_those_of_the_last_samples_in_the_order_of_metrics_and_series(
             metrics in proptest::collection::vec(
-                proptest::collection::vec((0_u32..2, 0_u32..4, 0_i64..12, 0_u32..1_000), 0..40),
+                (proptest::collection::vec((0_u32..2, 0_u32..4, 0_i64..12, 0_u32..1_000), 0..40), any::<bool>()),
                 0..4,
             ),
         ) {
-            let mut sums = Sums::new(2);
-            let mut last = BTreeMap::new();
-            for (metric, arrivals) in metrics.iter().enumerate() {
-                for &(label, series, time, value) in arrivals {
-                    let value = f64::from(value) / 10.0;
-                    sums.row(label, Row { series: 10 * label + series, time, value });
-                    last.insert((label, time, metric, series), value);
-                }
-                sums.add();
-            }
+            let mut sums: Vec<Points> = vec![Vec::new(); 2];
             let mut expected: [BTreeMap<i64, f64>; 2] = Default::default();
-            for ((label, time, ..), value) in last {
-                expected[label as usize].entry(time).and_modify(|sum| *sum += value).or_insert(value);
+            for (mut arrivals, in_order) in metrics {
+                if in_order {
+                    arrivals.sort_by_key(|&(_, series, time, _)| (time, series));
+                }
+                let row = |&(label, series, time, value): &(u32, u32, i64, u32)| {
+                    (label, Row { series: 10 * label + series, time, value: f64::from(value) / 10.0 })
+                };
+                let arrivals: Vec<(u32, Row)> = arrivals.iter().map(row).collect();
+                sums.iter_mut().zip(sums_of(&arrivals)).for_each(|(sum, more)| add(sum, more));
+                let last: BTreeMap<_, f64> =
+                    arrivals.iter().map(|(label, row)| ((*label, row.time, row.series), row.value)).collect();
+                let mut of_metric = BTreeMap::new();
+                for ((label, time, _), value) in last {
+                    of_metric.entry((label, time)).and_modify(|sum| *sum += value).or_insert(value);
+                }
+                for ((label, time), value) in of_metric {
+                    expected[label as usize].entry(time).and_modify(|sum| *sum += value).or_insert(value);
+                }
             }
             let expected: Vec<Points> = expected.into_iter().map(|points| points.into_iter().collect()).collect();
-            prop_assert_eq!(sums.points, expected);
+            prop_assert_eq!(sums, expected);
         }
     }
 
     #[test]
-    fn what_is_held_is_what_rows_and_sums_have_room_for() {
-        let mut sums = Sums::new(1);
-        let empty = sums.held();
-        (0..1_000).for_each(|time| sums.row(0, Row { series: 0, time, value: 1.0 }));
-        assert_eq!(sums.held() - empty, sums.rows[0].capacity() * size_of::<Row>());
-        sums.add();
-        let points = sums.points[0].capacity() * size_of::<(i64, f64)>();
-        assert_eq!(sums.held() - empty, sums.rows[0].capacity() * size_of::<Row>() + points);
+    fn what_is_held_does_not_grow_with_the_number_of_series_in_a_sum() {
+        let held = |series: u32, late: bool| {
+            let mut running = Running::new(1);
+            for time in 0..1_000 {
+                (0..series).for_each(|series| running.row(0, Row { series, time, value: 1.0 }));
+            }
+            if late {
+                running.row(0, Row { series: 0, time: 500, value: 1.0 });
+            }
+            assert_eq!(running.held, size_of::<Label>() + points_size(&running.labels[0].sums));
+            running.held
+        };
+        assert_eq!(held(1, false), held(50, false));
+        assert_eq!(held(50, true), size_of::<Label>());
+    }
+
+    #[test]
+    fn the_samples_of_late_labels_alone_are_held() {
+        let mut running = Running::new(2);
+        let rows = [(0, 5), (1, 5), (1, 4)].map(|(label, time)| (label, Row { series: label, time, value: 1.0 }));
+        rows.iter().for_each(|(label, row)| running.row(*label, *row));
+        let mut late = Late::of(&running);
+        let before = late.held();
+        rows.iter().for_each(|(label, row)| late.row(*label, *row));
+        assert_eq!(late.held() - before, FEW * size_of::<Row>());
+        late.put_into(&mut running);
+        assert_eq!(running.labels[1].sums, [(4, 1.0), (5, 1.0)]);
     }
 }

@@ -8,7 +8,7 @@ use arrow::datatypes::SchemaRef;
 use tidegate_model::{SeriesKey, metrics};
 
 use super::choice::LabelFilter;
-use super::filter::TIME;
+use super::filter::{TIME, TimeRange};
 use super::labels::{LabelTable, Labels, Members, TableKey};
 use super::metric::VALUE;
 use super::source::{Block, Part, Read, ReadRows, Selected, Source};
@@ -199,7 +199,7 @@ fn labelled(
     labels.table(members)
 }
 
-/// The sums over all series of a label at the same time.
+/// The sums over all series of a label at the same time, sorted by label and time.
 pub(crate) fn sums(
     store: &Store,
     selected: &Selected,
@@ -207,28 +207,15 @@ pub(crate) fn sums(
     from: i64,
     to: i64,
 ) -> Result<Vec<Block>, StoreError> {
-    let mut rows: Vec<(u32, i64, f64)> = Vec::new();
-    for place in 0..selected.part.labels.members.len() {
-        for block in selected.samples(store, place, from, to)? {
-            each_row(&block, |label, time, value| rows.push((label, time, value)));
-        }
+    let sums = store.sums(selected, scale, TimeRange { from, to }, &mut |_| Ok::<_, StoreError>(()))?;
+    let count = sums.iter().map(Vec::len).sum();
+    let (mut label, mut time, mut value) =
+        (Vec::with_capacity(count), Vec::with_capacity(count), Vec::with_capacity(count));
+    for (number, points) in (0u32..).zip(sums) {
+        label.extend(std::iter::repeat_n(number, points.len()));
+        time.extend(points.iter().map(|(time, _)| *time));
+        value.extend(points.iter().map(|(_, value)| *value));
     }
-    // A stable sort keeps the order of summing, and with it the last bits of the sums, the same for the same data.
-    rows.sort_by_key(|row| (row.0, row.1));
-    let (mut label, mut time, mut value) = (Vec::new(), Vec::new(), Vec::<f64>::new());
-    for (row_label, row_time, row_value) in rows {
-        let same = label.last() == Some(&row_label) && time.last() == Some(&row_time);
-        match value.last_mut() {
-            Some(sum) if same => *sum += row_value,
-            _ => {
-                label.push(row_label);
-                time.push(row_time);
-                value.push(row_value);
-            }
-        }
-    }
-    let unit = unit(scale);
-    value.iter_mut().for_each(|sum| *sum = unit(*sum));
     Ok(blocks(label, time, vec![Arc::new(Float64Array::from(value))]))
 }
 
