@@ -12,7 +12,48 @@ pub struct SeriesKey {
     /// Metric, first tag's key, its value, second tag's key, ...
     text: Box<str>,
     /// Where in `text` the metric, each tag's key and each tag's value end, except the last of all.
-    ends: Box<[u32]>,
+    ends: Ends,
+}
+
+/// Ends that fit without memory of their own: those of 11 tags.
+const FEW_ENDS: usize = 22;
+
+/// Where the parts of a text end. Short keys, as nearly all are, need no second piece of memory, which would take as much
+/// again as a number a part.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Ends {
+    /// All below 256; what is not counted is 0.
+    Few {
+        count: u8,
+        ends: [u8; FEW_ENDS],
+    },
+    Many(Box<[u32]>),
+}
+
+impl Ends {
+    /// `ends` sorted. Equal ends are held in the same way.
+    fn new(ends: &[u32]) -> Self {
+        let mut few = [0; FEW_ENDS];
+        if ends.len() > FEW_ENDS || ends.last().is_some_and(|end| *end > u32::from(u8::MAX)) {
+            return Ends::Many(ends.into());
+        }
+        few.iter_mut().zip(ends).for_each(|(few, end)| *few = *end as u8);
+        Ends::Few { count: ends.len() as u8, ends: few }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Ends::Few { count, .. } => usize::from(*count),
+            Ends::Many(ends) => ends.len(),
+        }
+    }
+
+    fn get(&self, at: usize) -> Option<usize> {
+        match self {
+            Ends::Few { count, ends } => ends[..usize::from(*count)].get(at).map(|end| usize::from(*end)),
+            Ends::Many(ends) => ends.get(at).map(|end| *end as usize),
+        }
+    }
 }
 
 impl SeriesKey {
@@ -44,7 +85,7 @@ impl SeriesKey {
             text.push_str(value);
         }
         end(&text);
-        Self { text: text.into_boxed_str(), ends: ends.into_boxed_slice() }
+        Self { text: text.into_boxed_str(), ends: Ends::new(&ends) }
     }
 
     /// The metric's name.
@@ -63,9 +104,9 @@ impl SeriesKey {
     }
 
     fn part(&self, at: usize) -> &str {
-        let start = if at == 0 { 0 } else { self.ends[at - 1] as usize };
-        let end = self.ends.get(at).map_or(self.text.len(), |&end| end as usize);
-        &self.text[start..end]
+        let end = |at: usize| self.ends.get(at).unwrap_or(self.text.len());
+        let start = at.checked_sub(1).map_or(0, end);
+        &self.text[start..end(at)]
     }
 }
 
@@ -146,6 +187,27 @@ mod tests {
             assert!(keys.iter().skip(at + 1).all(|other| one != other && one.cmp(other) != Ordering::Equal), "{one:?}");
         }
         assert_eq!((keys[0].metric(), keys[3].metric(), keys[3].tag("a")), ("ab", "", Some("b")));
+    }
+
+    #[test]
+    fn keys_with_many_or_long_tags_have_all_their_parts() {
+        let long = "x".repeat(300);
+        for value in ["y", &long] {
+            for count in [0, 1, 11, 12, 40] {
+                let tags: Vec<(String, String)> =
+                    (0..count).map(|at| (format!("k{at:02}"), value.to_owned())).collect();
+                let key = SeriesKey::new("m", tags.clone());
+                assert_eq!(key.metric(), "m");
+                assert!(key.tags().eq(tags.iter().map(|(tag, value)| (tag.as_str(), value.as_str()))), "{key:?}");
+                assert_eq!(key, SeriesKey::new("m", tags.into_iter().rev()));
+            }
+        }
+        // 255 characters before the last part, and 256.
+        for length in [253, 254] {
+            let value = "z".repeat(length);
+            let key = key("m", &[("a", &value), ("b", "c")]);
+            assert_eq!(key.tags().collect::<Vec<_>>(), [("a", value.as_str()), ("b", "c")]);
+        }
     }
 
     #[test]

@@ -20,8 +20,8 @@ pub(crate) struct LookedUp {
 pub(crate) type LookUps = HashMap<String, LookedUp>;
 
 impl Store {
-    /// The newest sample with `from <= time <= now` of each of the series `ids` (sorted) of a metric: its place in `ids`, time
-    /// and value, in that order. Reads files where what is kept in memory does not tell, and asks `check` before each of them
+    /// The newest sample with `from <= time <= now` of each of the series `ids` (sorted) of a metric, unless the retention
+    /// hides it: its place in `ids`, time and value, in that order. Reads files where what is kept in memory does not tell, and asks `check` before each of them
     /// whether to go on.
     pub(crate) fn newest_of<E: From<StoreError>>(
         &self,
@@ -31,6 +31,7 @@ impl Store {
         now: i64,
         mut check: impl FnMut() -> Result<(), E>,
     ) -> Result<Vec<(u32, i64, f64)>, E> {
+        let from = from.max(self.horizons.of(metric));
         let known = self.lookups.lock().get(metric).copied();
         let (mut found, mut later, mut unknown) = (Vec::with_capacity(ids.len()), Vec::new(), Vec::new());
         let hidden = {

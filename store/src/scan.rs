@@ -102,6 +102,7 @@ impl Store {
 
     /// As [`Store::scan`], in rows.
     pub(crate) fn scan_rows(&self, wanted: &Wanted<'_>) -> Result<Vec<Row>, StoreError> {
+        let wanted = &self.visible(*wanted);
         let Some(Parts { segments, sealed, open }) = self.parts_of(wanted) else { return Ok(Vec::new()) };
         let mut rows: Vec<Row> = Vec::new();
         for segment in segments.overlapping(SegmentKind::Samples, wanted.from, wanted.to) {
@@ -111,6 +112,11 @@ impl Store {
         rows.extend(open);
         sort_last_write_wins(&mut rows);
         Ok(rows)
+    }
+
+    /// What the retention leaves of `wanted`: late samples too, which are not in segments yet.
+    pub(crate) fn visible<'a>(&self, wanted: Wanted<'a>) -> Wanted<'a> {
+        Wanted { from: wanted.from.max(self.horizons.of(wanted.metric)), ..wanted }
     }
 
     /// Where the wanted samples are; `None` when the metric is unknown. Under the lock only what still changes is copied;

@@ -25,7 +25,7 @@ use crate::error::StoreError;
 use crate::query::guard::Stop;
 use crate::query::run::Run;
 use crate::segment::rollup::RollupRow;
-use crate::tables::{Choice, Groups, Reader, Selected, Slices, TimeRange, UTC, each_row, executed};
+use crate::tables::{Choice, Groups, Read, Reader, Selected, Slices, TimeRange, UTC, each_row, executed};
 
 /// One column to group by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,7 +258,7 @@ impl Answer<'_> {
         };
         let store = &self.run.store;
         match (&part.part.read, part.part.labels.members.first()) {
-            (None, Some(members)) => {
+            (Read::Samples, Some(members)) => {
                 let visit = Visit { members, labels, series: part.series(0), range };
                 let mut rolled = Vec::new();
                 let ranges = if self.question.can_be_rolled_up() {
@@ -297,7 +297,7 @@ impl Answer<'_> {
     fn newest(&self, part: &Selected, range: TimeRange) -> Result<Option<Vec<(u32, i64, Cell)>>> {
         let Question { bins, functions, .. } = self.question;
         let only = *bins == Bins::Whole && functions.iter().all(|function| *function == Function::Last);
-        let (true, None, [members]) = (only, &part.part.read, part.part.labels.members.as_slice()) else {
+        let (true, Read::Samples, [members]) = (only, &part.part.read, part.part.labels.members.as_slice()) else {
             return Ok(None);
         };
         let ids = part.series(0).unwrap_or(&members.ids);

@@ -5,11 +5,13 @@
 //! the order of time and then the sums of the series of a group, so the last bits of a sum depend neither on where samples
 //! lie nor on when they arrived.
 
+mod arrivals;
 mod exec;
 mod grid;
 mod groups;
 mod rolled;
 mod rule;
+mod sums;
 mod visit;
 
 pub(crate) use self::exec::Ended;

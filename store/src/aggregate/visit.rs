@@ -33,6 +33,10 @@ pub(crate) trait Visitor {
     }
     /// Everything that was shown was in vain; it is shown once more.
     fn restart(&mut self);
+    /// Bytes that are held of what was shown, where that is not known beforehand.
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 /// Which samples are visited.
@@ -62,9 +66,9 @@ impl Store {
         let mut in_order = true;
         let mut pieces = Pieces::new(visit, ranges, self.stored_times());
         while let Some(range) = pieces.next() {
-            check(pieces.rows * size_of::<Row>())?;
+            check(pieces.rows * size_of::<Row>() + visitor.held())?;
             let rows = if in_order {
-                self.visit_in_order(visit, range, &mut newest, visitor)?
+                self.visit_in_order(visit, range, &mut newest, visitor, check)?
             } else {
                 Some(self.visit_sorted(visit, range, visitor)?)
             };
@@ -77,19 +81,20 @@ impl Store {
                 }
             }
         }
-        Ok(())
+        check(visitor.held())
     }
 
     /// How many rows there were; `None` when those of one series were not in order.
-    fn visit_in_order(
+    fn visit_in_order<E: From<StoreError>>(
         &self,
         visit: &Visit<'_>,
         range: TimeRange,
         newest: &mut [i64],
         visitor: &mut impl Visitor,
-    ) -> Result<Option<usize>, StoreError> {
+        check: &mut impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<Option<usize>, E> {
         let TimeRange { from, to } = range;
-        let wanted = Wanted { metric: &visit.members.metric, series: visit.series, from, to };
+        let wanted = self.visible(Wanted { metric: &visit.members.metric, series: visit.series, from, to });
         let Some(Parts { segments, sealed, open }) = self.parts_of(&wanted) else { return Ok(Some(0)) };
         let rank = &visit.members.rank;
         let mut rows = Vec::new();
@@ -101,6 +106,7 @@ impl Store {
             rows.clear();
             segment.read_samples(&wanted, &mut rows)?;
             count += rows.len();
+            check(rows.capacity() * size_of::<Row>() + visitor.held())?;
             for run in rows.chunk_by(|a, b| a.series == b.series) {
                 let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
                 let Some(label) = rank.get(first.series) else { continue };
@@ -110,17 +116,24 @@ impl Store {
                 visitor.run(label, run);
             }
         }
+        drop(rows);
+        count += open.len();
         let mut in_order = true;
-        let mut row = |row: Row| {
-            count += 1;
+        let mut show = |row: Row, visitor: &mut _| {
             let Some(label) = rank.get(row.series) else { return };
             let newest = &mut newest[label as usize];
             in_order &= row.time > *newest;
             *newest = row.time;
-            visitor.row(label, row.time, row.value);
+            Visitor::row(visitor, label, row.time, row.value);
         };
-        sealed.iter().for_each(|chunk| chunk.each(&wanted, &mut row));
-        open.into_iter().for_each(row);
+        for chunk in &sealed {
+            check(visitor.held())?;
+            chunk.each(&wanted, |row| {
+                count += 1;
+                show(row, visitor);
+            });
+        }
+        open.into_iter().for_each(|row| show(row, visitor));
         Ok(in_order.then_some(count))
     }
 
@@ -142,7 +155,7 @@ impl Store {
 }
 
 /// Ranges of time in pieces, oldest first, whose number of rows stays within bounds.
-struct Pieces {
+pub(super) struct Pieces {
     /// What is left of them, the oldest last.
     ranges: Vec<TimeRange>,
     width: i64,
@@ -151,7 +164,7 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(visit: &Visit<'_>, ranges: &[TimeRange], stored: Option<(i64, i64)>) -> Self {
+    pub(super) fn new(visit: &Visit<'_>, ranges: &[TimeRange], stored: Option<(i64, i64)>) -> Self {
         let (from, to) = stored.unwrap_or((i64::MAX, i64::MIN));
         let series = visit.series.map_or(visit.members.ids.len(), <[u32]>::len).max(1);
         let width = (FIRST_ROWS / i64::try_from(series).unwrap_or(i64::MAX) * 1000).clamp(NARROWEST_MS, WIDEST_MS);
@@ -159,7 +172,7 @@ impl Pieces {
         Self { ranges: ranges.filter(|range| range.from <= range.to).collect(), width, rows: 0 }
     }
 
-    fn next(&mut self) -> Option<TimeRange> {
+    pub(super) fn next(&mut self) -> Option<TimeRange> {
         let TimeRange { from, to } = self.ranges.pop()?;
         let end = from.saturating_add(self.width - 1).min(to);
         if end < to {
@@ -168,7 +181,7 @@ impl Pieces {
         Some(TimeRange { from, to: end })
     }
 
-    fn had(&mut self, rows: usize) {
+    pub(super) fn had(&mut self, rows: usize) {
         self.rows = rows;
         if rows < FEW_ROWS {
             self.width = self.width.saturating_mul(2).min(WIDEST_MS);

@@ -9,6 +9,7 @@ mod faults;
 mod flush;
 mod keep;
 mod ledger;
+mod many_series;
 mod model;
 mod refusal;
 mod remote;

@@ -1,13 +1,13 @@
 //! `asof(table)`: a table with the limit that was in force at the time of each row.
 //!
 //! ASOF JOIN is not to be had, and a lookup per row would read the limits once a row. Here they are read once for each slice
-//! of time that the table itself is read in, and never past `now()`, since the table is not either.
+//! of time that the table itself is read in, and never past `now()`, since the table is not either. Of a filter on host,
+//! container or resource follows whose limits are read at all.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
-use arrow::array::{ArrayRef, AsArray, Float64Array};
-use arrow::datatypes::{Float64Type, SchemaRef};
+use arrow::array::Float64Array;
+use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use datafusion::logical_expr::Expr;
@@ -17,8 +17,8 @@ use super::span::span_ms;
 use crate::error::StoreError;
 use crate::store::Store;
 use crate::tables::{
-    Block, Column, Kind, LabelFilter, Part, Read, Selected, Source, Subject, SubjectSource, TimedTable, schema_of,
-    timed_source,
+    Block, Choice, Column, Kind, LabelFilter, Part, Read, ReadRows, Selected, Source, SubjectSource, TimedTable,
+    each_row, schema_of, timed_source,
 };
 
 /// How far before a row the newest limit is looked for, unless the call says otherwise; as in `recent(window)`.
@@ -110,84 +110,106 @@ impl Source for Limited {
         };
         let lookback = self.lookback;
         let limited = |part: Part| {
-            let limits = SubjectSource::LIMITS.parts(store, &LabelFilter::everything());
-            let limits: Vec<_> = limits.into_iter().map(Selected::all).collect();
-            let whose = who(&part.labels.columns, [host, container, resource]);
-            let mut numbers = HashMap::new();
-            for (label, subject) in (0..).zip(whose) {
-                numbers.entry(subject).or_insert_with(Vec::new).push(label);
-            }
-            let count = part.labels.count;
             let inner = part.read;
-            let read: Read = Box::new(move |store: &Store, selected: &Selected, from: i64, to: i64| {
-                let mut blocks = match &inner {
-                    Some(inner) => inner(store, selected, from, to)?,
-                    None => selected.samples(store, 0, from, to)?,
-                };
+            // All reads of a scan are of the same labels.
+            let limits = OnceLock::new();
+            let read: ReadRows = Box::new(move |store: &Store, selected: &Selected, from: i64, to: i64| {
+                let mut blocks = inner.rows(store, selected, from, to)?;
                 if !blocks.is_empty() {
-                    let found = in_force(store, &limits, &numbers, count, (from.saturating_sub(lookback), to))?;
-                    blocks.iter_mut().for_each(|block| add(block, &found, lookback));
+                    let limits = limits.get_or_init(|| Limits::new(store, selected, [host, container, resource]));
+                    let found = limits.read(store, from.saturating_sub(lookback), to)?;
+                    blocks.iter_mut().for_each(|block| limits.add(block, &found, lookback));
                 }
                 Ok(blocks)
             });
-            Part { labels: part.labels, read: Some(read) }
+            Part { labels: part.labels, read: Read::Rows(read) }
         };
         self.inner.parts(store, filter).into_iter().map(limited).collect()
     }
 }
 
-/// Who each label is about.
-fn who(labels: &[ArrayRef], [host, container, resource]: [usize; 3]) -> Vec<Subject> {
-    let text = |column: usize, row: usize| {
-        let column = labels[column].as_string_view();
-        if arrow::array::Array::is_valid(column, row) { column.value(row).to_owned() } else { String::new() }
-    };
-    let rows = labels.first().map_or(0, |labels| labels.len());
-    let subject =
-        |row| Subject { host: text(host, row), container: text(container, row), resource: text(resource, row) };
-    (0..rows).map(subject).collect()
+/// The limits of those whose rows are wanted.
+struct Limits {
+    /// By label of the rows, the label of the limit; `None` where nobody is limited, or the rows are not wanted.
+    of: Vec<Option<u32>>,
+    limits: Selected,
 }
 
-/// The limits in a range of time by label, sorted by time.
-fn in_force(
-    store: &Store,
-    limits: &[Selected],
-    numbers: &HashMap<Subject, Vec<usize>>,
-    labels: usize,
-    (from, to): (i64, i64),
-) -> std::result::Result<Vec<Vec<(i64, f64)>>, StoreError> {
-    let mut found = vec![Vec::new(); labels];
-    for part in limits {
-        let whose: Vec<_> =
-            who(&part.part.labels.columns, [0, 1, 2]).iter().map(|subject| numbers.get(subject)).collect();
-        for block in part.read(store, from, to)? {
-            let Some(values) = block.values.first().and_then(|values| values.as_primitive_opt::<Float64Type>()) else {
-                continue;
-            };
-            for ((label, time), value) in block.label.values().iter().zip(block.time.values()).zip(values.values()) {
-                for number in whose[*label as usize].into_iter().flatten() {
-                    found[*number].push((*time, *value));
-                }
+impl Limits {
+    /// `columns` are those of host, container and resource among the labels of `rows`.
+    fn new(store: &Store, rows: &Selected, columns: [usize; 3]) -> Self {
+        let limits = SubjectSource::LIMITS.part(store);
+        let labels = &rows.part.labels;
+        let limit = |label: u32| limits.labels.with_texts(&columns.map(|column| labels.text(column, label)));
+        match &rows.choice {
+            Choice::All => {
+                // Labels are counted in u32 as series are.
+                let of = (0..labels.count as u32).map(limit).collect();
+                Self { of, limits: Selected::all(limits) }
+            }
+            Choice::Some(chosen) => {
+                let mut of = vec![None; labels.count];
+                chosen.iter().for_each(|label| of[*label as usize] = limit(*label));
+                let mut wanted: Vec<u32> = of.iter().flatten().copied().collect();
+                wanted.sort_unstable();
+                wanted.dedup();
+                Self { of, limits: Selected::only(limits, wanted) }
             }
         }
     }
-    for limits in &mut found {
-        limits.sort_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-    }
-    Ok(found)
-}
 
-fn add(block: &mut Block, limits: &[Vec<(i64, f64)>], lookback: i64) {
-    let rows = block.label.values().iter().zip(block.time.values());
-    let found: Vec<Option<(i64, f64)>> = rows
-        .map(|(label, time)| {
-            let limits = &limits[*label as usize];
+    /// The limits in a range of time by their label, sorted by time.
+    fn read(&self, store: &Store, from: i64, to: i64) -> std::result::Result<Vec<Vec<(i64, f64)>>, StoreError> {
+        let mut found = vec![Vec::new(); self.limits.part.labels.count];
+        for block in self.limits.read(store, from, to)? {
+            each_row(&block, |label, time, value| found[label as usize].push((time, value)));
+        }
+        for limits in &mut found {
+            limits.sort_by(|a: &(i64, f64), b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        }
+        Ok(found)
+    }
+
+    /// Adds the columns to a block of rows; `found` are the limits that were read.
+    fn add(&self, block: &mut Block, found: &[Vec<(i64, f64)>], lookback: i64) {
+        let rows = block.label.values().iter().zip(block.time.values());
+        let added = rows.map(|(label, time)| {
+            let limits = &found[self.of[*label as usize]? as usize];
             let next = limits.partition_point(|(at, _)| at <= time);
             let (at, limit) = *limits.get(next.checked_sub(1)?)?;
             (time - at <= lookback).then_some((time - at, limit))
-        })
-        .collect();
-    block.values.push(Arc::new(found.iter().map(|found| found.map(|(_, limit)| limit)).collect::<Float64Array>()));
-    let ages = found.iter().map(|found| found.map(|(age, _)| age as f64 / 1000.0));
-    block.values.push(Arc::new(ages.collect::<Float64Array>()));
+        });
+        let added: Vec<Option<(i64, f64)>> = added.collect();
+        block.values.push(Arc::new(added.iter().map(|found| found.map(|(_, limit)| limit)).collect::<Float64Array>()));
+        let ages = added.iter().map(|found| found.map(|(age, _)| age as f64 / 1000.0));
+        block.values.push(Arc::new(ages.collect::<Float64Array>()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql_tests::{NOW, open};
+    use crate::tables::UsageSource;
+
+    #[tokio::test]
+    async fn only_the_limits_of_those_that_are_wanted_are_read() {
+        let store = open();
+        for container in ["a", "b", "c", "d"] {
+            let tags = [("host", "h"), ("container", container), ("resource", "cpu")];
+            store.push(&[("tidegate.limit", &tags, 2.0, 2.0)]).await;
+            if container != "d" {
+                store.push(&[("tidegate.usage", &tags, 1.0, 1.0)]).await;
+            }
+        }
+        let usage = || UsageSource { maps: Vec::new() }.parts(&store.store, &LabelFilter::everything()).remove(0);
+        let read = |rows: &Selected| {
+            let limits = Limits::new(&store.store, rows, [0, 1, 3]);
+            let found = limits.read(&store.store, 0, NOW.0).unwrap();
+            (limits.limits.series_count(), found.iter().map(Vec::len).sum::<usize>())
+        };
+        assert_eq!(read(&Selected::only(usage(), vec![2])), (1, 1));
+        assert_eq!(read(&Selected::only(usage(), vec![0, 1])), (2, 2));
+        assert_eq!(read(&Selected::all(usage())), (4, 4));
+    }
 }

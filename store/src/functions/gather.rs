@@ -15,14 +15,18 @@ use crate::aggregate::{Ended, Visit, Visitor};
 use crate::query::run::Run;
 use crate::store::Store;
 use crate::tables::{
-    LabelFilter, LabelTable, Selected, Slices, Source, SubjectSource, TimeRange, UsageSource, each_row, executed,
-    schema_of,
+    LabelFilter, LabelTable, Read, Selected, Source, SubjectSource, TimeRange, UsageSource, schema_of,
 };
 
 /// How far before the window the newest limit is looked for.
 const LIMIT_LOOKBACK_MS: i64 = 10 * 60 * 1000;
-/// Bytes that a measurement takes while its window is gathered.
-const POINT_BYTES: usize = 16;
+/// What is known of one row takes this many bytes, apart from measurements.
+const ROW_BYTES: usize = size_of::<Window>()
+    + size_of::<Option<String>>()
+    + size_of::<Option<(i64, f64)>>()
+    + 2 * size_of::<Mean>()
+    + size_of::<Readings>()
+    + size_of::<Option<f64>>();
 
 /// Mean and newest of a few values.
 #[derive(Clone, Copy, Default)]
@@ -33,12 +37,13 @@ struct Mean {
 }
 
 impl Mean {
-    fn push(&mut self, time: i64, value: f64) {
+    fn push(&mut self, time: i64, value: f64) -> usize {
         self.sum += value;
         self.count += 1;
         if self.newest.is_none_or(|(newest, _)| newest <= time) {
             self.newest = Some((time, value));
         }
+        0
     }
 
     fn mean(&self) -> Option<f64> {
@@ -50,6 +55,9 @@ impl Mean {
     }
 }
 
+/// Readings of a counter with their times; not those that say what the one before says.
+type Readings = Vec<(i64, f64)>;
+
 /// What is known of each row of the roster.
 struct Gathered {
     usage: Vec<Window>,
@@ -57,7 +65,7 @@ struct Gathered {
     limit: Vec<Option<(i64, f64)>>,
     throttled: Vec<Mean>,
     pressure: Vec<Mean>,
-    oom_kills: Vec<Vec<(i64, f64)>>,
+    oom_kills: Vec<Readings>,
     unreclaimable: Vec<Option<f64>>,
 }
 
@@ -74,17 +82,19 @@ struct Rows<'a, T> {
     /// Per label.
     rows: &'a [Option<u32>],
     targets: &'a mut [T],
-    push: fn(&mut T, i64, f64),
+    /// Returns how many bytes more are held.
+    push: fn(&mut T, i64, f64) -> usize,
     clear: fn(&mut T),
     /// The time of the newest sample of each label.
     newest: Vec<i64>,
+    held: usize,
 }
 
 impl<T> Visitor for Rows<'_, T> {
     #[inline]
     fn row(&mut self, label: u32, time: i64, value: f64) {
         if let Some(row) = self.rows[label as usize] {
-            (self.push)(&mut self.targets[row as usize], time, value);
+            self.held += (self.push)(&mut self.targets[row as usize], time, value);
             let newest = &mut self.newest[label as usize];
             *newest = time.max(*newest);
         }
@@ -93,6 +103,11 @@ impl<T> Visitor for Rows<'_, T> {
     fn restart(&mut self) {
         // Only what came from these labels: others may have been seen before.
         self.rows.iter().flatten().for_each(|row| (self.clear)(&mut self.targets[*row as usize]));
+        self.held = 0;
+    }
+
+    fn held(&self) -> usize {
+        self.held
     }
 }
 
@@ -119,9 +134,11 @@ impl Gathering<'_> {
         self.each(&tables.pressure, pressure, window, &mut gathered.pressure, Mean::push)?;
         self.each(&tables.oom_kills, oom_kills, window, &mut gathered.oom_kills, |readings, time, value| {
             // The counter stands still nearly always, and adds nothing then.
+            let room = readings.capacity();
             if readings.last().is_none_or(|(_, last)| *last != value) {
                 readings.push((time, value));
             }
+            (readings.capacity() - room) * size_of::<(i64, f64)>()
         })?;
         self.newest(&tables.unreclaimable, window.from, |label, _, value| {
             if let Some(row) = unreclaimable[label] {
@@ -141,6 +158,7 @@ impl Gathering<'_> {
     /// The windows of usage, and the apps that the newest measurements name.
     fn usage(&self, roster: &Roster, parts: &[Selected]) -> Result<Gathered> {
         let rows = roster.subjects.len();
+        self.memory.try_grow(rows * ROW_BYTES)?;
         let mut gathered = Gathered {
             usage: vec![Window::default(); rows],
             app: vec![None; rows],
@@ -153,11 +171,10 @@ impl Gathering<'_> {
         let window = TimeRange { from: self.start + 1, to: self.now() };
         let mut named = vec![i64::MIN; rows];
         for (selected, part) in parts.iter().zip(&roster.usage) {
-            let newest = if selected.part.read.is_none() {
+            let newest = match selected.part.read {
+                Read::Sums(scale) => self.sums(selected, scale, &part.rows, window, &mut gathered.usage)?,
                 // The first part: nothing has been seen before that a restart would forget.
-                self.each(&selected.part.labels, &part.rows, window, &mut gathered.usage, Window::push)?
-            } else {
-                self.blocks(selected, &part.rows, window, &mut gathered.usage)?
+                _ => self.each(&selected.part.labels, &part.rows, window, &mut gathered.usage, Window::push)?,
             };
             for ((row, app), newest) in part.rows.iter().zip(&part.apps).zip(newest) {
                 let Some(row) = row.map(|row| row as usize) else { continue };
@@ -178,14 +195,11 @@ impl Gathering<'_> {
         rows: &[Option<u32>],
         range: TimeRange,
         targets: &mut [T],
-        push: fn(&mut T, i64, f64),
+        push: fn(&mut T, i64, f64) -> usize,
     ) -> Result<Vec<i64>> {
-        let mut into =
-            Rows { rows, targets, push, clear: |target| *target = T::default(), newest: vec![i64::MIN; table.count] };
-        let mut check = |bytes: usize| -> std::result::Result<(), Ended> {
-            // What was read is kept, in a little less memory.
-            self.check().and_then(|()| self.memory.try_grow(bytes)).map_err(Ended::Query)
-        };
+        let (clear, newest): (fn(&mut T), _) = (|target| *target = T::default(), vec![i64::MIN; table.count]);
+        let mut into = Rows { rows, targets, push, clear, newest, held: 0 };
+        let mut check = self.charging();
         for members in &table.members {
             let visit = Visit { members, labels: table.count, series: None, range };
             self.store().visit(&visit, &[range], &mut into, &mut check)?;
@@ -193,33 +207,33 @@ impl Gathering<'_> {
         Ok(into.newest)
     }
 
-    /// As [`Gathering::each`], for usage that has to be put together from several metrics.
-    fn blocks(
+    /// As [`Gathering::each`], for usage that is summed up from several series.
+    fn sums(
         &self,
         selected: &Selected,
+        scale: f64,
         rows: &[Option<u32>],
         range: TimeRange,
         targets: &mut [Window],
     ) -> Result<Vec<i64>> {
-        let mut newest = vec![i64::MIN; selected.part.labels.count];
-        let mut slices = Slices::new(range.from, range.to, self.store().stored_times());
-        while let Some((from, to)) = slices.next() {
-            self.check()?;
-            let blocks = selected.read(self.store(), from, to).map_err(executed)?;
-            let count: usize = blocks.iter().map(|block| block.time.values().len()).sum();
-            self.memory.try_grow(2 * count * POINT_BYTES)?;
-            for block in &blocks {
-                each_row(block, |label, time, value| {
-                    if let Some(row) = rows[label as usize] {
-                        targets[row as usize].push(time, value);
-                        newest[label as usize] = time.max(newest[label as usize]);
-                    }
-                });
+        let before = self.memory.size();
+        let sums = self.store().sums(selected, scale, range, &mut self.charging())?;
+        let newest = sums.iter().map(|points| points.last().map_or(i64::MIN, |(time, _)| *time)).collect();
+        let mut held = 0;
+        for (points, row) in sums.into_iter().zip(rows) {
+            if let Some(row) = row {
+                held += points.capacity() * size_of::<(i64, f64)>();
+                targets[*row as usize].append(points);
             }
-            self.memory.shrink(count * POINT_BYTES);
-            slices.had(count);
         }
+        self.memory.try_resize(before + held)?;
         Ok(newest)
+    }
+
+    /// Charges what is held in one pass, beside what has been charged before it.
+    fn charging(&self) -> impl FnMut(usize) -> std::result::Result<(), Ended> {
+        let before = self.memory.size();
+        move |held| self.check().and_then(|()| self.memory.try_resize(before + held)).map_err(Ended::Query)
     }
 
     /// Calls `each` with the newest sample at or after `from` of each label: of several series the newest.

@@ -28,13 +28,24 @@ pub(crate) struct Statistics {
 }
 
 impl Window {
-    /// Points are expected in the order of time, and sorted where they are not.
+    /// Points are expected in the order of time, and sorted where they are not. Returns how many bytes more are held.
     #[inline]
-    pub(crate) fn push(&mut self, time: i64, value: f64) {
-        if self.points.capacity() == 0 {
-            self.points.reserve(FEW_POINTS);
+    pub(crate) fn push(&mut self, time: i64, value: f64) -> usize {
+        let room = self.points.capacity();
+        if self.points.len() == room {
+            self.points.reserve(room.max(FEW_POINTS));
         }
         self.points.push((time, value));
+        (self.points.capacity() - room) * size_of::<(i64, f64)>()
+    }
+
+    /// As [`Window::push`], many at once.
+    pub(crate) fn append(&mut self, points: Vec<(i64, f64)>) {
+        if self.points.is_empty() {
+            self.points = points;
+        } else {
+            self.points.extend(points);
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

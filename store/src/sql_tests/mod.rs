@@ -3,6 +3,7 @@
 mod aggregates;
 mod documented;
 mod history;
+mod last;
 mod plans;
 mod recent;
 
@@ -25,8 +26,13 @@ pub(crate) struct TestStore {
 }
 
 pub(crate) fn open() -> TestStore {
+    open_with(StoreConfig::default())
+}
+
+/// A store with a directory of its own.
+fn open_with(config: StoreConfig) -> TestStore {
     let dir = tempfile::tempdir().unwrap();
-    let config = StoreConfig { dir: dir.path().join("data"), ..StoreConfig::default() };
+    let config = StoreConfig { dir: dir.path().join("data"), ..config };
     TestStore { store: Store::open(config, NOW).unwrap(), _dir: dir }
 }
 

@@ -6,32 +6,68 @@ use proptest::prelude::*;
 use tidegate_model::{SampleBatch, TimeMs};
 
 use super::{NOW, TestStore, open, series};
+use crate::error::StoreError;
+use crate::tables::{LabelFilter, Read, Selected, Source, TimeRange, UsageSource, each_row, unit};
+use crate::{QueryErrorKind, QueryOptions};
 
-/// One sample: which metric, which container, how long ago in ms, value.
-type Point = (usize, usize, i64, f64);
+/// One sample that arrives.
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    metric: usize,
+    container: usize,
+    pid: usize,
+    /// In ms before now.
+    ago: i64,
+    value: f64,
+}
 
 const CONTAINERS: [&str; 3] = ["a", "b", "c"];
-/// Metrics whose samples are pushed: of the collector and of BDWatchdog.
-const METRICS: [&str; 4] = ["tidegate.usage", "tidegate.limit", "tidegate.throttled", "proc.cpu.user"];
+/// Metrics whose samples are pushed: of the collector and of BDWatchdog, whose CPU is the sum of two metrics over processes.
+const METRICS: [&str; 6] =
+    ["tidegate.usage", "tidegate.limit", "tidegate.throttled", "proc.cpu.user", "proc.cpu.kernel", "proc.mem.resident"];
+/// Samples come this far apart, so that many fall on the same time.
+const STEP_MS: i64 = 2_500;
 
-fn points() -> impl Strategy<Value = Vec<Point>> {
-    let point = (0..METRICS.len(), 0..CONTAINERS.len(), 0_i64..90_000, 0_u32..1_000);
-    let point = point.prop_map(|(metric, container, ago, value)| {
-        // A coarse grid, so that some samples of one container fall on the same time.
-        (metric, container, ago / 500 * 500, f64::from(value) / 64.0)
+fn any_point() -> impl Strategy<Value = Point> {
+    let point = (0..METRICS.len(), 0..CONTAINERS.len(), 0..3_usize, 0_i64..90_000, 0_u32..1_000);
+    point.prop_map(|(metric, container, pid, ago, value)| {
+        // Tenths, whose sums differ in the last bits with the order of summing.
+        Point { metric, container, pid, ago: ago / STEP_MS * STEP_MS, value: f64::from(value) / 10.0 }
+    })
+}
+
+/// What arrives, in its order: mostly each metric of each process every step of time, some of it late, twice or missing.
+fn arrivals() -> impl Strategy<Value = Vec<Point>> {
+    let regular = (0_i64..30, proptest::collection::vec(0_u8..10, 18)).prop_map(|(steps, luck)| {
+        let mut points = Vec::new();
+        for (at, ago) in (0..steps).rev().map(|step| step * STEP_MS).enumerate() {
+            for (place, luck) in (0..18).zip(&luck) {
+                let (metric, container, pid) = (3 + place % 2, place / 2 % 3, place / 6);
+                // A process that nothing is heard of for a while.
+                if usize::from(*luck) != at % 10 {
+                    points.push(Point { metric, container, pid, ago, value: (at * 7 + place) as f64 / 10.0 });
+                }
+            }
+        }
+        points
     });
-    proptest::collection::vec(point, 1..120)
+    let odd = proptest::collection::vec((any_point(), any::<proptest::sample::Index>()), 1..80);
+    (regular, odd).prop_map(|(mut points, odd)| {
+        for (point, at) in odd {
+            points.insert(at.index(points.len() + 1), point);
+        }
+        points
+    })
 }
 
 fn batch(points: &[Point]) -> SampleBatch {
     let mut batch = SampleBatch::new();
-    for (metric, container, ago, value) in points {
-        let container = CONTAINERS[*container];
-        let key = match METRICS[*metric] {
-            "proc.cpu.user" => {
-                series("proc.cpu.user", &[("host", container), ("pid", if *ago % 1_000 == 0 { "1" } else { "2" })])
-            }
-            metric => series(metric, &[("host", ""), ("container", container), ("resource", "cpu")]),
+    for Point { metric, container, pid, ago, value } in points {
+        let (name, container) = (METRICS[*metric], CONTAINERS[*container]);
+        let key = if name.starts_with("proc.") {
+            series(name, &[("host", container), ("pid", &pid.to_string())])
+        } else {
+            series(name, &[("host", ""), ("container", container), ("resource", "cpu")])
         };
         batch.push(key, TimeMs(NOW.0 - ago), *value);
     }
@@ -57,48 +93,96 @@ const PLAIN: &str = "\
           throttled, throttled_last \
     FROM u LEFT JOIN l ON u.host = l.host AND u.container = l.container AND u.resource = l.resource \
            LEFT JOIN t ON u.host = t.host AND u.container = t.container AND u.resource = t.resource \
-    ORDER BY u.container";
+    ORDER BY u.container, u.resource";
 
 const RECENT: &str = "\
     SELECT host, container, resource, samples, age, usage, usage_avg, usage_max, usage_p50, usage_p95, usage_p99, \
           usage_stddev, usage_slope, allocated, allocated_age, upper, lower, throttled, throttled_last \
-    FROM recent(INTERVAL '60 seconds') ORDER BY container";
+    FROM recent(INTERVAL '60 seconds') ORDER BY container, resource";
 
 async fn table(store: &TestStore, sql: &str) -> Vec<Vec<serde_json::Value>> {
     serde_json::from_str(&store.rows(sql).await).unwrap()
 }
 
-fn same(a: &serde_json::Value, b: &serde_json::Value) -> bool {
+/// Columns that are the same to the last bit: host to usage, and usage_max.
+const EXACT: [usize; 7] = [0, 1, 2, 3, 4, 5, 7];
+
+fn same(column: usize, a: &serde_json::Value, b: &serde_json::Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         // DataFusion rounds the place of a percentile to millionths.
-        (Some(a), Some(b)) => (a - b).abs() <= 1e-4 * (1.0 + a.abs().max(b.abs())),
+        (Some(a), Some(b)) if !EXACT.contains(&column) => (a - b).abs() <= 1e-4 * (1.0 + a.abs().max(b.abs())),
         _ => a == b,
     }
 }
 
+/// The parts of usage that are sums, with what they are scaled by.
+fn summed(store: &TestStore) -> Vec<(Selected, f64)> {
+    let usage = UsageSource { maps: store.store.config().usage_maps.clone() };
+    let parts = usage.parts(&store.store, &LabelFilter::everything()).into_iter().map(Selected::all);
+    let scaled = parts.filter_map(|part| {
+        let Read::Sums(scale) = part.part.read else { return None };
+        Some((part, scale))
+    });
+    scaled.collect()
+}
+
+/// The sums of a part by label, the plain way.
+fn sums_of_sorted_rows(store: &TestStore, part: &Selected, scale: f64, range: TimeRange) -> Vec<Vec<(i64, f64)>> {
+    let mut rows = Vec::new();
+    for place in 0..part.part.labels.members.len() {
+        let mut of_metric = Vec::new();
+        for block in part.samples(&store.store, place, range.from, range.to).unwrap() {
+            each_row(&block, |label, time, value| of_metric.push((label, time, value)));
+        }
+        rows.extend(sorted_sums(of_metric));
+    }
+    let unit = unit(scale);
+    let mut sums = vec![Vec::new(); part.part.labels.count];
+    sorted_sums(rows).into_iter().for_each(|(label, time, value)| sums[label as usize].push((time, unit(value))));
+    sums
+}
+
+fn sorted_sums(mut rows: Vec<(u32, i64, f64)>) -> Vec<(u32, i64, f64)> {
+    rows.sort_by_key(|row| (row.0, row.1));
+    rows.dedup_by(|later, kept| {
+        let same = (later.0, later.1) == (kept.0, kept.1);
+        if same {
+            kept.2 += later.2;
+        }
+        same
+    });
+    rows
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn recent_is_plain_sql_over_usage(points in points(), flush in any::<bool>()) {
+    fn recent_is_plain_sql_over_usage(points in arrivals(), flushed in proptest::collection::vec(any::<bool>(), 4)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let store = open();
-            // In two parts with a question in between, whose answer is kept.
-            let (first, second) = points.split_at(points.len() / 2);
-            store.store.append(&batch(first), NOW).await.unwrap();
-            if flush {
-                store.store.flush(TimeMs(NOW.0 + 3_600_000)).await.unwrap();
-            }
-            table(&store, RECENT).await;
-            store.store.append(&batch(second), NOW).await.unwrap();
-            if flush {
-                store.store.flush(TimeMs(NOW.0 + 3_600_000)).await.unwrap();
+            // In parts that arrive minutes apart, each in chunks or a segment of its own, with questions in between whose
+            // answers are kept.
+            let parts = points.chunks(points.len() / flushed.len() + 1);
+            for (at, (points, flush)) in (0..).zip(parts.zip(&flushed)) {
+                let arrived = TimeMs(NOW.0 + 120_000 * at);
+                let report = store.store.append(&batch(points), arrived).await.unwrap();
+                prop_assert_eq!(report.accepted, points.len());
+                if *flush {
+                    store.store.flush(arrived).await.unwrap();
+                }
+                table(&store, RECENT).await;
             }
             let (plain, recent) = (table(&store, PLAIN).await, table(&store, RECENT).await);
-            let equal = plain.len() == recent.len()
-                && plain.iter().zip(&recent).all(|(a, b)| a.iter().zip(b).all(|(a, b)| same(a, b)));
+            let alike = |a: &Vec<_>, b: &Vec<_>| a.iter().zip(b).enumerate().all(|(at, (a, b))| same(at, a, b));
+            let equal = plain.len() == recent.len() && plain.iter().zip(&recent).all(|(a, b)| alike(a, b));
             prop_assert!(equal, "plain: {plain:?}\nrecent: {recent:?}");
+            let range = TimeRange { from: NOW.0 - 70_000, to: NOW.0 - 1_000 };
+            for (part, scale) in summed(&store) {
+                let sums = store.store.sums(&part, scale, range, &mut |_| Ok::<_, StoreError>(())).unwrap();
+                prop_assert_eq!(sums, sums_of_sorted_rows(&store, &part, scale, range));
+            }
             Ok(())
         })?;
     }
@@ -147,4 +231,76 @@ async fn a_hundred_containers_take_milliseconds() {
         store.rows(sql).await;
     }
     println!("recent(60 s) of 100 containers: {:?}", began.elapsed() / 10);
+}
+
+/// CPU that so many containers use by two metrics of so many processes, a sample each second.
+async fn pushed(containers: usize, pids: usize, seconds: i64) -> TestStore {
+    let store = open();
+    for ago in (0..seconds).rev() {
+        let mut batch = SampleBatch::new();
+        for container in 0..containers {
+            for pid in 0..pids {
+                for metric in ["proc.cpu.user", "proc.cpu.kernel"] {
+                    let (host, pid) = (format!("c{container:05}"), pid.to_string());
+                    let key = series(metric, &[("host", &host), ("pid", &pid)]);
+                    batch.push(key, TimeMs(NOW.0 - ago * 1_000), (ago * 7 % 13) as f64);
+                }
+            }
+        }
+        store.store.append(&batch, NOW).await.unwrap();
+    }
+    store
+}
+
+#[tokio::test]
+async fn a_window_that_does_not_fit_into_memory_is_refused() {
+    let summed = pushed(100, 2, 600).await;
+    let collected = open();
+    let mut batch = SampleBatch::new();
+    for container in 0..100 {
+        let name = format!("c{container}");
+        let key = series("tidegate.usage", &[("host", "h"), ("container", &name), ("resource", "cpu")]);
+        (0..2_400).for_each(|ago| batch.push(key.clone(), TimeMs(NOW.0 - ago * 250), 1.0));
+    }
+    collected.store.append(&batch, NOW).await.unwrap();
+    for store in [summed, collected] {
+        let ask = async |sql, memory_bytes| {
+            let options = QueryOptions { memory_bytes, ..store.options() };
+            store.store.query(sql, &options).await.map(|_| ()).map_err(|error| error.kind)
+        };
+        assert_eq!(ask("SELECT count(*) FROM recent(600)", 3 << 20).await, Err(QueryErrorKind::Memory));
+        assert_eq!(ask("SELECT count(*) FROM recent(10)", 3 << 20).await, Ok(()));
+        assert_eq!(ask("SELECT count(*) FROM recent(600)", 64 << 20).await, Ok(()));
+    }
+}
+
+/// CPU time of this thread in ns.
+fn cpu_ns() -> u64 {
+    let spent = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    spent.split(' ').next().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+#[ignore = "a measurement: sums in one pass beside sums of sorted rows"]
+async fn sums_in_one_pass_take_a_fraction_of_the_time() {
+    for (containers, pids) in [(2_000, 1), (400, 5)] {
+        let store = pushed(containers, pids, 90).await;
+        let range = TimeRange { from: NOW.0 - 59_999, to: NOW.0 };
+        let (part, scale) = summed(&store).remove(0);
+        for _ in 0..3 {
+            let began = cpu_ns();
+            let sums = store.store.sums(&part, scale, range, &mut |_| Ok::<_, StoreError>(())).unwrap();
+            let one_pass = cpu_ns() - began;
+            let began = cpu_ns();
+            let rows = sums_of_sorted_rows(&store, &part, scale, range);
+            let sorted = cpu_ns() - began;
+            assert_eq!(sums, rows);
+            println!(
+                "{containers} containers, {pids} processes each: one pass {} us, sorted rows {} us, ratio {:.1}",
+                one_pass / 1_000,
+                sorted / 1_000,
+                sorted as f64 / one_pass as f64
+            );
+        }
+    }
 }

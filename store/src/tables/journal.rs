@@ -9,7 +9,7 @@ use tidegate_model::{Decision, Event};
 use super::choice::LabelFilter;
 use super::filter::TIME;
 use super::labels::LabelTable;
-use super::source::{Block, Part, Read, Source};
+use super::source::{Block, Part, Read, ReadRows, Source};
 use super::{Column, Kind, UTC, schema_of};
 use crate::store::Store;
 
@@ -49,7 +49,7 @@ impl Source for EventsSource {
     }
 
     fn parts(&self, _: &Store, _: &LabelFilter) -> Vec<Part> {
-        let read: Read = Box::new(|store, _, from, to| {
+        let read: ReadRows = Box::new(|store, _, from, to| {
             let rows = store.scan_events(from, to)?;
             let value: Float64Array = rows.iter().map(|row| Some(row.value)).collect();
             let values = vec![
@@ -62,7 +62,7 @@ impl Source for EventsSource {
             ];
             Ok(block(rows.iter().map(|row| row.time.0), values))
         });
-        vec![Part { labels: Arc::new(LabelTable::none()), read: Some(read) }]
+        vec![Part { labels: Arc::new(LabelTable::none()), read: Read::Rows(read) }]
     }
 }
 
@@ -116,11 +116,11 @@ impl Source for DecisionsSource {
     }
 
     fn parts(&self, _: &Store, _: &LabelFilter) -> Vec<Part> {
-        let read: Read = Box::new(|store, _, from, to| {
+        let read: ReadRows = Box::new(|store, _, from, to| {
             let rows = store.scan_decisions(from, to)?;
             Ok(block(rows.iter().map(|row| row.time.0), decision_columns(&rows)))
         });
-        vec![Part { labels: Arc::new(LabelTable::none()), read: Some(read) }]
+        vec![Part { labels: Arc::new(LabelTable::none()), read: Read::Rows(read) }]
     }
 }
 

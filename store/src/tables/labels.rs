@@ -1,12 +1,13 @@
 //! The labels of series in columns: made once for each version of the series index and shared by all queries.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
 use arrow::datatypes::DataType;
 use datafusion::physical_expr::PhysicalExpr;
+use hashbrown::HashTable;
 use parking_lot::Mutex;
 use tidegate_model::SeriesKey;
 
@@ -107,6 +108,8 @@ pub(crate) struct LabelTable {
     /// A column that holds all tags as one text, and the tags of each tuple.
     tags: Option<(usize, Vec<Arc<SeriesKey>>)>,
     postings: Vec<OnceLock<Postings>>,
+    /// By the texts of all columns.
+    by_texts: OnceLock<(ahash::RandomState, HashTable<u32>)>,
     tag_postings: Mutex<Map<String, Arc<Postings>>>,
     verdicts: Mutex<Verdicts>,
     pub(crate) groups: Mutex<Groupings>,
@@ -121,6 +124,7 @@ impl LabelTable {
             members,
             tags: None,
             postings,
+            by_texts: OnceLock::new(),
             tag_postings: Mutex::default(),
             verdicts: Mutex::default(),
             groups: Mutex::default(),
@@ -135,6 +139,26 @@ impl LabelTable {
     /// Notes that `column` holds all tags as one text, and the tags of each tuple.
     pub(crate) fn with_tags(self, column: usize, tags: Vec<Arc<SeriesKey>>) -> Self {
         Self { tags: Some((column, tags)), ..self }
+    }
+
+    /// A text of a label; empty where it has none.
+    pub(crate) fn text(&self, column: usize, label: u32) -> &str {
+        let texts = self.columns[column].as_string_view();
+        if texts.is_valid(label as usize) { texts.value(label as usize) } else { "" }
+    }
+
+    /// The label whose columns are `texts`; of several one.
+    pub(crate) fn with_texts(&self, texts: &[&str]) -> Option<u32> {
+        let (hasher, labels) = self.by_texts.get_or_init(|| {
+            let hasher = ahash::RandomState::new();
+            let mut labels = HashTable::with_capacity(self.count);
+            let hash = |label: &u32| hash_of(&hasher, (0..self.columns.len()).map(|column| self.text(column, *label)));
+            // Labels are counted in u32 as series are.
+            (0..self.count as u32).for_each(|label| drop(labels.insert_unique(hash(&label), label, hash)));
+            (hasher, labels)
+        });
+        let is_it = |label: &u32| (0..).zip(texts).all(|(column, text)| self.text(column, *label) == *text);
+        labels.find(hash_of(hasher, texts.iter().copied()), is_it).copied()
     }
 
     /// The labels whose `column` is one of `values`, sorted.
@@ -189,6 +213,12 @@ impl LabelTable {
         self.verdicts.lock().keep(Arc::clone(filter), Arc::clone(&labels));
         Ok(labels)
     }
+}
+
+fn hash_of<'a>(hasher: &ahash::RandomState, texts: impl Iterator<Item = &'a str>) -> u64 {
+    let mut state = hasher.build_hasher();
+    texts.for_each(|text| text.hash(&mut state));
+    state.finish()
 }
 
 fn union(postings: &Postings, values: &[String]) -> Vec<u32> {
@@ -343,6 +373,16 @@ mod tests {
         assert_eq!(table.members[0].with_labels(&found), [10, 12, 13]);
         assert_eq!(Members::new("m", vec![10, 11, 12], &[3, 1, 0]).with_labels(&found), [10, 12]);
         assert_eq!(table.tagged(0, "k", &[]), None);
+    }
+
+    #[test]
+    fn a_label_is_found_by_its_texts() {
+        let column = |texts: [Option<&str>; 3]| -> ArrayRef { Arc::new(StringViewArray::from(texts.to_vec())) };
+        let columns = vec![column([Some("a"), Some("ab"), None]), column([Some("bc"), Some("c"), Some("c")])];
+        let table = LabelTable::new(columns, 3, Vec::new());
+        let found = [["a", "bc"], ["ab", "c"], ["", "c"], ["a", "c"]].map(|texts| table.with_texts(&texts));
+        assert_eq!(found, [Some(0), Some(1), Some(2), None]);
+        assert_eq!((table.text(0, 1), table.text(0, 2)), ("ab", ""));
     }
 
     #[test]

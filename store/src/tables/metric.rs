@@ -10,7 +10,7 @@ use super::choice::LabelFilter;
 use super::filter::TIME;
 use super::labels::{LabelTable, Members, TableKey};
 use super::schema_of;
-use super::source::{Part, Source};
+use super::source::{Part, Read, Source};
 use super::{Column, Kind};
 use crate::store::Store;
 
@@ -83,7 +83,7 @@ impl Source for MetricSource {
     }
 
     fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
-        vec![Part { labels: self.labels(store), read: None }]
+        vec![Part { labels: self.labels(store), read: Read::Samples }]
     }
 }
 
@@ -128,7 +128,7 @@ impl Source for SamplesSource {
                 }
                 vec![Arc::new(names.finish()), Arc::new(tags.finish())]
             });
-            Part { labels, read: None }
+            Part { labels, read: Read::Samples }
         };
         let metrics = store.metrics().into_iter().map(|metric| metric.name);
         metrics.filter(|metric| filter.allows(0, metric)).map(part).collect()

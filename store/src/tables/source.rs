@@ -9,6 +9,7 @@ use datafusion::common::Result;
 
 use super::choice::{Choice, LabelFilter};
 use super::labels::{LabelTable, Rank};
+use super::usage::sums;
 use crate::error::StoreError;
 use crate::scan::Wanted;
 use crate::store::Store;
@@ -36,14 +37,34 @@ pub(crate) trait Source: fmt::Debug + Send + Sync {
     }
 }
 
-/// Reads the rows of a part with `from <= time <= to`.
-pub(crate) type Read = Box<dyn Fn(&Store, &Selected, i64, i64) -> Result<Vec<Block>, StoreError> + Send + Sync>;
+/// How the rows of a part come out of the samples of its members.
+pub(crate) enum Read {
+    /// They are the samples of the only member.
+    Samples,
+    /// They are the sums over all series of a label at the same time, in the unit that a scale leads to.
+    Sums(f64),
+    /// Otherwise.
+    Rows(ReadRows),
+}
+
+/// Reads the rows with `from <= time <= to`.
+pub(crate) type ReadRows = Box<dyn Fn(&Store, &Selected, i64, i64) -> Result<Vec<Block>, StoreError> + Send + Sync>;
+
+impl Read {
+    /// The rows of what is selected with `from <= time <= to`. Reads files.
+    pub(crate) fn rows(&self, store: &Store, of: &Selected, from: i64, to: i64) -> Result<Vec<Block>, StoreError> {
+        match self {
+            Read::Samples => of.samples(store, 0, from, to),
+            Read::Sums(scale) => sums(store, of, *scale, from, to),
+            Read::Rows(read) => read(store, of, from, to),
+        }
+    }
+}
 
 /// Some series that are read together.
 pub(crate) struct Part {
     pub(crate) labels: Arc<LabelTable>,
-    /// `None`: the samples of the only member, as they are.
-    pub(crate) read: Option<Read>,
+    pub(crate) read: Read,
 }
 
 /// Rows in columns.
@@ -94,6 +115,11 @@ impl Selected {
         Self::new(part, Choice::All)
     }
 
+    /// The series of a part whose labels are among `labels` (sorted).
+    pub(crate) fn only(part: Part, labels: Vec<u32>) -> Self {
+        Self::new(part, Choice::Some(Arc::new(labels)))
+    }
+
     /// How many series are wanted; of rows that no series has it is many.
     pub(crate) fn series_count(&self) -> usize {
         if self.part.labels.members.is_empty() {
@@ -105,10 +131,7 @@ impl Selected {
 
     /// The rows with `from <= time <= to`. Reads files.
     pub(crate) fn read(&self, store: &Store, from: i64, to: i64) -> Result<Vec<Block>, StoreError> {
-        match &self.part.read {
-            Some(read) => read(store, self, from, to),
-            None => self.samples(store, 0, from, to),
-        }
+        self.part.read.rows(store, self, from, to)
     }
 
     /// The ids that are wanted of the member at `place`, sorted; `None` for all of them.

@@ -8,12 +8,13 @@ use arrow::datatypes::SchemaRef;
 use tidegate_model::{SeriesKey, metrics};
 
 use super::choice::LabelFilter;
-use super::filter::TIME;
+use super::filter::{TIME, TimeRange};
 use super::labels::{LabelTable, Labels, Members, TableKey};
 use super::metric::VALUE;
-use super::source::{Block, Part, Read, Source};
+use super::source::{Block, Part, Read, ReadRows, Selected, Source};
 use super::{Column, Kind, schema_of};
 use crate::config::UsageMap;
+use crate::error::StoreError;
 use crate::store::Store;
 
 /// The columns of `usage`.
@@ -157,7 +158,7 @@ impl Source for UsageSource {
             let known = Known::new(store);
             labelled(store, 4, &[metrics::USAGE], |key| Some(tuple(known.collected(key))))
         });
-        let mut parts = vec![Part { labels, read: None }];
+        let mut parts = vec![Part { labels, read: Read::Samples }];
         for (place, map) in self.maps.iter().enumerate() {
             let versions = {
                 let index = store.index.read();
@@ -169,7 +170,7 @@ impl Source for UsageSource {
                 labelled(store, 4, &names, |key| known.mapped(map, key).map(tuple))
             });
             if labels.count > 0 {
-                parts.push(Part { labels, read: Some(read_sums(map.scale)) });
+                parts.push(Part { labels, read: Read::Sums(map.scale) });
             }
         }
         parts
@@ -198,36 +199,32 @@ fn labelled(
     labels.table(members)
 }
 
-/// Reads the sums over all series of a label at the same time.
-fn read_sums(scale: f64) -> Read {
-    Box::new(move |store, selected, from, to| {
-        let mut rows: Vec<(u32, i64, f64)> = Vec::new();
-        for place in 0..selected.part.labels.members.len() {
-            for block in selected.samples(store, place, from, to)? {
-                each_row(&block, |label, time, value| rows.push((label, time, value)));
-            }
-        }
-        // A stable sort keeps the order of summing, and with it the last bits of the sums, the same for the same data.
-        rows.sort_by_key(|row| (row.0, row.1));
-        let (mut label, mut time, mut value) = (Vec::new(), Vec::new(), Vec::<f64>::new());
-        for (row_label, row_time, row_value) in rows {
-            let same = label.last() == Some(&row_label) && time.last() == Some(&row_time);
-            match value.last_mut() {
-                Some(sum) if same => *sum += row_value,
-                _ => {
-                    label.push(row_label);
-                    time.push(row_time);
-                    value.push(row_value);
-                }
-            }
-        }
-        // Hundredths are not exact, hundreds are: 70 percent are 0.7 cores and not 0.7000000000000001.
-        let divisor = scale.recip();
-        for sum in &mut value {
-            *sum = if divisor.fract() == 0.0 { *sum / divisor } else { *sum * scale };
-        }
-        Ok(blocks(label, time, vec![Arc::new(Float64Array::from(value))]))
-    })
+/// The sums over all series of a label at the same time, sorted by label and time.
+pub(crate) fn sums(
+    store: &Store,
+    selected: &Selected,
+    scale: f64,
+    from: i64,
+    to: i64,
+) -> Result<Vec<Block>, StoreError> {
+    let sums = store.sums(selected, scale, TimeRange { from, to }, &mut |_| Ok::<_, StoreError>(()))?;
+    let count = sums.iter().map(Vec::len).sum();
+    let (mut label, mut time, mut value) =
+        (Vec::with_capacity(count), Vec::with_capacity(count), Vec::with_capacity(count));
+    for (number, points) in (0u32..).zip(sums) {
+        label.extend(std::iter::repeat_n(number, points.len()));
+        time.extend(points.iter().map(|(time, _)| *time));
+        value.extend(points.iter().map(|(_, value)| *value));
+    }
+    Ok(blocks(label, time, vec![Arc::new(Float64Array::from(value))]))
+}
+
+/// From a sum to what it is in the unit that `scale` leads to. Hundredths are not exact, hundreds are: 70 percent are 0.7
+/// cores and not 0.7000000000000001.
+pub(crate) fn unit(scale: f64) -> impl Fn(f64) -> f64 {
+    let divisor = scale.recip();
+    let is_whole = divisor.fract() == 0.0;
+    move |sum| if is_whole { sum / divisor } else { sum * scale }
 }
 
 /// Each row of a block of samples with its label, time and value.
@@ -275,6 +272,11 @@ impl SubjectSource {
     pub(crate) fn labels(&self, store: &Store) -> Arc<LabelTable> {
         subject_labels(store, self.table, &[self.metric])
     }
+
+    /// The only part.
+    pub(crate) fn part(&self, store: &Store) -> Part {
+        Part { labels: self.labels(store), read: Read::Samples }
+    }
 }
 
 impl Source for SubjectSource {
@@ -291,7 +293,7 @@ impl Source for SubjectSource {
     }
 
     fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
-        vec![Part { labels: self.labels(store), read: None }]
+        vec![self.part(store)]
     }
 }
 
@@ -319,7 +321,7 @@ impl Source for PressureSource {
     }
 
     fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
-        let read: Read = Box::new(move |store, selected, from, to| {
+        let read: ReadRows = Box::new(|store, selected, from, to| {
             let mut rows: BTreeMap<(u32, i64), [Option<f64>; 3]> = BTreeMap::new();
             for place in 0..PRESSURES.len() {
                 for block in selected.samples(store, place, from, to)? {
@@ -331,6 +333,6 @@ impl Source for PressureSource {
                 |at: usize| -> ArrayRef { Arc::new(rows.values().map(|row| row[at]).collect::<Float64Array>()) };
             Ok(blocks(label, time, (0..PRESSURES.len()).map(column).collect()))
         });
-        vec![Part { labels: subject_labels(store, "pressure", &PRESSURES), read: Some(read) }]
+        vec![Part { labels: subject_labels(store, "pressure", &PRESSURES), read: Read::Rows(read) }]
     }
 }
