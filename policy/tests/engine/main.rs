@@ -5,8 +5,8 @@ mod world;
 
 mod backtest;
 mod default_pack;
-mod freeze;
 mod documented;
+mod freeze;
 mod hosts;
 mod options;
 mod safety;
