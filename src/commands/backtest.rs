@@ -22,6 +22,9 @@ pub struct BacktestArgs {
     /// Files of rule statements [default: the server's rules]
     #[arg(long)]
     rules: Vec<PathBuf>,
+    /// Apply them on top of the server's rules, rather than alone
+    #[arg(long, requires = "rules")]
+    on_top: bool,
     /// What to compare with: `live` for the server's rules, `none` for the limits as they were, or a file
     #[arg(long, default_value = "none")]
     against: String,
@@ -52,6 +55,7 @@ pub fn run(args: BacktestArgs) -> Result<ExitCode> {
     }
     if !args.rules.is_empty() {
         body.insert("rules".to_owned(), json!(report::read_all(&args.rules)?));
+        body.insert("on_top".to_owned(), json!(args.on_top));
     }
     let against = match args.against.as_str() {
         word @ ("live" | "none") => word.to_owned(),

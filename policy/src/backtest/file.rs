@@ -12,7 +12,7 @@ use arrow::datatypes::DataType;
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use tidegate_actuator::simulated::Member;
-use tidegate_model::{Limit, TimeMs};
+use tidegate_model::{Bounds, Limit, Resource, TimeMs};
 
 use super::trace::{Trace, Traced, Wanted};
 use crate::error::{PolicyError, PolicyErrorKind};
@@ -68,6 +68,10 @@ pub struct TraceColumns {
     /// The memory limit in the beginning.
     pub memory_limit: Column,
 }
+
+/// Columns that are called so in every file, in cores and bytes: what the operator allows, and the part of the memory that
+/// cannot be reclaimed, which is all of it where there is no such column.
+const FIXED: [&str; 5] = ["cpu_min", "cpu_max", "memory_min", "memory_max", "memory_anon"];
 
 impl Default for TraceColumns {
     fn default() -> Self {
@@ -126,6 +130,8 @@ struct Sample {
     memory: Option<f64>,
     cpu_limit: Option<f64>,
     memory_limit: Option<f64>,
+    /// See [`FIXED`].
+    fixed: [Option<f64>; 5],
 }
 
 #[derive(Default)]
@@ -137,21 +143,29 @@ impl Samples {
         self.0.sort_by_key(|sample| sample.time);
         let first =
             |limit: fn(&Sample) -> Option<f64>| self.0.iter().find_map(limit).map_or(Limit::Unlimited, Limit::At);
+        let fixed = |column: usize| self.0.iter().find_map(|sample| sample.fixed[column]);
+        let bounds = [(Resource::Cpu, 0), (Resource::Memory, 2)].into_iter().filter_map(|(resource, column)| {
+            let (min, max) = (fixed(column), fixed(column + 1));
+            let bounds = Bounds { min: min.unwrap_or(0.0), max: max.unwrap_or(1e300) };
+            (min.is_some() || max.is_some()).then_some((resource, bounds))
+        });
         let member = Member {
             host: "trace".to_owned(),
             name: container,
             app,
             user: None,
             labels: BTreeMap::new(),
-            bounds: BTreeMap::new(),
+            bounds: bounds.collect(),
             cpu: first(|sample| sample.cpu_limit),
             memory: first(|sample| sample.memory_limit),
         };
         let mut traced = Traced { member, cpu: Wanted::default(), memory: Wanted::default() };
         let mut left_out = 0;
         for sample in &self.0 {
-            for (wanted, value) in [(&mut traced.cpu, sample.cpu), (&mut traced.memory, sample.memory)] {
-                left_out += usize::from(value.is_some_and(|value| !wanted.push(TimeMs(sample.time), value, None)));
+            let [.., anon] = sample.fixed;
+            let values = [(&mut traced.cpu, sample.cpu, None), (&mut traced.memory, sample.memory, anon)];
+            for (wanted, value, anon) in values {
+                left_out += usize::from(value.is_some_and(|value| !wanted.push(TimeMs(sample.time), value, anon)));
             }
         }
         if left_out > 0 {
@@ -180,8 +194,8 @@ struct Places {
     time: usize,
     container: Option<usize>,
     app: Option<usize>,
-    /// CPU, memory, CPU limit, memory limit.
-    numbers: [Option<(usize, f64)>; 4],
+    /// CPU, memory, CPU limit, memory limit, and those of [`FIXED`].
+    numbers: [Option<(usize, f64)>; 9],
 }
 
 impl Rows<'_> {
@@ -191,7 +205,10 @@ impl Rows<'_> {
         let wanted = self.columns;
         let there = || format!("the file has {}", names.join(", "));
         let time = find(&wanted.time).ok_or_else(|| format!("there is no column '{}'; {}", wanted.time, there()))?;
-        let numbers = [&wanted.cpu, &wanted.memory, &wanted.cpu_limit, &wanted.memory_limit].map(number);
+        let [cpu, memory, cpu_limit, memory_limit] =
+            [&wanted.cpu, &wanted.memory, &wanted.cpu_limit, &wanted.memory_limit].map(number);
+        let [a, b, c, d, e] = FIXED.map(|name| Some((find(name)?, 1.0)));
+        let numbers = [cpu, memory, cpu_limit, memory_limit, a, b, c, d, e];
         if numbers[0].is_none() && numbers[1].is_none() {
             let (cpu, memory) = (&wanted.cpu.name, &wanted.memory.name);
             return Err(format!("there is neither a column '{cpu}' nor a column '{memory}'; {}", there()));
@@ -232,15 +249,15 @@ impl Rows<'_> {
         let sample = || {
             let time = text(places.time).ok_or_else(|| "its time is missing".to_owned())?;
             let time = milliseconds(time).ok_or_else(|| format!("its time is '{time}'"))?;
-            let mut values = [None; 4];
+            let mut values = [None; 9];
             for (value, place) in values.iter_mut().zip(places.numbers) {
                 let Some((column, factor)) = place else { continue };
                 let Some(text) = text(column) else { continue };
                 let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
                 *value = Some(number.ok_or_else(|| format!("'{text}' is no number"))? * factor);
             }
-            let [cpu, memory, cpu_limit, memory_limit] = values;
-            Ok(Sample { time, cpu, memory, cpu_limit, memory_limit })
+            let [cpu, memory, cpu_limit, memory_limit, fixed @ ..] = values;
+            Ok(Sample { time, cpu, memory, cpu_limit, memory_limit, fixed })
         };
         let app = places.app.and_then(&text).map(str::to_owned);
         let container = places.container.and_then(&text).unwrap_or("trace").to_owned();

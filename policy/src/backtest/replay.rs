@@ -167,7 +167,7 @@ impl Backtest {
         }
         let took = began.elapsed().as_millis() as u64;
         let mut report = score.report(from, to, step.as_millis() as u64, took);
-        report.problems.splice(0..0, self.doubts());
+        report.problems.splice(0..0, self.doubts().into_iter().chain(blind_rules(&engine)));
         Ok(report)
     }
 
@@ -228,6 +228,19 @@ impl Backtest {
         }
         doubts
     }
+}
+
+/// Rules that ask for what is not played. They would look as if they had nothing to propose.
+fn blind_rules(engine: &Engine) -> Vec<String> {
+    let asks = |query: &str| {
+        let query = query.to_lowercase();
+        let words: Vec<&str> = query.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
+        ["metric", "samples", "last"].iter().any(|name| words.contains(name))
+    };
+    let rules = engine.rules().into_iter().filter(|rule| rule.mode != Mode::Off && asks(&rule.query));
+    rules
+        .map(|rule| format!("rule {} reads pushed metrics, which a backtest does not play: it finds none", rule.name))
+        .collect()
 }
 
 fn store_error(message: impl Into<String>) -> PolicyError {

@@ -111,6 +111,15 @@ async fn rules_that_only_watch_act_in_a_backtest_and_those_that_are_off_do_not()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_asks_for_what_is_not_played_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let rule = "CREATE RULE blind AS SELECT host, container, 'cpu' AS resource, value AS target, 'x' AS reason
+                FROM (SELECT tag(tags, 'host') AS host, tag(tags, 'container') AS container, value FROM samples)";
+    let report = run(&backtest(vec![traced("web", 1.0, &[0.5; 5])], rule, dir.path())).await;
+    assert_eq!(report.problems[0], "rule blind reads pushed metrics, which a backtest does not play: it finds none");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_measured_is_neither_played_nor_counted() {
     let dir = tempfile::tempdir().unwrap();
     let mut web = traced("web", 1.0, &[0.5; 20]);

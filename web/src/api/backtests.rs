@@ -24,6 +24,9 @@ const LONGEST_STEP_S: u64 = 3600;
 struct Asked {
     /// Rule statements; the rules in force when left out.
     rules: Option<String>,
+    /// Whether they come on top of the rules in force, as applying them would, rather than alone.
+    #[serde(default)]
+    on_top: bool,
     /// What to compare with: `live`, `none`, or rule statements. Nothing when left out.
     against: Option<String>,
     /// In ms UTC; an hour before `to` when left out.
@@ -50,6 +53,7 @@ pub(crate) async fn start(State(app): State<App>, body: Text) -> Result<(StatusC
         return Err(ApiError::bad_request(format!("step_s is 1 to {LONGEST_STEP_S}")));
     }
     let rules = match asked.rules {
+        Some(rules) if asked.on_top => app.engine.rules_text() + &checked(&app, rules).await?,
         Some(rules) => checked(&app, rules).await?,
         None => app.engine.rules_text(),
     };

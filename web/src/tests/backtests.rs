@@ -50,6 +50,18 @@ async fn a_backtest_is_started_watched_and_read() {
     assert_eq!(cpu("against")["utilisation"], 0.25, "{shown}");
     assert!(cpu("report")["utilisation"].as_f64().unwrap() > 0.3, "{shown}");
     assert_eq!(shown["report"]["rules"][0]["rule"], "half");
+    assert_eq!(shown["report"]["rules"].as_array().unwrap().len(), 1);
+
+    // On top of what is in force, two rules; against it, one.
+    assert_eq!(
+        server.post("/api/v1/rules", &json!({ "sql": RULE.replace("half", "other") })).await.status,
+        StatusCode::OK
+    );
+    let asked = json!({ "rules": RULE, "on_top": true, "against": "live", "from": NOW - 60_000 });
+    let id = server.post("/api/v1/backtests", &asked).await.json()["id"].as_str().unwrap().to_owned();
+    let shown = ended(&server, &id).await;
+    let rules = |which: &str| shown[which]["rules"].as_array().map(Vec::len);
+    assert_eq!((rules("report"), rules("against")), (Some(2), Some(1)), "{shown}");
     let list = server.get("/api/v1/backtests").await.json();
     assert_eq!((&list["backtests"][0]["id"], list["backtests"][0].get("report")), (&json!(id), None));
 }

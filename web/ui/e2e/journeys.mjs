@@ -124,6 +124,17 @@ const journeys = {
     await page.waitForSelector('button.freeze');
   },
 
+  async 'a rule is tried on the stored history'() {
+    await open('#/rules/cpu_down');
+    await page.waitForSelector('[data-verdict="ok"]');
+    await page.click('[data-backtest] >> text="1h"');
+    await page.waitForSelector('[data-backtest="done"]', { timeout: 60_000 });
+    const table = await page.textContent('[data-backtest] table');
+    check(table.includes('unmet demand') && table.includes('memory'), `the figures are missing: ${table}`);
+    // The rule as it stands, on top of itself, makes no difference.
+    check((await page.locator('[data-backtest] .worse, [data-backtest] .better').count()) === 0, 'it differs from itself');
+  },
+
   async 'filter and list show the same containers'() {
     await open('#/');
     await isLive();

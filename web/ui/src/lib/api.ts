@@ -2,6 +2,7 @@
 import { quoted } from './clipboard';
 import { session } from './session.svelte';
 import type {
+  Backtest,
   ContainerRow,
   ContainerSeries,
   Decision,
@@ -102,6 +103,10 @@ function search(filter: DecisionFilter): string {
 
 export const api = {
   status: () => get<Status>('status'),
+  backtest: (rules: string, against: string, from: number) =>
+    post<Backtest>('backtests', { rules, on_top: true, against, from: Math.floor(from) }),
+  backtestState: (id: string) => get<Backtest>(`backtests/${seg(id)}`),
+  stopBacktest: async (id: string) => void (await call(`backtests/${seg(id)}`, { method: 'DELETE' })),
   freeze: (restore: boolean, why: string) => post<{ freeze: Freeze; failed: string[] }>('freeze', { restore, why }),
   thaw: async () => void (await call('freeze', { method: 'DELETE' })),
   login: (token: string) => post<unknown>('login', { token }),

@@ -50,7 +50,7 @@ const RULE_WORDS = ['CREATE OR REPLACE RULE', 'ALTER RULE', 'DROP RULE', 'SHOW R
 export const RULE_OPTIONS: Record<string, string> = {
   every: "how often: '1s'",
   class: "'protect' or 'save'",
-  mode: "'off', 'shadow' or 'on'",
+  mode: "'off', 'shadow', 'canary 10 %' or 'on'",
   cooldown_up: 'least time between two raises',
   cooldown_down: 'least time between two cuts',
   step_up: 'largest raise, as a share of the limit',

@@ -1,7 +1,7 @@
 /** The JSON of the HTTP API, as the server writes it. Values are in base units: cores, bytes, ms UTC, shares of 1. */
 
 export type ResourceName = 'cpu' | 'memory';
-export type Mode = 'off' | 'shadow' | 'on';
+export type Mode = 'off' | 'shadow' | `canary ${number} %` | 'on';
 export type Num = number | null;
 
 /** The kill switch is on. */
@@ -9,6 +9,43 @@ export interface Freeze {
   since: number;
   by: string;
   why: string;
+}
+
+/** What a backtest came to for one resource; shares are of 1. */
+export interface Figures {
+  slack: number;
+  utilisation: number;
+  over_limit: number;
+  unmet: number;
+  throttled_s: number;
+  oom_kills: number;
+  changes: number;
+  changes_per_day: number;
+  flaps: number;
+}
+
+export interface LimitScore extends Figures {
+  host: string;
+  container: string;
+  resource: ResourceName;
+}
+
+export interface BacktestReport {
+  ticks: number;
+  took_ms: number;
+  containers: number;
+  resources: Partial<Record<ResourceName, Figures>>;
+  limits: LimitScore[];
+  problems: string[];
+}
+
+export interface Backtest {
+  id: string;
+  phase: 'reading' | 'running' | 'comparing' | 'done' | 'failed' | 'stopped';
+  progress: number;
+  error?: ErrorPlace;
+  report?: BacktestReport;
+  against?: BacktestReport;
 }
 
 export interface Status {

@@ -1,0 +1,54 @@
+import { describe, expect, it } from 'vitest';
+import { differences, rowsOf } from './backtest';
+import type { BacktestReport, Figures } from './types';
+
+const figures = (change: Partial<Figures>): Figures => ({
+  slack: 0.5,
+  utilisation: 0.5,
+  over_limit: 0,
+  unmet: 0,
+  throttled_s: 0,
+  oom_kills: 0,
+  changes: 0,
+  changes_per_day: 0,
+  flaps: 0,
+  ...change,
+});
+
+const report = (change: Partial<Figures>): BacktestReport => ({
+  ticks: 10,
+  took_ms: 1,
+  containers: 1,
+  resources: { cpu: figures(change) },
+  limits: [
+    { host: 'h', container: 'web', resource: 'cpu', ...figures(change) },
+    { host: 'h', container: 'db', resource: 'cpu', ...figures({}) },
+  ],
+  problems: [],
+});
+
+describe('a backtest', () => {
+  it('shows less as better, more as worse, and the same as the same', () => {
+    const rows = rowsOf(report({ slack: 0.2, changes: 12 }), report({}));
+    const of = (name: string) => rows.find((row) => row.name === name);
+    expect(of('unused')).toMatchObject({
+      ours: '20.00 %',
+      theirs: '50.00 %',
+      difference: '−30.00 %',
+      verdict: 'better',
+    });
+    expect(of('changes')).toMatchObject({ ours: '12', difference: '+12', verdict: 'worse' });
+    expect(of('unmet demand')).toMatchObject({ difference: '=', verdict: '' });
+    expect(of('OOM kills')).toBeUndefined();
+  });
+
+  it('does without a comparison', () => {
+    const rows = rowsOf(report({ unmet: 0.1 }), undefined);
+    expect(rows.every((row) => row.theirs === '' && row.difference === '' && row.verdict === '')).toBe(true);
+  });
+
+  it('names the limits that differ', () => {
+    const movers = differences(report({ unmet: 0.01 }), report({}));
+    expect(movers.map((mover) => mover.container)).toEqual(['web']);
+  });
+});
