@@ -132,7 +132,10 @@ const journeys = {
     const table = await page.textContent('[data-backtest] table');
     check(table.includes('unmet demand') && table.includes('memory'), `the figures are missing: ${table}`);
     // The rule as it stands, on top of itself, makes no difference.
-    check((await page.locator('[data-backtest] .worse, [data-backtest] .better').count()) === 0, 'it differs from itself');
+    check(
+      (await page.locator('[data-backtest] .worse, [data-backtest] .better').count()) === 0,
+      'it differs from itself',
+    );
   },
 
   async 'filter and list show the same containers'() {
