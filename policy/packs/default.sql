@@ -6,24 +6,28 @@
 --
 -- The engine's guards stand behind every rule here: bounds, stale data, warm-up, cooldowns, steps, the memory floor.
 
--- A container that is at its limit gets half as much again each second; one that comes near it gets its peak plus 10 %.
+-- A container that is at its limit gets half as much again each second, up to three times as much the more it is throttled;
+-- one that comes near it gets its peak plus 10 %.
 CREATE OR REPLACE RULE cpu_up
 WITH (every = '1s', class = 'protect', cooldown_up = '1s', dead_band = 0.02)
 AS
 -- Formula, of the hybrid CPU policy (the windows of Autopilot, with the throttle signal of Autothrottle's Captain):
---     saturated (usage >= 0.97 limit, or throttled in more than 10 % of the periods): max(1.5 limit, 1.10 peak of 60 s)
+--     saturated (usage >= 0.97 limit, or throttled in more than 10 % of the periods): max((1.5 + 1.5 throttled share) limit,
+--                                                                                1.10 peak of 60 s)
 --     otherwise, when 1.10 peak of 60 s > 1.02 limit:                                 1.10 peak of 60 s
--- Parameters: factor 1.5 a second when saturated, headroom 1.10 over the peak, thresholds 0.97 and 0.10.
--- Usage cannot exceed the limit, so demand above it is hidden; that is why a saturated container grows by a factor.
+-- Parameters: factor 1.5 to 3 a second when saturated, headroom 1.10 over the peak, thresholds 0.97 and 0.10.
+-- Usage cannot exceed the limit, so demand above it is hidden; that is why a saturated container grows by a factor. The
+-- share of throttled periods tells how far: a container that is throttled in all of them wants much more than it has.
+-- One that has all it may have is not asked about: the bounds would refuse the same thing each second.
 WITH wanted AS (
-    SELECT host, container, resource, usage, allocated, coalesce(throttled_last, 0) AS throttling,
+    SELECT host, container, resource, usage, allocated, "max", coalesce(throttled_last, 0) AS throttling,
            1.10 * usage_max AS headroom,
            usage >= 0.97 * allocated OR coalesce(throttled_last, 0) > 0.10 AS saturated
     FROM recent(INTERVAL '60 seconds')
     WHERE resource = 'cpu' AND allocated > 0
 )
 SELECT host, container, resource,
-       CASE WHEN saturated THEN greatest(headroom, 1.5 * allocated) ELSE headroom END AS target,
+       CASE WHEN saturated THEN greatest(headroom, (1.5 + 1.5 * throttling) * allocated) ELSE headroom END AS target,
        CASE WHEN throttling > 0.10
             THEN concat('it was throttled in ', CAST(round(100 * throttling) AS BIGINT), ' % of the last periods')
             WHEN saturated
@@ -32,20 +36,22 @@ SELECT host, container, resource,
        END AS reason,
        throttling
 FROM wanted
-WHERE saturated OR headroom > 1.02 * allocated;
+WHERE (saturated OR headroom > 1.02 * allocated) AND allocated < 0.99 * coalesce(nullif("max", 0), 1e9);
 
--- A container that needs less than it has gives back up to a fifth each ten seconds, never below its peak plus 10 %.
+-- A container that needs less than it has gives back up to half each ten seconds, never below its peak plus 10 %.
 CREATE OR REPLACE RULE cpu_down
-WITH (every = '10s', class = 'optimise', cooldown_down = '10s', step_down = 0.2, dead_band = 0.05)
+WITH (every = '10s', class = 'optimise', cooldown_down = '10s', step_down = 0.5, dead_band = 0.05)
 AS
 -- Formula: when 1.10 peak of 60 s < 0.95 limit, nothing was throttled for 60 s and the limit is above its lower bound:
---     max(1.10 peak of 60 s, 0.80 limit)
--- Parameters: the same headroom of 1.10 as cpu_up, so the two agree on where a limit belongs; hysteresis 0.95; 20 % a step.
+--     max(1.10 peak of 60 s, 0.50 limit)
+-- Parameters: the same headroom of 1.10 as cpu_up, so the two agree on where a limit belongs; hysteresis 0.95; half a step.
+-- It is the minute of calm that makes a step safe, not its size: smaller steps only take longer to the same place. The watch
+-- over decreases takes back what was too much.
 -- A throttled minute is not calm, however low its average: the next burst would be throttled again.
 -- It runs as seldom as it may decide, and not for a limit within 5 % of its lower bound (0.05 cores where none is set, the
 -- engine's floor): each proposal is recorded, and an idle container would be refused the same thing for ever.
 SELECT host, container, resource,
-       greatest(1.10 * usage_max, 0.80 * allocated) AS target,
+       greatest(1.10 * usage_max, 0.50 * allocated) AS target,
        concat('its peak of the last minute was ', CAST(round(100 * usage_max / allocated) AS BIGINT), ' % of its limit')
            AS reason
 FROM recent(INTERVAL '60 seconds')

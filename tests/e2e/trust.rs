@@ -76,11 +76,11 @@ fn rules_are_tried_on_a_trace_without_a_server() {
     std::fs::write(&trace, format!("unix_s,pod,millicores,mib\n{}", rows.collect::<String>())).unwrap();
     let trace = trace.to_str().unwrap();
     let columns = ["--time", "unix_s", "--container", "pod", "--cpu", "millicores/1000", "--memory", "mib*1048576"];
-    let simulate = |more: &[&str]| [&["simulate", "--trace", trace][..], &columns, more].concat();
-    let report: Value = serde_json::from_str(&printed(&simulate(&["--output", "json"]))).unwrap();
+    let simulate = |output| [&["simulate", "--trace", trace][..], &columns, &["--output", output]].concat();
+    let report: Value = serde_json::from_str(&printed(&simulate("json"))).unwrap();
     assert_eq!((&report["report"]["ticks"], &report["report"]["step_ms"]), (&Value::from(120), &Value::from(60_000)));
     assert!((report["against"]["resources"]["cpu"]["mean_limit"].as_f64().unwrap() - 0.49).abs() < 1e-9, "{report}");
-    let csv = printed(&simulate(&["--output", "csv"]));
+    let csv = printed(&simulate("csv"));
     assert_eq!(csv.lines().count(), 3, "a heading and two limits: {csv}");
     assert!(csv.starts_with("host,container,resource,slack,"), "{csv}");
 

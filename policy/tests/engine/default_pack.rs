@@ -5,18 +5,18 @@ use tidegate_model::{OutcomeStatus, Resource};
 use crate::world::{MIB, World, cpu, memory};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_starving_container_gets_what_it_needs_within_ten_seconds() {
+async fn a_starving_container_gets_what_it_needs_within_three_seconds() {
     let world = World::new().await;
     world.apply_pack("on").await;
     world.set_limit("web", Resource::Cpu, 0.3);
     let mut limits = vec![0.3];
-    for _ in 0..10 {
+    for _ in 0..3 {
         world.second(&[("web", cpu(1.5))]).await;
         limits.push(world.limit("web", Resource::Cpu));
     }
-    assert!(limits[10] >= 1.5, "{limits:?}");
-    assert!(limits[1] > 0.3 && limits[1] <= 0.46, "it goes in steps: {limits:?}");
-    assert!(limits.windows(2).all(|pair| pair[1] <= pair[0] * 1.5 + 1e-9), "{limits:?}");
+    assert!(limits[3] >= 1.5, "{limits:?}");
+    assert!(limits[1] > 0.45 && limits[1] <= 0.9, "the more it is throttled the larger the step: {limits:?}");
+    assert!(limits.windows(2).all(|pair| pair[1] <= pair[0] * 3.0 + 1e-9), "{limits:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,11 +32,11 @@ async fn an_idle_container_gives_back_and_is_never_throttled_for_it() {
     let limit = world.limit("web", Resource::Cpu);
     assert!((0.22..0.26).contains(&limit), "{limit}");
     let changes = world.actuator.changes.lock();
-    assert!(changes.len() > 5 && changes.len() <= 18, "one change each ten seconds at most: {}", changes.len());
+    assert!(changes.len() > 2 && changes.len() <= 18, "one change each ten seconds at most: {}", changes.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_goes_idle_comes_back_by_a_fifth_each_ten_seconds() {
+async fn a_container_that_goes_idle_comes_back_by_half_each_ten_seconds() {
     let world = World::new().await;
     world.apply_pack("on").await;
     world.set_limit("web", Resource::Cpu, 2.0);
@@ -46,7 +46,8 @@ async fn a_container_that_goes_idle_comes_back_by_a_fifth_each_ten_seconds() {
         let report = world.second(&[("web", cpu(if second < 30 { 1.9 } else { 0.1 }))]).await;
         let limit = world.limit("web", Resource::Cpu);
         if limit < former {
-            assert!((limit - 0.8 * former).abs() < 1e-9, "from {former} to {limit}");
+            // Its peak of 0.1 plus 10 % is where it ends.
+            assert!((limit - (0.5 * former).max(0.11)).abs() < 1e-9, "from {former} to {limit}");
             lowered.push(second - 30);
         }
         assert!(report.decisions.iter().all(|decision| decision.outcome.status == OutcomeStatus::Applied));
