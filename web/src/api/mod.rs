@@ -28,6 +28,7 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/rules/validate", post(rules::validate))
         .route("/api/v1/rules/preview", post(rules::preview))
         .route("/api/v1/rules/{name}", get(rules::rule))
+        .route("/api/v1/rules/{name}/changes", get(rules::changes))
         .route("/api/v1/decisions", get(decisions::decisions))
         .route("/api/v1/decisions/{id}", get(decisions::decision))
         .route("/api/v1/decisions/{id}/explain", get(decisions::explain))
