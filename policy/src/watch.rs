@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidegate_model::{Decision, GuardAction, OutcomeStatus, Resource, TimeMs};
+use tidegate_model::{Decision, GuardAction, GuardReport, OutcomeStatus, Resource, TimeMs};
 
 use crate::config::PolicyConfig;
 use crate::explain::WATCH;
@@ -174,6 +174,16 @@ pub(crate) struct Regression {
     /// For the decision that puts it back.
     pub reason: String,
     pub inputs: Map<String, Value>,
+}
+
+/// Whether what kept a limit from being put back passes.
+pub(crate) fn waits(status: OutcomeStatus, guards: &[GuardReport]) -> bool {
+    let refused_by = guards.iter().find(|note| note.action == GuardAction::Refused).map(|note| note.guard.as_str());
+    match status {
+        OutcomeStatus::Refused => matches!(refused_by, Some("pending" | "cooldown" | "capacity" | "priority")),
+        OutcomeStatus::Failed => true,
+        _ => false,
+    }
 }
 
 /// How long a rule keeps its hands off a limit.
@@ -389,17 +399,14 @@ impl Watches {
         if decision.rule != WATCH {
             return;
         }
-        let refused_by = decision.guards.iter().find(|note| note.action == GuardAction::Refused);
-        let waits = match decision.outcome.status {
-            OutcomeStatus::Refused => {
-                refused_by.is_some_and(|note| matches!(&*note.guard, "pending" | "cooldown" | "capacity" | "priority"))
-            }
-            OutcomeStatus::Failed => true,
-            _ => false,
-        };
-        if !waits {
+        if !waits(decision.outcome.status, &decision.guards) {
             self.restoring.remove(key);
         }
+    }
+
+    /// Takes up what a former run of the program did not come to put back.
+    pub fn resume_restoring(&mut self, regression: Regression, since: TimeMs) {
+        self.restoring.insert(regression.key.clone(), (regression, since.plus(RESTORING)));
     }
 
     /// Why a rule has to fall back to shadow mode, if it has.
