@@ -80,6 +80,10 @@ impl Engine {
         let dropped = before.iter().map(|rule| &rule.name).filter(|name| rules.iter().all(|rule| rule.name != **name));
         for name in touched.iter().chain(dropped) {
             history.watches.forget_rule(name);
+            // Of a rule that is gone, or whose changes have no end any more, limits stay as they are.
+            if !rules.iter().any(|rule| rule.name == *name && rule.resolved.ttl.is_some()) {
+                history.end_leases(name);
+            }
         }
         drop(history);
         self.activate(rules);
