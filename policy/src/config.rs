@@ -88,6 +88,8 @@ pub struct PolicyConfig {
     pub floor_memory_bytes: u64,
     /// Most rules.
     pub max_rules: usize,
+    /// Changes of one rule whose texts are kept.
+    pub max_rule_changes: usize,
     /// Longest submitted text.
     pub max_text_bytes: usize,
     /// Decisions that a slow receiver of [`crate::Engine::decisions`] may lag behind before it loses the oldest.
@@ -129,6 +131,7 @@ impl Default for PolicyConfig {
             floor_cpu_cores: 0.05,
             floor_memory_bytes: 8 << 20,
             max_rules: 1_000,
+            max_rule_changes: 100,
             max_text_bytes: 1 << 20,
             decision_queue: 4_096,
         }
@@ -197,6 +200,7 @@ impl PolicyConfig {
             ("breaker_window_s", self.breaker_window_s, 1, LONGEST_S),
             ("breaker_least", self.breaker_least.into(), 1, u32::MAX.into()),
             ("floor_memory_bytes", self.floor_memory_bytes, 1, u64::MAX),
+            ("max_rule_changes", count(self.max_rule_changes), 1, u64::MAX),
             ("max_text_bytes", count(self.max_text_bytes), 1, u64::MAX),
         ];
         for (key, value, least, most) in ranges {

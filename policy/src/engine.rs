@@ -9,7 +9,7 @@ use std::time::Duration;
 use parking_lot::{Mutex, RwLock};
 use tidegate_actuator::{Actuator, Drift};
 use tidegate_model::{Clock, ContainerKey, Decision, Event, Mode, Outcome, OutcomeStatus, TimeMs};
-use tidegate_store::{RuleRow, Store};
+use tidegate_store::{RuleChange, RuleRow, Store};
 use tokio::sync::broadcast;
 
 use crate::arbiter::decision_id;
@@ -120,11 +120,26 @@ impl Engine {
         self.ticked.load(Ordering::Acquire)
     }
 
-    /// A decision as a sentence, with its rule if that has not changed since.
+    /// The changes of rules that are kept, oldest first, of rules that were dropped too.
+    pub fn rule_changes(&self) -> Vec<RuleChange> {
+        self.store.rule_changes()
+    }
+
+    /// A decision as a sentence, with its rule's text as it was then, if that is still known.
     pub fn explain(&self, decision: &Decision) -> Explanation {
-        let rules = self.rules.read();
-        let rule = rules.iter().map(|rule| &rule.definition).find(|rule| rule.name == decision.rule);
-        let rule_sql = rule.filter(|rule| rule.version == decision.version).map(|rule| rule.sql.clone());
+        let mut changes = self.store.rule_changes();
+        changes.retain(|change| change.rule == decision.rule && change.version == decision.version);
+        // A rule that was dropped and made anew counts from 1 again, and one that is changed right at a tick may be evaluated
+        // with its new text: the last text before the tick is meant, or the first one after it.
+        let behind = changes.partition_point(|change| change.time <= decision.time);
+        let change = changes.get(behind.saturating_sub(1));
+        let current = || {
+            let rules = self.rules.read();
+            let mut rules = rules.iter().map(|rule| &rule.definition);
+            let rule = rules.find(|rule| rule.name == decision.rule && rule.version == decision.version);
+            rule.map(|rule| rule.sql.clone())
+        };
+        let rule_sql = change.map(|change| change.sql.clone()).or_else(current);
         Explanation { sentence: explain_sentence(decision), rule_sql }
     }
 

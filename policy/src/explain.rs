@@ -20,7 +20,7 @@ pub(crate) const BREAKER: &str = "(breaker)";
 pub struct Explanation {
     /// The decision as one sentence.
     pub sentence: String,
-    /// The rule's statement at the decision's version; `None` when the rule has changed since or is gone.
+    /// The rule's statement as it was at the time; `None` when that is not known any more.
     pub rule_sql: Option<String>,
 }
 

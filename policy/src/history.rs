@@ -290,6 +290,13 @@ impl History {
         }
     }
 
+    /// What the rule changed stands, whether it asks for it or not.
+    pub fn end_leases(&mut self, rule: &str) {
+        for track in self.tracks.values_mut() {
+            track.lease.take_if(|lease| lease.rule == rule);
+        }
+    }
+
     /// Whether any change stands only as long as its rule asks for it.
     pub fn has_leases(&self) -> bool {
         self.tracks.values().any(|track| track.lease.is_some())

@@ -1,6 +1,6 @@
 //! What happened to limits before the program started, read back from `decisions`.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray};
@@ -17,6 +17,7 @@ use crate::history::{Applied, EXPIRED, Foreign, History, Lease, RETURNS_TO, Trac
 use crate::options::LONGEST_WATCH;
 use crate::proposal::{LimitKey, numbers, text_at, texts};
 use crate::tick::GRACE;
+use crate::watch::{Regression, waits};
 
 /// How far back `decisions` is read at least, so that most changes of a cooldown need no other read.
 const SHORTEST_REACH: Duration = Duration::from_secs(600);
@@ -114,19 +115,25 @@ impl Engine {
         let changed: HashMap<String, TimeMs> =
             self.store.rules().into_iter().map(|rule| (rule.name, rule.updated_at)).collect();
         let counts = |rule: &str, at: TimeMs| changed.get(rule).is_some_and(|changed| at >= *changed);
-        let mut found_out = HashSet::new();
-        for (key, at, inputs) in restored_regressions(regressions) {
-            let row = &inputs["row"];
-            let number = |name: &str| row[name].as_f64();
-            let (Some(rule), Some(decrease), Some(level), Some(until)) =
-                (row["rule"].as_str(), row["lowered_by"].as_str(), number("regressions"), number("backoff_until"))
-            else {
-                continue;
-            };
-            // The first decision about a decrease tells it; those that try again repeat it.
-            if found_out.insert(decrease.to_owned()) && counts(rule, at) {
+        // By the decrease: when it was found out about, and whether it is still to be put back.
+        let mut found_out: HashMap<String, (TimeMs, bool)> = HashMap::new();
+        let mut told: Vec<Told> = restored_regressions(regressions).collect();
+        for Told { regression, time, waiting } in &told {
+            found_out.entry(regression.decision.clone()).or_insert((*time, true)).1 = *waiting;
+        }
+        // The first decision about a decrease tells it; those that try again repeat it.
+        told.retain(|one| found_out[&one.regression.decision].0 == one.time);
+        for Told { regression, time, .. } in told {
+            let number = |name: &str| regression.inputs.get(name).and_then(Value::as_f64);
+            if let (Some(level), Some(until), true) =
+                (number("regressions"), number("backoff_until"), counts(&regression.rule, time))
+            {
                 let killed = number("oom_kills_after").is_some_and(|kills| kills > 0.0);
-                history.watches.note(&key, rule, at, level as u32, TimeMs(until as i64), killed);
+                let (key, rule) = (&regression.key, &regression.rule);
+                history.watches.note(key, rule, time, level as u32, TimeMs(until as i64), killed);
+            }
+            if found_out[&regression.decision].1 {
+                history.watches.resume_restoring(regression, time);
             }
         }
         let rules = self.active();
@@ -136,7 +143,7 @@ impl Engine {
             if !counts(&decision.rule, decision.time) || watch.is_zero() {
                 continue;
             }
-            let over = found_out.contains(&decision.id) || decision.outcome.at.plus(watch) < now;
+            let over = found_out.contains_key(&decision.id) || decision.outcome.at.plus(watch) < now;
             history.watches.resume(&(decision.container.clone(), decision.resource), &decision, watch, over);
         }
     }
@@ -188,7 +195,7 @@ fn foreign_query(hold: Duration) -> String {
 fn regressions_query(reach: Duration) -> String {
     let seconds = reach.as_secs();
     format!(
-        "SELECT host, container, resource, time, inputs FROM decisions
+        "SELECT host, container, resource, time, inputs, reason, outcome, guards FROM decisions
          WHERE rule = '{WATCH}' AND time > now() - INTERVAL '{seconds} seconds' ORDER BY time"
     )
 }
@@ -218,12 +225,36 @@ fn leases_query(rules: &[String], reach: Duration) -> String {
     )
 }
 
-fn restored_regressions(batches: &[RecordBatch]) -> impl Iterator<Item = (LimitKey, TimeMs, Value)> + '_ {
+/// One decision about a decrease that made things worse.
+struct Told {
+    regression: Regression,
+    time: TimeMs,
+    /// Whether what kept the limit from being put back passes.
+    waiting: bool,
+}
+
+fn restored_regressions(batches: &[RecordBatch]) -> impl Iterator<Item = Told> + '_ {
     batches.iter().flat_map(|batch| {
-        let (time, inputs) = (times(batch, "time"), texts(batch, "inputs"));
+        let time = times(batch, "time");
+        let columns = ["inputs", "reason", "outcome", "guards"].map(|name| texts(batch, name));
         keys(batch).into_iter().enumerate().filter_map(move |(row, key)| {
-            let inputs = serde_json::from_str(text_at(inputs.as_ref()?, row)?).ok()?;
-            Some((key?, time.as_ref()?[row]?, inputs))
+            let [inputs, reason, outcome, guards] = columns.each_ref().map(|column| text_at(column.as_ref()?, row));
+            let mut inputs: Value = serde_json::from_str(inputs?).ok()?;
+            let Value::Object(inputs) = inputs["row"].take() else { return None };
+            let status = serde_json::from_value(Value::from(outcome?)).ok()?;
+            let guards: Vec<GuardReport> = serde_json::from_str(guards?).ok()?;
+            let text = |name: &str| inputs.get(name).and_then(Value::as_str).map(str::to_owned);
+            let number = |name: &str| inputs.get(name).and_then(Value::as_f64);
+            let regression = Regression {
+                key: key?,
+                rule: text("rule")?,
+                version: number("version")? as u32,
+                decision: text("lowered_by")?,
+                from: number("lowered_from")?,
+                reason: reason?.to_owned(),
+                inputs,
+            };
+            Some(Told { regression, time: time.as_ref()?[row]?, waiting: waits(status, &guards) })
         })
     })
 }

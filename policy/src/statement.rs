@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tidegate_model::{Decision, Mode, TimeMs};
-use tidegate_store::RuleRow;
+use tidegate_store::{RuleChange, RuleRow};
 
 use crate::engine::{Engine, stored_rows};
 use crate::error::{PolicyError, PolicyErrorKind};
@@ -69,15 +69,21 @@ impl Engine {
             return Ok(());
         }
         let touched = touched(before, &rules);
-        let mut rows = stored_rows(&rules, &self.store.rules(), &touched, who, now);
+        let former = self.store.rules();
+        let mut rows = stored_rows(&rules, &former, &touched, who, now);
         for row in rows.iter_mut().filter(|row| touched.contains(&row.name)) {
             row.note = note.map(str::to_owned);
         }
-        self.store.put_rules(rows)?;
+        let changes = changes(&former, &rows, &self.store.rule_changes(), who, now);
+        self.store.put_changed_rules(rows, changes, self.config.max_rule_changes)?;
         let mut history = self.history.lock();
         let dropped = before.iter().map(|rule| &rule.name).filter(|name| rules.iter().all(|rule| rule.name != **name));
         for name in touched.iter().chain(dropped) {
             history.watches.forget_rule(name);
+            // Of a rule that is gone, or whose changes have no end any more, limits stay as they are.
+            if !rules.iter().any(|rule| rule.name == *name && rule.resolved.ttl.is_some()) {
+                history.end_leases(name);
+            }
         }
         drop(history);
         self.activate(rules);
@@ -301,6 +307,39 @@ fn outcome(statement: &str, name: &Spanned<String>, message: String, changed: bo
 /// Names of the rules that are new or differ.
 fn touched(before: &Working, after: &Working) -> Vec<String> {
     after.iter().filter(|rule| !before.contains(rule)).map(|rule| rule.name.clone()).collect()
+}
+
+/// What is different in `rows`, and before it the `former` text of a rule of which nothing is `known` yet.
+fn changes(former: &[RuleRow], rows: &[RuleRow], known: &[RuleChange], who: &str, now: TimeMs) -> Vec<RuleChange> {
+    let find = |rows: &[RuleRow], name: &str| rows.iter().find(|row| row.name == name).cloned();
+    let entry = |row: &RuleRow, change: &str, time: TimeMs, changed_by: &str| RuleChange {
+        time,
+        rule: row.name.clone(),
+        change: change.to_owned(),
+        version: row.version,
+        mode: row.mode,
+        changed_by: changed_by.to_owned(),
+        note: row.note.clone(),
+        sql: row.sql.clone(),
+    };
+    let mut changes = Vec::new();
+    for before in former {
+        let after = find(rows, &before.name);
+        if after.as_ref().is_some_and(|after| after.sql == before.sql) {
+            continue;
+        }
+        if known.iter().all(|change| change.rule != before.name) {
+            changes.push(entry(before, "created", before.updated_at, &before.created_by));
+        }
+        changes.push(match after {
+            None => entry(before, "dropped", now, who),
+            Some(after) if after.version == before.version => entry(&after, "mode", now, who),
+            Some(after) => entry(&after, "changed", now, who),
+        });
+    }
+    let created = rows.iter().filter(|row| former.iter().all(|before| before.name != row.name));
+    changes.extend(created.map(|row| entry(row, "created", now, who)));
+    changes
 }
 
 /// A rule whose decisions only show what it would do.

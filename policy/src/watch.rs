@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidegate_model::{Decision, GuardAction, OutcomeStatus, Resource, TimeMs};
+use tidegate_model::{Decision, GuardAction, GuardReport, OutcomeStatus, Resource, TimeMs};
 
 use crate::config::PolicyConfig;
 use crate::explain::WATCH;
@@ -174,6 +174,16 @@ pub(crate) struct Regression {
     /// For the decision that puts it back.
     pub reason: String,
     pub inputs: Map<String, Value>,
+}
+
+/// Whether what kept a limit from being put back passes.
+pub(crate) fn waits(status: OutcomeStatus, guards: &[GuardReport]) -> bool {
+    let refused_by = guards.iter().find(|note| note.action == GuardAction::Refused).map(|note| note.guard.as_str());
+    match status {
+        OutcomeStatus::Refused => matches!(refused_by, Some("pending" | "cooldown" | "capacity" | "priority")),
+        OutcomeStatus::Failed => true,
+        _ => false,
+    }
 }
 
 /// How long a rule keeps its hands off a limit.
@@ -389,17 +399,14 @@ impl Watches {
         if decision.rule != WATCH {
             return;
         }
-        let refused_by = decision.guards.iter().find(|note| note.action == GuardAction::Refused);
-        let waits = match decision.outcome.status {
-            OutcomeStatus::Refused => {
-                refused_by.is_some_and(|note| matches!(&*note.guard, "pending" | "cooldown" | "capacity" | "priority"))
-            }
-            OutcomeStatus::Failed => true,
-            _ => false,
-        };
-        if !waits {
+        if !waits(decision.outcome.status, &decision.guards) {
             self.restoring.remove(key);
         }
+    }
+
+    /// Takes up what a former run of the program did not come to put back.
+    pub fn resume_restoring(&mut self, regression: Regression, since: TimeMs) {
+        self.restoring.insert(regression.key.clone(), (regression, since.plus(RESTORING)));
     }
 
     /// Why a rule has to fall back to shadow mode, if it has.
@@ -437,6 +444,197 @@ impl Watches {
         for record in self.records.values_mut() {
             record.lowered.retain(|at| *at <= latest);
             record.regressed.retain(|(at, _)| *at <= latest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::option;
+    use proptest::prelude::*;
+    use tidegate_model::{ContainerKey, Mode, Outcome};
+
+    const START: TimeMs = TimeMs(1_000_000);
+
+    fn tuning() -> Tuning {
+        Tuning::of(&PolicyConfig::default())
+    }
+
+    fn key(resource: Resource) -> LimitKey {
+        (ContainerKey { host: "node0".to_owned(), name: "web".to_owned() }, resource)
+    }
+
+    fn after(throttled: Option<f64>, pressure: Option<f64>, kills: f64) -> After {
+        let mut after = After { kills, ..After::default() };
+        for _ in 0..LEAST_SAMPLES {
+            after.throttled.push(throttled);
+            after.pressure.push(pressure);
+        }
+        after
+    }
+
+    fn at(second: u64) -> TimeMs {
+        START.plus(Duration::from_secs(second))
+    }
+
+    /// A decrease by `rule` from 2 to 1 cores in some second.
+    fn lowered(rule: &str, second: u64, inputs: Value) -> Decision {
+        Decision {
+            id: format!("{rule}-{second}"),
+            time: at(second),
+            rule: rule.to_owned(),
+            version: 1,
+            container: key(Resource::Cpu).0,
+            resource: Resource::Cpu,
+            limit_before: Some(2.0),
+            proposed: 1.0,
+            decided: Some(1.0),
+            guards: Vec::new(),
+            reason: String::new(),
+            mode: Mode::On,
+            inputs,
+            outcome: Outcome {
+                status: OutcomeStatus::Applied,
+                limit_after: Some(1.0),
+                writes: Vec::new(),
+                message: String::new(),
+                at: at(second),
+                took_us: 0,
+            },
+        }
+    }
+
+    /// Lives from one second to another with that much throttling; returns when regressions were found.
+    fn live(watches: &mut Watches, seconds: std::ops::Range<u64>, throttled: f64) -> Vec<u64> {
+        let mut found = Vec::new();
+        for second in seconds {
+            let sample =
+                Sample { key: key(Resource::Cpu), at: at(second), throttled: Some(throttled), pressure: Some(0.0) };
+            let worse = watches.look(at(second), &[sample], |_| None, &tuning());
+            found.extend(worse.iter().map(|_| second));
+        }
+        found
+    }
+
+    const WATCH_FOR: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn thresholds_are_absolute_and_relative() {
+        let cpu = |before: f64, now: f64| {
+            let before = Before { throttled: Some(before), ..Before::default() };
+            regression(Resource::Cpu, &before, &after(Some(now), None, 0.0), &tuning()).is_some()
+        };
+        assert_eq!(
+            [(0.0, 0.049), (0.0, 0.051), (0.1, 0.29), (0.1, 0.31)].map(|(a, b)| cpu(a, b)),
+            [false, true, false, true]
+        );
+        let memory = |before: f64, now: f64| {
+            let before = Before { pressure: Some(before), ..Before::default() };
+            regression(Resource::Memory, &before, &after(None, Some(now), 0.0), &tuning()).is_some()
+        };
+        assert_eq!(
+            [(0.0, 0.004), (0.0, 0.006), (0.1, 0.2), (0.1, 0.21)].map(|(a, b)| memory(a, b)),
+            [false, true, false, true]
+        );
+    }
+
+    #[test]
+    fn a_busy_host_is_not_the_limits_fault() {
+        let before = Before { throttled: Some(0.0), pressure: Some(0.0), oom_kills: None };
+        let waits = |throttled| regression(Resource::Cpu, &before, &after(throttled, Some(0.5), 0.0), &tuning());
+        assert_eq!(waits(Some(0.0)), None);
+        let why = "its tasks waited for cpu in 50.0 % of the time, before in 0.0 %".to_owned();
+        assert_eq!((waits(Some(0.01)), waits(None)), (Some(why.clone()), Some(why)));
+    }
+
+    #[test]
+    fn one_bad_second_is_none_and_what_was_never_measured_is_not_bad() {
+        let mut short = After::default();
+        short.throttled.push(Some(1.0));
+        short.throttled.push(Some(1.0));
+        assert_eq!(regression(Resource::Cpu, &Before::default(), &short, &tuning()), None);
+        assert_eq!(regression(Resource::Memory, &Before::default(), &after(None, None, 0.0), &tuning()), None);
+        assert!(regression(Resource::Memory, &Before::default(), &after(None, None, 1.0), &tuning()).is_some());
+    }
+
+    #[test]
+    fn a_second_step_is_not_excused_by_what_the_first_one_did() {
+        let mut watches = Watches::default();
+        watches.begin(&key(Resource::Cpu), &lowered("down", 0, json!({ "throttled": 0.0 })), WATCH_FOR);
+        watches.begin(&key(Resource::Cpu), &lowered("down", 10, json!({ "throttled": 0.2 })), WATCH_FOR);
+        assert_eq!(live(&mut watches, 11..40, 0.1), [14]);
+    }
+
+    #[test]
+    fn each_decrease_that_goes_well_takes_one_doubling_back() {
+        let (mut watches, key) = (Watches::default(), key(Resource::Cpu));
+        let level = |watches: &Watches| watches.backoff(&key, "down").map(|(_, level)| level);
+        let mut start = 0;
+        let mut next = |watches: &mut Watches, throttled| {
+            watches.begin(&key, &lowered("down", start, json!({})), WATCH_FOR);
+            live(watches, start + 1..start + 40, throttled);
+            start += 100;
+            level(watches)
+        };
+        let levels = [0.9, 0.9, 0.9, 0.0, 0.9, 0.0, 0.0, 0.0, 0.0].map(|throttled| next(&mut watches, throttled));
+        assert_eq!(levels, [Some(1), Some(2), Some(3), Some(2), Some(3), Some(2), Some(1), None, None]);
+    }
+
+    #[test]
+    fn the_breaker_counts_a_share_and_forgets_with_its_window() {
+        let mut watches = Watches::default();
+        for second in 0..20 {
+            watches.resume(&key(Resource::Cpu), &lowered("down", second, json!({})), WATCH_FOR, true);
+        }
+        let regress = |watches: &mut Watches, second, killed| {
+            watches.note(&key(Resource::Cpu), "down", at(second), 1, at(second + 60), killed);
+        };
+        let trips = |watches: &mut Watches, second| watches.tripped("down", at(second), &tuning()).is_some();
+        for second in [20, 21, 22] {
+            regress(&mut watches, second, false);
+        }
+        assert!(!trips(&mut watches, 30), "three of twenty are less than a fifth");
+        regress(&mut watches, 23, false);
+        assert!(trips(&mut watches, 30));
+        assert!(!trips(&mut watches, 700), "that was long ago");
+        regress(&mut watches, 700, true);
+        assert!(trips(&mut watches, 701), "one kill is enough");
+        watches.forget_rule("down");
+        assert!(!trips(&mut watches, 702));
+        assert_eq!(watches.backoff(&key(Resource::Cpu), "down"), None);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_leaves_nothing_to_wait_for() {
+        let mut watches = Watches::default();
+        watches.begin(&key(Resource::Cpu), &lowered("down", 1_000, json!({})), WATCH_FOR);
+        live(&mut watches, 1_001..1_010, 0.9);
+        assert!(watches.backoff(&key(Resource::Cpu), "down").is_some());
+        watches.begin(&key(Resource::Cpu), &lowered("down", 1_010, json!({})), WATCH_FOR);
+        watches.forget_after(at(10));
+        assert_eq!((watches.backoff(&key(Resource::Cpu), "down"), watches.reach(at(10))), (None, None));
+    }
+
+    proptest! {
+        #[test]
+        fn better_figures_are_never_worse(
+            memory in any::<bool>(),
+            before in (option::of(0.0_f64..1.0), option::of(0.0_f64..1.0)),
+            now in (option::of(0.0_f64..1.0), option::of(0.0_f64..1.0)),
+            better in (0.0_f64..1.0, 0.0_f64..1.0),
+        ) {
+            let resource = if memory { Resource::Memory } else { Resource::Cpu };
+            let before = Before { throttled: before.0, pressure: before.1, oom_kills: None };
+            let less = (now.0.map(|now| now * better.0), now.1.map(|now| now * better.1));
+            let found = |(throttled, pressure)| regression(resource, &before, &after(throttled, pressure, 0.0), &tuning());
+            if let Some(why) = found(less) {
+                prop_assert!(found(now).is_some());
+                prop_assert!(!why.contains("NaN") && why.contains("before in"));
+            }
+            // Nothing is worse than it was.
+            let same = (before.throttled, before.pressure);
+            prop_assert_eq!(found(same), None);
         }
     }
 }

@@ -17,6 +17,9 @@ use crate::dir::FACTS;
 use crate::error::StoreError;
 use crate::store::Store;
 
+/// Most changes of rules that are kept in all: the facts are one file, which is written as a whole.
+const MOST_RULE_CHANGES: usize = 10_000;
+
 /// A rule and how its last run went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RuleRow {
@@ -53,6 +56,27 @@ pub struct RuleRow {
     pub last_error: Option<String>,
 }
 
+/// One change of a rule, with the text as it was from then on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RuleChange {
+    /// When.
+    pub time: TimeMs,
+    /// The rule's name.
+    pub rule: String,
+    /// `created`, `changed`, `mode` (nothing but its mode) or `dropped`.
+    pub change: String,
+    /// The rule's version from then on.
+    pub version: u32,
+    /// Its mode from then on.
+    pub mode: Mode,
+    /// Who did it.
+    pub changed_by: String,
+    /// Why, when the engine did it by itself.
+    pub note: Option<String>,
+    /// The whole statement from then on; of a rule that was dropped, the last one.
+    pub sql: String,
+}
+
 /// How a rule's run went.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RuleStatus {
@@ -83,7 +107,11 @@ struct Facts {
     containers: BTreeMap<ContainerKey, Container>,
     hosts: BTreeMap<String, Host>,
     rules: Vec<RuleRow>,
+<<<<<<< HEAD
     freeze: Option<Freeze>,
+=======
+    rule_changes: Vec<RuleChange>,
+>>>>>>> policy
 }
 
 /// The facts' file. Lists, since a JSON object's keys can only be texts.
@@ -92,9 +120,14 @@ struct FactsFile {
     containers: Vec<Container>,
     hosts: Vec<Host>,
     rules: Vec<RuleRow>,
+<<<<<<< HEAD
     /// Not in files of before there was one.
     #[serde(default)]
     freeze: Option<Freeze>,
+=======
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    rule_changes: Vec<RuleChange>,
+>>>>>>> policy
 }
 
 impl FactsFile {
@@ -103,7 +136,11 @@ impl FactsFile {
             containers: facts.containers.values().cloned().collect(),
             hosts: facts.hosts.values().cloned().collect(),
             rules: facts.rules.clone(),
+<<<<<<< HEAD
             freeze: facts.freeze.clone(),
+=======
+            rule_changes: facts.rule_changes.clone(),
+>>>>>>> policy
         }
     }
 }
@@ -130,7 +167,11 @@ impl FactBook {
             containers: file.containers.into_iter().map(|row| (row.key.clone(), row)).collect(),
             hosts: file.hosts.into_iter().map(|row| (row.name.clone(), row)).collect(),
             rules,
+<<<<<<< HEAD
             freeze: file.freeze,
+=======
+            rule_changes: file.rule_changes,
+>>>>>>> policy
         };
         Ok(Self {
             current: RwLock::new(facts),
@@ -198,6 +239,22 @@ impl FactBook {
         self.unwritten.store(false, Ordering::Release);
         Ok(())
     }
+}
+
+/// Leaves the last `kept` changes of each rule, and the last [`MOST_RULE_CHANGES`] of all.
+fn trim(changes: &mut Vec<RuleChange>, kept: usize) {
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+    let mut left = MOST_RULE_CHANGES;
+    let mut newest_first: Vec<RuleChange> = std::mem::take(changes).into_iter().rev().collect();
+    newest_first.retain(|change| {
+        let of_rule = seen.entry(change.rule.clone()).or_default();
+        *of_rule += 1;
+        let stays = *of_rule <= kept && left > 0;
+        left -= usize::from(stays);
+        stays
+    });
+    newest_first.reverse();
+    *changes = newest_first;
 }
 
 /// Takes over from `former` how the last run of each rule went, if its version is still the same.
@@ -268,7 +325,26 @@ impl Store {
 
     /// Replaces all rules. A rule whose version did not change keeps the status of its last run.
     pub fn put_rules(&self, rows: Vec<RuleRow>) -> Result<(), StoreError> {
-        self.facts.change(self.dir.path(), |facts| facts.rules = rows)
+        self.put_changed_rules(rows, Vec::new(), usize::MAX)
+    }
+
+    /// As [`Store::put_rules`], with what changed. Of each rule the last `kept` changes stay.
+    pub fn put_changed_rules(
+        &self,
+        rows: Vec<RuleRow>,
+        changes: Vec<RuleChange>,
+        kept: usize,
+    ) -> Result<(), StoreError> {
+        self.facts.change(self.dir.path(), |facts| {
+            facts.rules = rows;
+            facts.rule_changes.extend(changes);
+            trim(&mut facts.rule_changes, kept);
+        })
+    }
+
+    /// All changes of rules that are kept, oldest first, of rules that were dropped too.
+    pub fn rule_changes(&self) -> Vec<RuleChange> {
+        self.facts.current.read().rule_changes.clone()
     }
 
     /// Turns the kill switch on or off, on disk before this returns.
@@ -325,5 +401,25 @@ mod tests {
         let status = RuleStatus { run: TimeMs(5), latency_ms: 1.0, rows: Some(2), error: None };
         book.change(dir.path(), |_| book.note_status("r", status)).unwrap();
         assert_eq!(book.current.read().rules[0].last_run, Some(TimeMs(5)));
+    }
+
+    #[test]
+    fn of_each_rule_the_last_changes_stay() {
+        let change = |rule: &str, time| RuleChange {
+            time: TimeMs(time),
+            rule: rule.to_owned(),
+            change: "changed".to_owned(),
+            version: 1,
+            mode: Mode::On,
+            changed_by: "me".to_owned(),
+            note: None,
+            sql: String::new(),
+        };
+        let mut changes = vec![change("a", 1), change("b", 2), change("a", 3), change("a", 4)];
+        trim(&mut changes, 2);
+        assert_eq!(changes, [change("b", 2), change("a", 3), change("a", 4)]);
+        let mut many: Vec<_> = (0..MOST_RULE_CHANGES as i64 + 5).map(|time| change(&time.to_string(), time)).collect();
+        trim(&mut many, 2);
+        assert_eq!((many.len(), many[0].time), (MOST_RULE_CHANGES, TimeMs(5)));
     }
 }

@@ -7,7 +7,7 @@
 //! - `samples`: one a line, `metric offset value tag=value ...`; the offset is from now, such as `-10s`, `-500ms` or `0s`.
 //! - `containers`: one a line, `host/name app=.. user=.. cpu=min..max memory=min..max`, all of them optional.
 //! - `hosts`: one a line, `name cpu=cores memory=bytes`.
-//! - `rules`, `decisions`, `events`: one a line, as JSON. A time may be an offset.
+//! - `rules`, `rule_changes`, `decisions`, `events`: one a line, as JSON. A time may be an offset.
 //! - `flush`: everything goes to segments.
 //! - `query`: SQL lines, a line `----`, then a header and the rows, cells separated by ` | `.
 //! - `error`: SQL lines, a line `----`, then the kind, the place, the message, and the help on a line of its own.
@@ -25,7 +25,7 @@ use tidegate_model::{
     Bounds, Bytes, CgroupVersion, Container, ContainerKey, Cores, Decision, Event, Host, Resource, Runtime,
     SampleBatch, SeriesKey, TimeMs,
 };
-use tidegate_store::{QueryError, QueryResult, RuleRow, Store, StoreConfig, export};
+use tidegate_store::{QueryError, QueryResult, RuleChange, RuleRow, Store, StoreConfig, export};
 
 #[tokio::test]
 async fn golden_files_give_the_answers_that_stand_in_them() {
@@ -101,6 +101,10 @@ impl Script {
                 store.put_containers(&rest.iter().map(|line| container(line, now)).collect::<Vec<_>>()).unwrap();
             }
             "hosts" => rest.iter().for_each(|line| store.put_host(host(line, now)).unwrap()),
+            "rule_changes" => {
+                let changes = rest.iter().map(|line| from_json::<RuleChange>(line, now)).collect();
+                store.put_changed_rules(store.rules(), changes, usize::MAX).unwrap();
+            }
             "rules" => store.put_rules(rest.iter().map(|line| from_json::<RuleRow>(line, now)).collect()).unwrap(),
             "decisions" => {
                 let rows: Vec<Decision> = rest.iter().map(|line| from_json(line, now)).collect();

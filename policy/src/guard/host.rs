@@ -32,11 +32,11 @@ pub(crate) struct View<'a> {
     pub acting: bool,
 }
 
-/// Per change nothing, or the name of a guard and what it makes of it.
-type Verdicts = Vec<Option<(&'static str, Verdict)>>;
+/// Nothing, or the name of a guard and what it makes of a change.
+type Named = Option<(&'static str, Verdict)>;
 
 /// What the guards make of each of `moves`, which are all that are made at one instant.
-pub(crate) fn judge(moves: &[Move], view: View) -> Verdicts {
+pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {
     let mut verdicts = vec![None; moves.len()];
     let mut growing: BTreeMap<(&str, Resource), Vec<usize>> = BTreeMap::new();
     let mut shrinking: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
@@ -103,7 +103,7 @@ impl Room {
     }
 
     /// Classes one after the other, within a class by weight.
-    fn share(&self, moves: &[Move], members: &[usize], view: View, verdicts: &mut Verdicts) {
+    fn share(&self, moves: &[Move], members: &[usize], view: View, verdicts: &mut [Named]) {
         let mut free = self.ratio * self.capacity - self.committed;
         let mut classes: BTreeMap<Class, Vec<usize>> = BTreeMap::new();
         for at in members {
@@ -170,7 +170,7 @@ fn hold_back(
     containers: usize,
     shrunk: &BTreeMap<&str, TimeMs>,
     view: View,
-    verdicts: &mut Verdicts,
+    verdicts: &mut [Named],
 ) {
     let View { snapshot, config, .. } = view;
     let lately: BTreeSet<&str> =

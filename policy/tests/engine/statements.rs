@@ -150,3 +150,47 @@ async fn a_rule_runs_at_the_multiples_of_its_period() {
         assert!(world.second(&[("web", cpu(0.9))]).await.runs.is_empty());
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_change_of_a_rule_is_kept_with_its_text_and_who_made_it() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    let at = |seconds| START.plus(std::time::Duration::from_secs(seconds));
+    let execute = async |world: &World, sql: &str, who: &str, seconds| {
+        world.engine.execute(sql, who, at(seconds)).await.unwrap();
+    };
+    execute(&world, &format!("CREATE RULE a AS {RULE}"), "alice", 0).await;
+    world.second(&[("web", cpu(0.9))]).await;
+    execute(&world, "ALTER RULE a SET (mode = 'on')", "bob", 2).await;
+    execute(&world, &format!("CREATE OR REPLACE RULE a AS {}", RULE.replace('2', "3")), "carol", 3).await;
+    execute(&world, &format!("CREATE OR REPLACE RULE a AS {}", RULE.replace('2', "3")), "dave", 4).await;
+    let world = world.restarted().await;
+    execute(&world, "DROP RULE a", "erin", 5).await;
+
+    let changes = world.engine.rule_changes();
+    let told: Vec<_> =
+        changes.iter().map(|change| (&*change.change, &*change.changed_by, change.version, change.mode)).collect();
+    let expected = [
+        ("created", "alice", 1, Mode::Shadow),
+        ("mode", "bob", 1, Mode::On),
+        ("changed", "carol", 2, Mode::On),
+        ("dropped", "erin", 2, Mode::On),
+    ];
+    assert_eq!(told, expected, "what changes nothing is no change");
+    assert!(changes[0].sql.contains("usage * 2") && changes[2].sql.contains("usage * 3"));
+    assert_eq!(world.count("SELECT sql FROM rule_changes WHERE rule = 'a' AND changed_by = 'carol'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_is_explained_with_the_text_that_the_rule_had_then() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.run_sql(&format!("CREATE RULE a AS {RULE}")).await;
+    let first = world.second(&[("web", cpu(0.9))]).await.decisions.remove(0);
+    world.run_sql(&format!("CREATE OR REPLACE RULE a AS {}", RULE.replace('2', "3"))).await;
+    let second = world.second(&[("web", cpu(0.9))]).await.decisions.remove(0);
+    for (decision, text) in [(first, "usage * 2"), (second, "usage * 3")] {
+        let sql = world.engine.explain(&decision).rule_sql;
+        assert!(sql.as_ref().is_some_and(|sql| sql.contains(text)), "{sql:?}");
+    }
+}

@@ -1,5 +1,7 @@
 //! What follows a decrease: a look at its effects, the former limit back, a back-off, and the circuit breaker.
 
+use std::sync::atomic::Ordering;
+
 use tidegate_model::{Clock, Mode, OutcomeStatus, Resource};
 use tidegate_policy::{TickReport, explain_sentence};
 
@@ -210,4 +212,22 @@ async fn a_preview_and_a_shadow_rule_start_no_watch() {
         assert_eq!(of(&report, "(watch)"), [] as [&_; 0]);
     }
     assert_eq!(world.actuator.changes.lock().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_could_not_be_put_back_before_a_restart_is_put_back_after_it() {
+    let world = world(3.0).await;
+    world.run_sql(HALVE).await;
+    for _ in 0..4 {
+        world.second(&[("web", cpu(3.0))]).await;
+    }
+    assert_eq!(world.limit("web", Resource::Cpu), 2.0);
+    world.actuator.failing.store(true, Ordering::SeqCst);
+    let report = world.second(&[("web", cpu(3.0))]).await;
+    assert_eq!(of(&report, "(watch)")[0].outcome.status, OutcomeStatus::Failed);
+    let world = world.restarted().await;
+    world.actuator.failing.store(false, Ordering::SeqCst);
+    world.second(&[("web", cpu(3.0))]).await;
+    assert_eq!(world.limit("web", Resource::Cpu), 4.0);
+    assert_eq!(of(&world.second(&[("web", cpu(3.0))]).await, "(watch)"), [] as [&_; 0]);
 }

@@ -25,6 +25,8 @@ pub struct Recorder {
     pub changes: Mutex<Vec<Change>>,
     /// While set, `apply` does not return.
     pub stuck: AtomicBool,
+    /// While set, nothing can be written.
+    pub failing: AtomicBool,
 }
 
 impl Actuator for Recorder {
@@ -33,10 +35,14 @@ impl Actuator for Recorder {
         while self.stuck.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.limits.lock().insert((change.container.name.clone(), change.resource), change.target);
+        let key = (change.container.name.clone(), change.resource);
+        let failing = self.failing.load(Ordering::SeqCst);
+        if !failing {
+            self.limits.lock().insert(key.clone(), change.target);
+        }
         Outcome {
-            status: OutcomeStatus::Applied,
-            limit_after: Some(change.target),
+            status: if failing { OutcomeStatus::Failed } else { OutcomeStatus::Applied },
+            limit_after: self.limits.lock().get(&key).copied(),
             writes: vec![Write { target: "test".to_owned(), value: change.target.to_string() }],
             message: String::new(),
             at: clock.now(),

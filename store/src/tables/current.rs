@@ -19,11 +19,19 @@ pub(crate) enum Current {
     Users,
     Bounds,
     Rules,
+    RuleChanges,
 }
 
 impl Current {
-    pub(crate) const ALL: [Current; 6] =
-        [Current::Containers, Current::Hosts, Current::Apps, Current::Users, Current::Bounds, Current::Rules];
+    pub(crate) const ALL: [Current; 7] = [
+        Current::Containers,
+        Current::Hosts,
+        Current::Apps,
+        Current::Users,
+        Current::Bounds,
+        Current::Rules,
+        Current::RuleChanges,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -33,6 +41,7 @@ impl Current {
             Current::Users => "users",
             Current::Bounds => "bounds",
             Current::Rules => "rules",
+            Current::RuleChanges => "rule_changes",
         }
     }
 
@@ -100,6 +109,16 @@ impl Current {
                 count("last_rows", "how many rows it returned"),
                 text("last_error", "why it failed, if it did"),
             ],
+            Current::RuleChanges => vec![
+                time("time", "when it was changed"),
+                text("rule", "the rule's name"),
+                text("change", "created, changed, mode (nothing but its mode) or dropped"),
+                count("version", "its version from then on"),
+                text("mode", "its mode from then on"),
+                text("changed_by", "who changed it"),
+                text("note", "why, when the engine changed it by itself"),
+                text("sql", "the whole CREATE RULE statement from then on; the last one of a rule that was dropped"),
+            ],
         }
     }
 
@@ -112,6 +131,7 @@ impl Current {
             Current::Users => users(store),
             Current::Bounds => bounds(store),
             Current::Rules => rules(store),
+            Current::RuleChanges => rule_changes(store),
         };
         Ok(RecordBatch::try_new(schema_of(&self.columns()), columns)?)
     }
@@ -243,5 +263,19 @@ fn rules(store: &Store) -> Vec<ArrayRef> {
         doubles(&rows, |row| row.last_latency_ms),
         integers(&rows, |row| row.last_rows.map(signed)),
         texts(&rows, |row| row.last_error.clone()),
+    ]
+}
+
+fn rule_changes(store: &Store) -> Vec<ArrayRef> {
+    let rows = store.rule_changes();
+    vec![
+        times(&rows, |row| Some(row.time)),
+        texts(&rows, |row| Some(row.rule.clone())),
+        texts(&rows, |row| Some(row.change.clone())),
+        integers(&rows, |row| Some(i64::from(row.version))),
+        texts(&rows, |row| Some(row.mode.to_string())),
+        texts(&rows, |row| Some(row.changed_by.clone())),
+        texts(&rows, |row| row.note.clone()),
+        texts(&rows, |row| Some(row.sql.clone())),
     ]
 }

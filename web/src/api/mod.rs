@@ -32,6 +32,7 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/rules/{name}", get(rules::rule))
         .route("/api/v1/backtests", get(backtests::list))
         .route("/api/v1/backtests/{id}", get(backtests::find))
+        .route("/api/v1/rules/{name}/changes", get(rules::changes))
         .route("/api/v1/decisions", get(decisions::decisions))
         .route("/api/v1/decisions/{id}", get(decisions::decision))
         .route("/api/v1/decisions/{id}/explain", get(decisions::explain))

@@ -37,6 +37,17 @@ pub(crate) async fn rule(State(app): State<App>, Segments(name): Segments<String
     find(&app, &name).map(Json)
 }
 
+/// `GET /api/v1/rules/{name}/changes`: newest first; of a rule that was dropped, too.
+pub(crate) async fn changes(State(app): State<App>, Segments(name): Segments<String>) -> Result<Json<Value>, ApiError> {
+    let mut changes = app.engine.rule_changes();
+    changes.retain(|change| change.rule == name);
+    changes.reverse();
+    if changes.is_empty() {
+        find(&app, &name)?;
+    }
+    Ok(Json(json!({ "changes": changes })))
+}
+
 fn find(app: &App, name: &str) -> Result<RuleRow, ApiError> {
     let found = app.engine.rules().into_iter().find(|rule| rule.name == name);
     found.ok_or_else(|| ApiError::not_found(format!("there is no rule '{name}'")))

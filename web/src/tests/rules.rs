@@ -37,6 +37,30 @@ async fn a_rule_is_made_changed_shown_and_removed() {
     assert_eq!(server.send(Method::DELETE, "/api/v1/rules/up", &[], "").await.status, StatusCode::OK);
     assert_eq!(server.send(Method::DELETE, "/api/v1/rules/up", &[], "").await.status, StatusCode::NOT_FOUND);
     assert_eq!(server.get("/api/v1/rules").await.json(), json!({ "rules": [] }));
+
+    let changes = server.get("/api/v1/rules/up/changes").await.json();
+    let changes: Vec<_> = changes["changes"].as_array().unwrap().iter().map(|change| &change["change"]).collect();
+    assert_eq!(changes, ["dropped", "mode", "created"]);
+    assert_eq!(server.get("/api/v1/rules/none/changes").await.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn a_canary_is_a_mode_over_http_too() {
+    let server = Server::start();
+    server.send(Method::POST, "/api/v1/rules", &[("content-type", "text/plain")], RULE).await;
+    let changed = server.post("/api/v1/rules/up/mode", &json!({ "mode": "canary 10%" })).await;
+    assert_eq!(
+        (changed.status, &changed.json()["mode"]),
+        (StatusCode::OK, &json!("canary 10 %")),
+        "{}",
+        changed.text()
+    );
+    let sql = server.get("/api/v1/rules/up").await.json()["sql"].clone();
+    assert!(sql.as_str().is_some_and(|sql| sql.contains("mode = 'canary 10 %'")), "{sql}");
+    assert_eq!(
+        server.post("/api/v1/rules/up/mode", &json!({ "mode": "canary 0 %" })).await.status,
+        StatusCode::BAD_REQUEST
+    );
 }
 
 #[tokio::test]
