@@ -126,10 +126,10 @@ impl Gathering<'_> {
             oom_kills: table(metrics::OOM_KILLS),
             unreclaimable: table(metrics::UNRECLAIMABLE),
         };
-        let roster = self.store().recents.roster(self.store(), tables);
+        let roster = self.store().recents.roster(self.store(), &tables);
         let mut gathered = self.usage(&roster, &usage)?;
         let window = TimeRange { from: self.start + 1, to: self.now() };
-        let Roster { tables, throttled, pressure, oom_kills, unreclaimable, limits, .. } = roster.as_ref();
+        let Roster { throttled, pressure, oom_kills, unreclaimable, limits, .. } = roster.as_ref();
         self.each(&tables.throttled, throttled, window, &mut gathered.throttled, Mean::push)?;
         self.each(&tables.pressure, pressure, window, &mut gathered.pressure, Mean::push)?;
         self.each(&tables.oom_kills, oom_kills, window, &mut gathered.oom_kills, |readings, time, value| {

@@ -26,8 +26,9 @@ impl Tables {
         usage.iter().chain([limits, throttled, pressure, oom_kills, unreclaimable])
     }
 
-    fn same(&self, other: &Tables) -> bool {
-        self.usage.len() == other.usage.len() && self.all().zip(other.all()).all(|(a, b)| Arc::ptr_eq(a, b))
+    /// The columns of all tables, which are the same as long as nobody has a new label.
+    fn columns(&self) -> impl Iterator<Item = &[ArrayRef]> {
+        self.all().map(|table| table.columns.as_slice())
     }
 }
 
@@ -41,7 +42,8 @@ pub(super) struct UsagePart {
 
 /// Everybody who has usage or a limit, sorted by host, container and resource, and which row each label belongs to.
 pub(super) struct Roster {
-    pub(super) tables: Tables,
+    /// The columns of the label tables that it was made from.
+    tables: Vec<Vec<ArrayRef>>,
     facts: u64,
     pub(super) subjects: Vec<Subject>,
     /// Host, container and resource of each row.
@@ -57,7 +59,7 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    fn new(store: &Store, tables: Tables, facts: u64) -> Self {
+    fn new(store: &Store, tables: &Tables, facts: u64) -> Self {
         let usage: Vec<_> = tables.usage.iter().map(|table| subjects(&table.columns)).collect();
         let limits = subjects(&tables.limits.columns);
         let everybody = usage.iter().flatten().chain(&limits).map(|(subject, _)| subject.clone());
@@ -93,9 +95,15 @@ impl Roster {
             oom_kills: other(&tables.oom_kills),
             unreclaimable: other(&tables.unreclaimable),
             bounds,
-            tables,
+            tables: tables.columns().map(<[ArrayRef]>::to_vec).collect(),
             subjects: everybody,
         }
+    }
+
+    /// Whether the labels of `tables` are those that it was made from.
+    fn is_of(&self, tables: &Tables) -> bool {
+        let same = |(a, b): (&Vec<ArrayRef>, &[ArrayRef])| a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
+        self.tables.len() == tables.all().count() && self.tables.iter().zip(tables.columns()).all(same)
     }
 
     /// For each row what its host has left when every container uses up its limit; `None` where the host is not known.
@@ -188,11 +196,11 @@ fn metrics_of(store: &Store) -> impl Iterator<Item = &str> {
 
 impl Recents {
     /// The roster of `tables`.
-    pub(super) fn roster(&self, store: &Store, tables: Tables) -> Arc<Roster> {
+    pub(super) fn roster(&self, store: &Store, tables: &Tables) -> Arc<Roster> {
         let facts = store.facts.version();
         if let Some(roster) = self.roster.lock().as_ref()
             && roster.facts == facts
-            && roster.tables.same(&tables)
+            && roster.is_of(tables)
         {
             return Arc::clone(roster);
         }
