@@ -145,8 +145,9 @@ pub(super) struct FrameKey {
 pub(super) struct Version {
     /// Of the samples; see [`crate::hot::Generation::watch`].
     pub(super) samples: (u64, u64),
-    /// Of the series of each metric that is looked at.
-    pub(super) series: Vec<u64>,
+    /// How many of the metrics that are looked at have been seen at all. A further series of one of them changes the answer
+    /// by its samples only.
+    pub(super) metrics: usize,
     pub(super) facts: u64,
 }
 
@@ -162,22 +163,25 @@ pub(crate) struct Recents {
 
 /// Which version of everything that `recent` looks at there is now.
 pub(super) fn version(store: &Store) -> Version {
-    let facts = store.facts.version();
-    let series = {
-        let index = store.index.read();
-        metrics_of(store).map(|metric| index.version(metric)).collect()
-    };
-    Version { samples: store.data.read().active.watched(), series, facts }
+    version_of(store, numbers_of_metrics(store).len())
 }
 
 /// As [`version`], of what has samples up to `now`: one that arrives later changes it.
 pub(super) fn watch(store: &Store, now: i64) -> Version {
-    let metrics: Vec<u32> = {
-        let index = store.index.read();
-        metrics_of(store).filter_map(|metric| index.metric_id(metric)).collect()
-    };
+    let metrics = numbers_of_metrics(store);
     store.data.write().active.watch(&metrics, now);
-    version(store)
+    // A metric that appears from here on is not watched, and counted next time.
+    version_of(store, metrics.len())
+}
+
+fn version_of(store: &Store, metrics: usize) -> Version {
+    let facts = store.facts.version();
+    Version { samples: store.data.read().active.watched(), metrics, facts }
+}
+
+fn numbers_of_metrics(store: &Store) -> Vec<u32> {
+    let index = store.index.read();
+    metrics_of(store).filter_map(|metric| index.metric_id(metric)).collect()
 }
 
 /// The metrics that `recent` looks at.
@@ -222,5 +226,28 @@ impl Recents {
         let frame = Frame::default();
         frames.push((key, Arc::clone(&frame)));
         frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql_tests::{NOW, open};
+
+    #[tokio::test]
+    async fn a_new_container_changes_the_answer_with_its_first_sample_in_the_window() {
+        let store = open();
+        let usage = |container| [("host", "h"), ("container", container), ("resource", "cpu")];
+        store.push(&[("tidegate.usage", &usage("a"), 1.0, 1.0)]).await;
+        let before = watch(&store.store, NOW.0);
+        assert_eq!(version(&store.store), before);
+        store.push(&[("tidegate.usage", &usage("b"), -1.0, 1.0), ("other", &[], 0.0, 1.0)]).await;
+        assert_eq!(version(&store.store), before);
+        store.push(&[("tidegate.usage", &usage("c"), 0.0, 1.0)]).await;
+        let after = watch(&store.store, NOW.0);
+        assert_ne!(after, before);
+        // Of a metric that nobody could watch.
+        store.push(&[("proc.mem.resident", &[("host", "a")], 0.0, 1.0)]).await;
+        assert_ne!(version(&store.store), after);
     }
 }

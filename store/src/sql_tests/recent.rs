@@ -67,7 +67,14 @@ fn batch(points: &[Point]) -> SampleBatch {
         let key = if name.starts_with("proc.") {
             series(name, &[("host", container), ("pid", &pid.to_string())])
         } else {
-            series(name, &[("host", ""), ("container", container), ("resource", "cpu")])
+            let mut tags = vec![("host", ""), ("container", container), ("resource", "cpu")];
+            match (*metric, *pid) {
+                // A container has two apps by turns, and the series of one of them is there twice.
+                (0, 1) => tags.push(("app", "shop")),
+                (0, 2) => tags.push(("task", "again")),
+                _ => {}
+            }
+            series(name, &tags)
         };
         batch.push(key, TimeMs(NOW.0 - ago), *value);
     }

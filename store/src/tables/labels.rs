@@ -189,7 +189,7 @@ impl LabelTable {
         let mut added = vec![(Vec::new(), Vec::new()); self.members.len()];
         let mut next = self.next;
         for (id, place, tuple) in more {
-            debug_assert!(id >= next);
+            debug_assert!(id >= self.next);
             next = id.saturating_add(1);
             let Some(tuple) = tuple else { continue };
             let known = self.with_texts(&tuple.iter().map(Option::as_deref).collect::<Vec<_>>());
@@ -236,7 +236,9 @@ impl LabelTable {
             let mut labels = HashTable::with_capacity(self.count);
             let hash = |label: &u32| hash_of(&hasher, (0..self.columns.len()).map(|column| self.text(column, *label)));
             // Labels are counted in u32 as series are.
-            (0..self.count as u32).for_each(|label| drop(labels.insert_unique(hash(&label), label, hash)));
+            for label in 0..self.count as u32 {
+                labels.insert_unique(hash(&label), label, hash);
+            }
             (hasher, labels)
         });
         let is_it = |label: &u32| (0..).zip(texts).all(|(column, text)| self.text(column, *label) == *text);
