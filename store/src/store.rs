@@ -27,7 +27,7 @@ use crate::query::session::QueryThreads;
 use crate::remote::{Bucket, SegmentCache, UploadProgress};
 use crate::segment::horizon::Horizons;
 use crate::segment::{Segment, SegmentList};
-use crate::tables::LabelCache;
+use crate::tables::{KnownNames, LabelCache};
 use crate::write::record::Record;
 use crate::write::series::SeriesIndex;
 use crate::write::series_log::SeriesLog;
@@ -49,6 +49,7 @@ pub struct Store {
     pub(crate) facts: FactBook,
     /// What queries know of series.
     pub(crate) labels: LabelCache,
+    pub(crate) known_names: KnownNames,
     pub(crate) lookups: Mutex<LookUps>,
     pub(crate) recents: Recents,
     /// Where segments are besides the data directory, if anywhere.
@@ -165,6 +166,7 @@ impl Store {
             series_log: replay.series_log,
             facts,
             labels: LabelCache::default(),
+            known_names: KnownNames::default(),
             lookups: Mutex::default(),
             recents: Recents::default(),
             remote,

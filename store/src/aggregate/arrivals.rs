@@ -1,7 +1,6 @@
 //! One pass over the samples of a metric as they arrived, for whoever puts them in order label by label.
 //!
-//! A pass of [`super::visit`] begins anew when a single sample was late. Here a late sample costs no more than the sorting of
-//! the label that it belongs to, and several series of one label may have samples at the same time.
+//! Several series of one label may have samples at the same time here, and late ones are shown like any others.
 
 use super::visit::{Pieces, Visit};
 use crate::catalog::SegmentKind;
@@ -21,11 +20,12 @@ pub(crate) trait Arrivals {
 }
 
 impl Store {
-    /// Shows the samples to `arrivals`. After each step `check` is told how many bytes are held, and can end the pass. Reads
+    /// Shows the samples to `arrivals`; where that saves reading, only those of the series `among` (sorted). After each step `check` is told how many bytes are held, and can end the pass. Reads
     /// files.
     pub(crate) fn arrivals<E: From<StoreError>>(
         &self,
         visit: &Visit<'_>,
+        among: Option<&[u32]>,
         arrivals: &mut impl Arrivals,
         check: &mut impl FnMut(usize) -> Result<(), E>,
     ) -> Result<(), E> {
@@ -36,7 +36,7 @@ impl Store {
             let mut count = open.len();
             let mut rows = Vec::new();
             for segment in segments.overlapping(SegmentKind::Samples, from, to) {
-                segment.read_samples(&wanted, &mut rows)?;
+                segment.read_samples(&Wanted { series: among.or(visit.series), ..wanted }, &mut rows)?;
                 count += rows.len();
                 check(arrivals.held() + rows.capacity() * size_of::<Row>())?;
                 rows.drain(..).for_each(|row| show(visit, row, arrivals));

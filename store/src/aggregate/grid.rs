@@ -1,6 +1,6 @@
 //! Aggregates by row and by bin of time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::visit::Visitor;
 use crate::hot::Row;
@@ -169,10 +169,12 @@ impl Grid {
         }
     }
 
-    fn clear(&mut self) {
+    fn clear(&mut self, rows: &HashSet<u32>) {
         match &mut self.cells {
-            Cells::Dense(cells) => cells.fill(Cell::EMPTY),
-            Cells::Sparse(cells) => cells.clear(),
+            Cells::Dense(cells) => {
+                rows.iter().for_each(|row| cells[*row as usize * self.width..][..self.width].fill(Cell::EMPTY));
+            }
+            Cells::Sparse(cells) => cells.retain(|(row, _), _| !rows.contains(row)),
         }
     }
 }
@@ -242,8 +244,10 @@ impl Visitor for Filling<'_> {
         }
     }
 
-    fn restart(&mut self) {
-        self.grid.clear();
+    fn forget(&mut self, late: &mut [bool]) {
+        let labels = (0u32..).zip(late).filter(|(_, late)| **late);
+        let rows = labels.map(|(label, _)| self.place(label)).collect();
+        self.grid.clear(&rows);
     }
 }
 
@@ -282,13 +286,25 @@ mod tests {
     }
 
     #[test]
+    fn labels_are_forgotten_one_by_one() {
+        for labels in [3, DENSE_CELLS] {
+            let range = TimeRange { from: 0, to: 20 };
+            let mut filling = Filling::new(Grid::new(labels, Bins::Every(5), range), Some(&[2, 1, 0]));
+            (0..3).for_each(|label| filling.run(label, &[row(1, 1.0), row(7, f64::from(label))]));
+            filling.forget(&mut [true, false, true]);
+            let left = filling.grid.filled().iter().map(|(row, bin, cell)| (*row, *bin, cell.sum)).collect::<Vec<_>>();
+            assert_eq!(left, [(1, 0, 1.0), (1, 1, 1.0)]);
+        }
+    }
+
+    #[test]
     fn without_bins_there_is_one_cell_a_row() {
         let mut filling = Filling::new(Grid::new(3, Bins::Whole, TimeRange::ALL), Some(&[9, 0, 9, 2]));
         filling.run(1, &[row(1, 1.0), row(i64::MAX, 3.0)]);
         filling.row(3, i64::MIN, 5.0);
         let filled: Vec<_> = filling.grid.filled().iter().map(|(row, _, cell)| (*row, cell.sum)).collect();
         assert_eq!(filled, [(0, 4.0), (2, 5.0)]);
-        filling.restart();
+        filling.forget(&mut [false, true, false, true]);
         assert!(filling.grid.filled().is_empty());
     }
 }

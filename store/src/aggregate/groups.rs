@@ -20,14 +20,14 @@ pub(super) fn groups_of(
     exprs: &[Arc<dyn PhysicalExpr>],
 ) -> Result<Arc<Groups>> {
     let key = exprs.to_vec();
-    if let Some(known) = table.groups.lock().get(&key) {
+    if let Some(known) = table.groups().lock().get(&key) {
         return Ok(known);
     }
     let batch = label_batch(schema, table)?;
     let columns =
         exprs.iter().map(|expr| expr.evaluate(&batch)?.into_array(table.count)).collect::<Result<Vec<_>>>()?;
     let groups = Arc::new(grouped(columns, table.count)?);
-    table.groups.lock().keep(key, Arc::clone(&groups));
+    table.groups().lock().keep(key, Arc::clone(&groups));
     Ok(groups)
 }
 

@@ -49,10 +49,12 @@ impl Store {
         check: &mut impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Running, E> {
         let mut running = Running::new(visit.labels);
-        self.arrivals(visit, &mut running, check)?;
+        self.arrivals(visit, None, &mut running, check)?;
         if running.labels.iter().any(|label| label.is_late) {
+            let late = (0..).zip(&running.labels).filter(|(_, label)| label.is_late).map(|(label, _)| label);
+            let among = visit.members.with_labels(&late.collect::<Vec<u32>>());
             let mut late = Late::of(&running);
-            self.arrivals(visit, &mut late, check)?;
+            self.arrivals(visit, Some(&among), &mut late, check)?;
             late.put_into(&mut running);
         }
         Ok(running)

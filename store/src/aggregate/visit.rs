@@ -1,13 +1,14 @@
 //! One pass over the samples of a metric, series by series in the order of time, without sorting anything.
 //!
 //! Segments are sorted by series and time, and what is in memory lies in the order of arrival, which is that of time within a
-//! series as a rule. So segments are walked in the order of time and then memory in that of arrival, and for each series it is
-//! watched that times only grow. Where they do not (a sample was late, or was sent twice) the pass begins anew over sorted
-//! and deduplicated samples.
+//! series as a rule. So segments are walked in the order of time and then memory in that of arrival, and for each label it is
+//! watched that times only grow. Where they do not (a sample was late, or was sent twice) the samples of that label are shown
+//! once more, sorted and deduplicated.
 
+use super::arrivals::Arrivals;
 use crate::catalog::SegmentKind;
 use crate::error::StoreError;
-use crate::hot::Row;
+use crate::hot::{Row, sort_last_write_wins};
 use crate::scan::{Parts, Wanted};
 use crate::store::Store;
 use crate::tables::{Members, TimeRange};
@@ -31,8 +32,9 @@ pub(crate) trait Visitor {
     fn run(&mut self, label: u32, rows: &[Row]) {
         rows.iter().for_each(|row| self.row(label, row.time, row.value));
     }
-    /// Everything that was shown was in vain; it is shown once more.
-    fn restart(&mut self);
+    /// What was shown of the labels that are `late` was in vain; it is shown once more. Those whose samples cannot be told
+    /// from theirs are added to them.
+    fn forget(&mut self, late: &mut [bool]);
     /// Bytes that are held of what was shown, where that is not known beforehand.
     fn held(&self) -> usize {
         0
@@ -62,44 +64,35 @@ impl Store {
         visitor: &mut impl Visitor,
         check: &mut impl FnMut(usize) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut newest = vec![i64::MIN; visit.labels];
-        let mut in_order = true;
+        let mut order = Order { newest: vec![i64::MIN; visit.labels], late: vec![false; visit.labels] };
         let mut pieces = Pieces::new(visit, ranges, self.stored_times());
         while let Some(range) = pieces.next() {
             check(pieces.rows * size_of::<Row>() + visitor.held())?;
-            let rows = if in_order {
-                self.visit_in_order(visit, range, &mut newest, visitor, check)?
-            } else {
-                Some(self.visit_sorted(visit, range, visitor)?)
-            };
-            match rows {
-                Some(rows) => pieces.had(rows),
-                None => {
-                    visitor.restart();
-                    in_order = false;
-                    pieces = Pieces::new(visit, ranges, self.stored_times());
-                }
-            }
+            let rows = self.visit_in_order(&Visit { range, ..*visit }, &mut order, visitor, check)?;
+            pieces.had(rows);
+        }
+        if order.late.contains(&true) {
+            visitor.forget(&mut order.late);
+            self.visit_late(visit, ranges, &order.late, visitor, check)?;
         }
         check(visitor.held())
     }
 
-    /// How many rows there were; `None` when those of one series were not in order.
+    /// Shows the samples of the labels that are in order. How many rows there were of all labels.
     fn visit_in_order<E: From<StoreError>>(
         &self,
         visit: &Visit<'_>,
-        range: TimeRange,
-        newest: &mut [i64],
+        order: &mut Order,
         visitor: &mut impl Visitor,
         check: &mut impl FnMut(usize) -> Result<(), E>,
-    ) -> Result<Option<usize>, E> {
-        let TimeRange { from, to } = range;
+    ) -> Result<usize, E> {
+        let TimeRange { from, to } = visit.range;
         let wanted = self.visible(Wanted { metric: &visit.members.metric, series: visit.series, from, to });
-        let Some(Parts { segments, sealed, open }) = self.parts_of(&wanted) else { return Ok(Some(0)) };
+        let Some(Parts { segments, sealed, open }) = self.parts_of(&wanted) else { return Ok(0) };
         let rank = &visit.members.rank;
         let mut rows = Vec::new();
-        let mut count = 0;
-        // Which of them counts matters only for samples that are there twice, and those end this pass.
+        let mut count = open.len();
+        // Which of them counts matters only for samples that are there twice, and those are late.
         let mut by_time: Vec<_> = segments.overlapping(SegmentKind::Samples, from, to).collect();
         by_time.sort_by_key(|segment| segment.meta.min_time);
         for segment in by_time {
@@ -110,21 +103,17 @@ impl Store {
             for run in rows.chunk_by(|a, b| a.series == b.series) {
                 let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
                 let Some(label) = rank.get(first.series) else { continue };
-                if first.time <= std::mem::replace(&mut newest[label as usize], last.time) {
-                    return Ok(None);
+                if order.follows(label, first.time, last.time) {
+                    visitor.run(label, run);
                 }
-                visitor.run(label, run);
             }
         }
         drop(rows);
-        count += open.len();
-        let mut in_order = true;
         let mut show = |row: Row, visitor: &mut _| {
             let Some(label) = rank.get(row.series) else { return };
-            let newest = &mut newest[label as usize];
-            in_order &= row.time > *newest;
-            *newest = row.time;
-            Visitor::row(visitor, label, row.time, row.value);
+            if order.follows(label, row.time, row.time) {
+                Visitor::row(visitor, label, row.time, row.value);
+            }
         };
         for chunk in &sealed {
             check(visitor.held())?;
@@ -134,23 +123,76 @@ impl Store {
             });
         }
         open.into_iter().for_each(|row| show(row, visitor));
-        Ok(in_order.then_some(count))
+        Ok(count)
     }
 
-    fn visit_sorted(
+    /// Shows the samples of the labels that are `late`.
+    fn visit_late<E: From<StoreError>>(
         &self,
         visit: &Visit<'_>,
-        range: TimeRange,
+        ranges: &[TimeRange],
+        late: &[bool],
         visitor: &mut impl Visitor,
-    ) -> Result<usize, StoreError> {
-        let TimeRange { from, to } = range;
-        let rows = self.scan_rows(&Wanted { metric: &visit.members.metric, series: visit.series, from, to })?;
-        for run in rows.chunk_by(|a, b| a.series == b.series) {
-            if let Some(label) = visit.members.rank.get(run[0].series) {
-                visitor.run(label, run);
+        check: &mut impl FnMut(usize) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let labels: Vec<u32> = (0..).zip(late).filter(|(_, late)| **late).map(|(label, _)| label).collect();
+        let among = visit.members.with_labels(&labels);
+        let mut pieces = Pieces::new(visit, ranges, self.stored_times());
+        while let Some(range) = pieces.next() {
+            let mut found = LateRows { late, rows: Vec::new(), others: visitor.held() };
+            self.arrivals(&Visit { range, ..*visit }, Some(&among), &mut found, check)?;
+            let mut rows = found.rows;
+            pieces.had(rows.len());
+            sort_last_write_wins(&mut rows);
+            for run in rows.chunk_by(|a, b| a.series == b.series) {
+                if let Some(label) = visit.members.rank.get(run[0].series) {
+                    visitor.run(label, run);
+                }
             }
         }
-        Ok(rows.len())
+        Ok(())
+    }
+}
+
+/// Watches over the order of time, label by label.
+struct Order {
+    /// Time of the last sample of each label.
+    newest: Vec<i64>,
+    /// Labels whose samples are not in order.
+    late: Vec<bool>,
+}
+
+impl Order {
+    /// Whether all samples of a label have been in order up to the next ones, from `first` to `last`.
+    #[inline]
+    fn follows(&mut self, label: u32, first: i64, last: i64) -> bool {
+        let newest = &mut self.newest[label as usize];
+        let late = &mut self.late[label as usize];
+        *late |= first <= *newest;
+        *newest = last;
+        !*late
+    }
+}
+
+/// The samples of some labels as they arrived.
+struct LateRows<'a> {
+    late: &'a [bool],
+    rows: Vec<Row>,
+    /// Bytes that somebody else holds.
+    others: usize,
+}
+
+impl Arrivals for LateRows<'_> {
+    #[inline]
+    fn row(&mut self, label: u32, row: Row) {
+        if self.late[label as usize] {
+            self.rows.push(row);
+        }
+    }
+
+    fn held(&self) -> usize {
+        // Sorting takes as much once more.
+        self.others + 2 * self.rows.capacity() * size_of::<Row>()
     }
 }
 

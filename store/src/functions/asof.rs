@@ -140,7 +140,8 @@ impl Limits {
     fn new(store: &Store, rows: &Selected, columns: [usize; 3]) -> Self {
         let limits = SubjectSource::LIMITS.part(store);
         let labels = &rows.part.labels;
-        let limit = |label: u32| limits.labels.with_texts(&columns.map(|column| labels.text(column, label)));
+        let text = |column, label| Some(labels.text(column, label).unwrap_or_default());
+        let limit = |label: u32| limits.labels.with_texts(&columns.map(|column| text(column, label)));
         match &rows.choice {
             Choice::All => {
                 // Labels are counted in u32 as series are.

@@ -37,15 +37,6 @@ struct Mean {
 }
 
 impl Mean {
-    fn push(&mut self, time: i64, value: f64) -> usize {
-        self.sum += value;
-        self.count += 1;
-        if self.newest.is_none_or(|(newest, _)| newest <= time) {
-            self.newest = Some((time, value));
-        }
-        0
-    }
-
     fn mean(&self) -> Option<f64> {
         (self.count > 0).then(|| self.sum / f64::from(self.count))
     }
@@ -77,33 +68,87 @@ pub(super) struct Gathering<'a> {
     pub(super) start: i64,
 }
 
+/// What becomes of the samples of a row.
+trait Target {
+    /// Takes in a sample. Returns how many bytes more are held.
+    fn push(&mut self, time: i64, value: f64) -> usize;
+    /// Forgets all samples, but not the memory that they took.
+    fn clear(&mut self);
+}
+
+impl Target for Window {
+    #[inline]
+    fn push(&mut self, time: i64, value: f64) -> usize {
+        Window::push(self, time, value)
+    }
+
+    fn clear(&mut self) {
+        Window::clear(self);
+    }
+}
+
+impl Target for Mean {
+    fn push(&mut self, time: i64, value: f64) -> usize {
+        self.sum += value;
+        self.count += 1;
+        if self.newest.is_none_or(|(newest, _)| newest <= time) {
+            self.newest = Some((time, value));
+        }
+        0
+    }
+
+    fn clear(&mut self) {
+        *self = Mean::default();
+    }
+}
+
+impl Target for Readings {
+    fn push(&mut self, time: i64, value: f64) -> usize {
+        let room = self.capacity();
+        // The counter stands still nearly always, and adds nothing then.
+        if self.last().is_none_or(|(_, last)| *last != value) {
+            Vec::push(self, (time, value));
+        }
+        (self.capacity() - room) * size_of::<(i64, f64)>()
+    }
+
+    fn clear(&mut self) {
+        Vec::clear(self);
+    }
+}
+
 /// Puts the samples of labels into the rows that they belong to.
 struct Rows<'a, T> {
     /// Per label.
     rows: &'a [Option<u32>],
     targets: &'a mut [T],
-    /// Returns how many bytes more are held.
-    push: fn(&mut T, i64, f64) -> usize,
-    clear: fn(&mut T),
     /// The time of the newest sample of each label.
     newest: Vec<i64>,
     held: usize,
 }
 
-impl<T> Visitor for Rows<'_, T> {
+impl<T: Target> Visitor for Rows<'_, T> {
     #[inline]
     fn row(&mut self, label: u32, time: i64, value: f64) {
         if let Some(row) = self.rows[label as usize] {
-            self.held += (self.push)(&mut self.targets[row as usize], time, value);
+            self.held += self.targets[row as usize].push(time, value);
             let newest = &mut self.newest[label as usize];
             *newest = time.max(*newest);
         }
     }
 
-    fn restart(&mut self) {
-        // Only what came from these labels: others may have been seen before.
-        self.rows.iter().flatten().for_each(|row| (self.clear)(&mut self.targets[*row as usize]));
-        self.held = 0;
+    fn forget(&mut self, late: &mut [bool]) {
+        let mut cleared = vec![false; self.targets.len()];
+        for (row, _) in self.rows.iter().zip(&*late).filter(|(_, late)| **late) {
+            row.iter().for_each(|row| cleared[*row as usize] = true);
+        }
+        self.targets.iter_mut().zip(&cleared).filter(|(_, cleared)| **cleared).for_each(|(target, _)| target.clear());
+        // Of others who are in the same row nothing is left either.
+        for ((row, late), newest) in self.rows.iter().zip(late).zip(&mut self.newest) {
+            if row.is_some_and(|row| cleared[row as usize]) {
+                (*late, *newest) = (true, i64::MIN);
+            }
+        }
     }
 
     fn held(&self) -> usize {
@@ -126,20 +171,13 @@ impl Gathering<'_> {
             oom_kills: table(metrics::OOM_KILLS),
             unreclaimable: table(metrics::UNRECLAIMABLE),
         };
-        let roster = self.store().recents.roster(self.store(), tables);
+        let roster = self.store().recents.roster(self.store(), &tables);
         let mut gathered = self.usage(&roster, &usage)?;
         let window = TimeRange { from: self.start + 1, to: self.now() };
-        let Roster { tables, throttled, pressure, oom_kills, unreclaimable, limits, .. } = roster.as_ref();
-        self.each(&tables.throttled, throttled, window, &mut gathered.throttled, Mean::push)?;
-        self.each(&tables.pressure, pressure, window, &mut gathered.pressure, Mean::push)?;
-        self.each(&tables.oom_kills, oom_kills, window, &mut gathered.oom_kills, |readings, time, value| {
-            // The counter stands still nearly always, and adds nothing then.
-            let room = readings.capacity();
-            if readings.last().is_none_or(|(_, last)| *last != value) {
-                readings.push((time, value));
-            }
-            (readings.capacity() - room) * size_of::<(i64, f64)>()
-        })?;
+        let Roster { throttled, pressure, oom_kills, unreclaimable, limits, .. } = roster.as_ref();
+        self.each(&tables.throttled, throttled, window, &mut gathered.throttled)?;
+        self.each(&tables.pressure, pressure, window, &mut gathered.pressure)?;
+        self.each(&tables.oom_kills, oom_kills, window, &mut gathered.oom_kills)?;
         self.newest(&tables.unreclaimable, window.from, |label, _, value| {
             if let Some(row) = unreclaimable[label] {
                 gathered.unreclaimable[row as usize] = Some(value);
@@ -173,8 +211,8 @@ impl Gathering<'_> {
         for (selected, part) in parts.iter().zip(&roster.usage) {
             let newest = match selected.part.read {
                 Read::Sums(scale) => self.sums(selected, scale, &part.rows, window, &mut gathered.usage)?,
-                // The first part: nothing has been seen before that a restart would forget.
-                _ => self.each(&selected.part.labels, &part.rows, window, &mut gathered.usage, Window::push)?,
+                // The first part: nothing of others is in the rows yet that could be forgotten with late samples.
+                _ => self.each(&selected.part.labels, &part.rows, window, &mut gathered.usage)?,
             };
             for ((row, app), newest) in part.rows.iter().zip(&part.apps).zip(newest) {
                 let Some(row) = row.map(|row| row as usize) else { continue };
@@ -189,16 +227,14 @@ impl Gathering<'_> {
 
     /// Puts the samples of a table's series in a range into the rows that its labels belong to. Returns the newest time of
     /// each label.
-    fn each<T: Default>(
+    fn each<T: Target>(
         &self,
         table: &LabelTable,
         rows: &[Option<u32>],
         range: TimeRange,
         targets: &mut [T],
-        push: fn(&mut T, i64, f64) -> usize,
     ) -> Result<Vec<i64>> {
-        let (clear, newest): (fn(&mut T), _) = (|target| *target = T::default(), vec![i64::MIN; table.count]);
-        let mut into = Rows { rows, targets, push, clear, newest, held: 0 };
+        let mut into = Rows { rows, targets, newest: vec![i64::MIN; table.count], held: 0 };
         let mut check = self.charging();
         for members in &table.members {
             let visit = Visit { members, labels: table.count, series: None, range };

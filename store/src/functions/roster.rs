@@ -26,8 +26,9 @@ impl Tables {
         usage.iter().chain([limits, throttled, pressure, oom_kills, unreclaimable])
     }
 
-    fn same(&self, other: &Tables) -> bool {
-        self.usage.len() == other.usage.len() && self.all().zip(other.all()).all(|(a, b)| Arc::ptr_eq(a, b))
+    /// The columns of all tables, which are the same as long as nobody has a new label.
+    fn columns(&self) -> impl Iterator<Item = &[ArrayRef]> {
+        self.all().map(|table| table.columns.as_slice())
     }
 }
 
@@ -41,7 +42,8 @@ pub(super) struct UsagePart {
 
 /// Everybody who has usage or a limit, sorted by host, container and resource, and which row each label belongs to.
 pub(super) struct Roster {
-    pub(super) tables: Tables,
+    /// The columns of the label tables that it was made from.
+    tables: Vec<Vec<ArrayRef>>,
     facts: u64,
     pub(super) subjects: Vec<Subject>,
     /// Host, container and resource of each row.
@@ -57,7 +59,7 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    fn new(store: &Store, tables: Tables, facts: u64) -> Self {
+    fn new(store: &Store, tables: &Tables, facts: u64) -> Self {
         let usage: Vec<_> = tables.usage.iter().map(|table| subjects(&table.columns)).collect();
         let limits = subjects(&tables.limits.columns);
         let everybody = usage.iter().flatten().chain(&limits).map(|(subject, _)| subject.clone());
@@ -93,9 +95,15 @@ impl Roster {
             oom_kills: other(&tables.oom_kills),
             unreclaimable: other(&tables.unreclaimable),
             bounds,
-            tables,
+            tables: tables.columns().map(<[ArrayRef]>::to_vec).collect(),
             subjects: everybody,
         }
+    }
+
+    /// Whether the labels of `tables` are those that it was made from.
+    fn is_of(&self, tables: &Tables) -> bool {
+        let same = |(a, b): (&Vec<ArrayRef>, &[ArrayRef])| a.iter().zip(b).all(|(a, b)| Arc::ptr_eq(a, b));
+        self.tables.len() == tables.all().count() && self.tables.iter().zip(tables.columns()).all(same)
     }
 
     /// For each row what its host has left when every container uses up its limit; `None` where the host is not known.
@@ -137,8 +145,9 @@ pub(super) struct FrameKey {
 pub(super) struct Version {
     /// Of the samples; see [`crate::hot::Generation::watch`].
     pub(super) samples: (u64, u64),
-    /// Of the series of each metric that is looked at.
-    pub(super) series: Vec<u64>,
+    /// How many of the metrics that are looked at have been seen at all. A further series of one of them changes the answer
+    /// by its samples only.
+    pub(super) metrics: usize,
     pub(super) facts: u64,
 }
 
@@ -154,22 +163,25 @@ pub(crate) struct Recents {
 
 /// Which version of everything that `recent` looks at there is now.
 pub(super) fn version(store: &Store) -> Version {
-    let facts = store.facts.version();
-    let series = {
-        let index = store.index.read();
-        metrics_of(store).map(|metric| index.version(metric)).collect()
-    };
-    Version { samples: store.data.read().active.watched(), series, facts }
+    version_of(store, numbers_of_metrics(store).len())
 }
 
 /// As [`version`], of what has samples up to `now`: one that arrives later changes it.
 pub(super) fn watch(store: &Store, now: i64) -> Version {
-    let metrics: Vec<u32> = {
-        let index = store.index.read();
-        metrics_of(store).filter_map(|metric| index.metric_id(metric)).collect()
-    };
+    let metrics = numbers_of_metrics(store);
     store.data.write().active.watch(&metrics, now);
-    version(store)
+    // A metric that appears from here on is not watched, and counted next time.
+    version_of(store, metrics.len())
+}
+
+fn version_of(store: &Store, metrics: usize) -> Version {
+    let facts = store.facts.version();
+    Version { samples: store.data.read().active.watched(), metrics, facts }
+}
+
+fn numbers_of_metrics(store: &Store) -> Vec<u32> {
+    let index = store.index.read();
+    metrics_of(store).filter_map(|metric| index.metric_id(metric)).collect()
 }
 
 /// The metrics that `recent` looks at.
@@ -188,11 +200,11 @@ fn metrics_of(store: &Store) -> impl Iterator<Item = &str> {
 
 impl Recents {
     /// The roster of `tables`.
-    pub(super) fn roster(&self, store: &Store, tables: Tables) -> Arc<Roster> {
+    pub(super) fn roster(&self, store: &Store, tables: &Tables) -> Arc<Roster> {
         let facts = store.facts.version();
         if let Some(roster) = self.roster.lock().as_ref()
             && roster.facts == facts
-            && roster.tables.same(&tables)
+            && roster.is_of(tables)
         {
             return Arc::clone(roster);
         }
@@ -214,5 +226,28 @@ impl Recents {
         let frame = Frame::default();
         frames.push((key, Arc::clone(&frame)));
         frame
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sql_tests::{NOW, open};
+
+    #[tokio::test]
+    async fn a_new_container_changes_the_answer_with_its_first_sample_in_the_window() {
+        let store = open();
+        let usage = |container| [("host", "h"), ("container", container), ("resource", "cpu")];
+        store.push(&[("tidegate.usage", &usage("a"), 1.0, 1.0)]).await;
+        let before = watch(&store.store, NOW.0);
+        assert_eq!(version(&store.store), before);
+        store.push(&[("tidegate.usage", &usage("b"), -1.0, 1.0), ("other", &[], 0.0, 1.0)]).await;
+        assert_eq!(version(&store.store), before);
+        store.push(&[("tidegate.usage", &usage("c"), 0.0, 1.0)]).await;
+        let after = watch(&store.store, NOW.0);
+        assert_ne!(after, before);
+        // Of a metric that nobody could watch.
+        store.push(&[("proc.mem.resident", &[("host", "a")], 0.0, 1.0)]).await;
+        assert_ne!(version(&store.store), after);
     }
 }

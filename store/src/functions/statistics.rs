@@ -48,6 +48,11 @@ impl Window {
         }
     }
 
+    /// Forgets all points, but not the memory that they took.
+    pub(crate) fn clear(&mut self) {
+        self.points.clear();
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.points.is_empty()
     }

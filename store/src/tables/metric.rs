@@ -8,7 +8,7 @@ use tidegate_model::SeriesKey;
 
 use super::choice::LabelFilter;
 use super::filter::TIME;
-use super::labels::{LabelTable, Members, TableKey};
+use super::labels::{LabelTable, Members, TableKey, Versions};
 use super::schema_of;
 use super::source::{Part, Read, Source};
 use super::{Column, Kind};
@@ -144,7 +144,7 @@ fn labels_of(
     columns: impl FnOnce(&[(u32, Arc<SeriesKey>)]) -> Vec<ArrayRef>,
 ) -> Arc<LabelTable> {
     let version = store.index.read().version(metric);
-    store.labels.get(key, vec![version], || {
+    store.labels.get(key, Versions::new(vec![version]), |_| {
         let series = store.series_of(metric, i64::MIN);
         let labels: Vec<u32> = (0u32..).take(series.len()).collect();
         let members = Members::new(metric, series.iter().map(|(id, _)| *id).collect(), &labels);

@@ -1,15 +1,17 @@
 //! What containers use, may use and wait for: views over the collector's metrics and over mapped pushed ones.
 
+use std::cell::LazyCell;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, UInt32Array};
 use arrow::datatypes::SchemaRef;
+use parking_lot::Mutex;
 use tidegate_model::{SeriesKey, metrics};
 
 use super::choice::LabelFilter;
 use super::filter::{TIME, TimeRange};
-use super::labels::{LabelTable, Labels, Members, TableKey};
+use super::labels::{LabelTable, TableKey, Tuple, Versions};
 use super::metric::VALUE;
 use super::source::{Block, Part, Read, ReadRows, Selected, Source};
 use super::{Column, Kind, schema_of};
@@ -132,6 +134,22 @@ impl Known {
     }
 }
 
+/// What was known at the last version of the facts that somebody asked about.
+#[derive(Default)]
+pub(crate) struct KnownNames(Mutex<Option<(u64, Arc<Known>)>>);
+
+impl KnownNames {
+    /// What is known; `version` is that of the facts, looked up before.
+    pub(crate) fn of(&self, store: &Store, version: u64) -> Arc<Known> {
+        if let Some((_, known)) = self.0.lock().as_ref().filter(|(of, _)| *of == version) {
+            return Arc::clone(known);
+        }
+        let known = Arc::new(Known::new(store));
+        *self.0.lock() = Some((version, Arc::clone(&known)));
+        known
+    }
+}
+
 /// `usage`.
 #[derive(Debug)]
 pub(crate) struct UsageSource {
@@ -153,21 +171,15 @@ impl Source for UsageSource {
 
     fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
         let facts = store.facts.version();
-        let version = store.index.read().version(metrics::USAGE);
-        let labels = store.labels.get(TableKey::Usage, vec![facts, version], || {
-            let known = Known::new(store);
-            labelled(store, 4, &[metrics::USAGE], |key| Some(tuple(known.collected(key))))
+        let known = LazyCell::new(|| store.known_names.of(store, facts));
+        let labels = labelled(store, TableKey::Usage, 4, &[metrics::USAGE], facts, |series| {
+            Some(tuple(known.collected(series)))
         });
         let mut parts = vec![Part { labels, read: Read::Samples }];
         for (place, map) in self.maps.iter().enumerate() {
-            let versions = {
-                let index = store.index.read();
-                map.metrics.iter().map(|metric| index.version(metric)).chain([facts]).collect()
-            };
-            let labels = store.labels.get(TableKey::Mapped(place), versions, || {
-                let known = Known::new(store);
-                let names: Vec<&str> = map.metrics.iter().map(String::as_str).collect();
-                labelled(store, 4, &names, |key| known.mapped(map, key).map(tuple))
+            let names: Vec<&str> = map.metrics.iter().map(String::as_str).collect();
+            let labels = labelled(store, TableKey::Mapped(place), 4, &names, facts, |series| {
+                known.mapped(map, series).map(tuple)
             });
             if labels.count > 0 {
                 parts.push(Part { labels, read: Read::Sums(map.scale) });
@@ -177,26 +189,27 @@ impl Source for UsageSource {
     }
 }
 
-fn tuple((subject, app): (Subject, Option<String>)) -> Vec<Option<String>> {
+fn tuple((subject, app): (Subject, Option<String>)) -> Tuple {
     vec![Some(subject.host), Some(subject.container), app, Some(subject.resource)]
 }
 
-/// A table of `width` columns with the labels that `label` gives the series of some metrics.
+/// A table of `width` columns with the labels that `label` gives the series of some metrics; `facts` is the version of what
+/// else it looks at. Processes come and go all the time, so series that came since the last time are added to what there is.
 fn labelled(
     store: &Store,
+    key: TableKey,
     width: usize,
     names: &[&str],
-    label: impl Fn(&SeriesKey) -> Option<Vec<Option<String>>>,
-) -> LabelTable {
-    let mut labels = Labels::new(width);
-    let members = names.iter().map(|name| {
-        let series = store.series_of(name, i64::MIN);
-        let known = series.iter().filter_map(|(id, key)| Some((*id, labels.intern(label(key)?))));
-        let (ids, of): (Vec<u32>, Vec<u32>) = known.unzip();
-        Members::new(name, ids, &of)
-    });
-    let members = members.collect();
-    labels.table(members)
+    facts: u64,
+    label: impl Fn(&SeriesKey) -> Option<Tuple>,
+) -> Arc<LabelTable> {
+    let versions = Versions::of_series(&store.index.read(), names, &[facts]);
+    store.labels.get(key, versions, |former| {
+        let table = former.unwrap_or_else(|| Arc::new(LabelTable::empty(width, names)));
+        // All metrics at once, so that whatever comes later has higher ids than whatever is here.
+        let more = store.index.read().series_from(names, table.next());
+        table.with_more(more.into_iter().map(|(id, place, series)| (id, place, label(&series))))
+    })
 }
 
 /// The sums over all series of a label at the same time, sorted by label and time.
@@ -246,15 +259,9 @@ fn blocks(label: Vec<u32>, time: Vec<i64>, values: Vec<ArrayRef>) -> Vec<Block> 
 
 /// Labels of the series of some of the collector's metrics that are about the same subject.
 fn subject_labels(store: &Store, table: &'static str, names: &[&str]) -> Arc<LabelTable> {
-    let versions = {
-        let index = store.index.read();
-        names.iter().map(|name| index.version(name)).collect()
-    };
-    store.labels.get(TableKey::Subjects(table), versions, || {
-        labelled(store, 3, names, |key| {
-            let tag = |name: &str| Some(key.tag(name).unwrap_or_default().to_owned());
-            Some(vec![tag("host"), tag("container"), tag("resource")])
-        })
+    labelled(store, TableKey::Subjects(table), 3, names, 0, |key| {
+        let tag = |name: &str| Some(key.tag(name).unwrap_or_default().to_owned());
+        Some(vec![tag("host"), tag("container"), tag("resource")])
     })
 }
 

@@ -29,6 +29,8 @@ struct Metric {
     tag_keys: Map<String, usize>,
     /// See [`SeriesIndex::version`].
     version: u64,
+    /// See [`SeriesIndex::rewritten`].
+    rewritten: u64,
 }
 
 /// All known series.
@@ -80,6 +82,7 @@ impl SeriesIndex {
 
     /// Adds a series under an id. Doing it twice changes nothing; an id that stood for another key now stands for this one.
     pub(crate) fn insert(&mut self, id: u32, key: SeriesKey) {
+        let is_newest = id >= self.next_id;
         self.reserve_below(id.saturating_add(1));
         let older = self.id(&key);
         if older == Some(id) {
@@ -94,6 +97,9 @@ impl SeriesIndex {
         entry.series.insert(id);
         self.changes += 1;
         entry.version = self.changes;
+        if !is_newest {
+            entry.rewritten = self.changes;
+        }
         for (tag, _) in key.tags() {
             let users = match entry.tag_keys.get_mut(tag) {
                 Some(users) => users,
@@ -127,6 +133,7 @@ impl SeriesIndex {
         metric.series.remove(&id);
         self.changes += 1;
         metric.version = self.changes;
+        metric.rewritten = self.changes;
         for (tag, _) in old.key.tags() {
             if let Some(users) = metric.tag_keys.get_mut(tag) {
                 *users -= 1;
@@ -148,7 +155,7 @@ impl SeriesIndex {
         let name: Arc<str> = name.into();
         let number = self.metrics.len() as u32; // every metric has a series, and those are numbered with u32
         self.metric_ids.insert(name.clone(), number);
-        self.metrics.push(Metric { name, series: BTreeSet::new(), tag_keys: Map::default(), version: 0 });
+        self.metrics.push(Metric { name, series: BTreeSet::new(), tag_keys: Map::default(), version: 0, rewritten: 0 });
         number
     }
 
@@ -208,6 +215,18 @@ impl SeriesIndex {
         live.map(|(id, entry)| (id, entry.key.clone())).collect()
     }
 
+    /// The series of some metrics with ids from `first` on, sorted by id, each with the place of its metric.
+    pub(crate) fn series_from(&self, metrics: &[&str], first: u32) -> Vec<(u32, usize, Arc<SeriesKey>)> {
+        let mut series = Vec::new();
+        for (place, metric) in metrics.iter().enumerate() {
+            let Some(&number) = self.metric_ids.get(*metric) else { continue };
+            let ids = self.metrics[number as usize].series.range(first..);
+            series.extend(ids.filter_map(|&id| Some((id, place, self.key(id)?))));
+        }
+        series.sort_by_key(|(id, ..)| *id);
+        series
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.generation
     }
@@ -215,6 +234,12 @@ impl SeriesIndex {
     /// Changes whenever a series of the metric comes or goes; 0 for a metric that was never seen.
     pub(crate) fn version(&self, metric: &str) -> u64 {
         self.metric_ids.get(metric).map_or(0, |&number| self.metrics[number as usize].version)
+    }
+
+    /// As [`SeriesIndex::version`], but does not change when a series comes whose id is above all that were given out before. As long as
+    /// it stays, what was learned of the metric's series stays true, and [`SeriesIndex::series_from`] tells the rest.
+    pub(crate) fn rewritten(&self, metric: &str) -> u64 {
+        self.metric_ids.get(metric).map_or(0, |&number| self.metrics[number as usize].rewritten)
     }
 }
 
@@ -309,6 +334,32 @@ mod tests {
         let metric = index.metric("cpu").unwrap();
         assert_eq!(metric.tag_keys, ["core", "host"]);
         assert_eq!(index.series_of("cpu", i64::MIN).len(), 3);
+    }
+
+    #[test]
+    fn whoever_knows_the_series_of_a_metric_learns_whether_there_are_only_more_of_them() {
+        let mut index = SeriesIndex::default();
+        let host = |host: &str| key("cpu", &[("host", host)]);
+        index.insert(3, host("a"));
+        let (version, rewritten) = (index.version("cpu"), index.rewritten("cpu"));
+        index.insert(7, host("b"));
+        assert_ne!(index.version("cpu"), version);
+        assert_eq!(index.rewritten("cpu"), rewritten);
+        index.insert(9, key("mem", &[]));
+        index.insert(10, host("d"));
+        assert_eq!(index.rewritten("cpu"), rewritten);
+        let ids = |first| {
+            let series = index.series_from(&["mem", "disk", "cpu"], first).into_iter();
+            series.map(|(id, place, _)| (id, place)).collect::<Vec<_>>()
+        };
+        assert_eq!((ids(4), ids(11)), (vec![(7, 2), (9, 0), (10, 2)], vec![]));
+        index.insert(5, host("c"));
+        let below = index.rewritten("cpu");
+        assert_ne!(below, rewritten);
+        index.date_unknown(1, 0);
+        index.touch(7, 9);
+        assert_eq!(index.expire(5), 4);
+        assert_ne!(index.rewritten("cpu"), below);
     }
 
     #[test]
