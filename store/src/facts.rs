@@ -107,11 +107,8 @@ struct Facts {
     containers: BTreeMap<ContainerKey, Container>,
     hosts: BTreeMap<String, Host>,
     rules: Vec<RuleRow>,
-<<<<<<< HEAD
     freeze: Option<Freeze>,
-=======
     rule_changes: Vec<RuleChange>,
->>>>>>> policy
 }
 
 /// The facts' file. Lists, since a JSON object's keys can only be texts.
@@ -120,14 +117,11 @@ struct FactsFile {
     containers: Vec<Container>,
     hosts: Vec<Host>,
     rules: Vec<RuleRow>,
-<<<<<<< HEAD
     /// Not in files of before there was one.
     #[serde(default)]
     freeze: Option<Freeze>,
-=======
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rule_changes: Vec<RuleChange>,
->>>>>>> policy
 }
 
 impl FactsFile {
@@ -136,11 +130,8 @@ impl FactsFile {
             containers: facts.containers.values().cloned().collect(),
             hosts: facts.hosts.values().cloned().collect(),
             rules: facts.rules.clone(),
-<<<<<<< HEAD
             freeze: facts.freeze.clone(),
-=======
             rule_changes: facts.rule_changes.clone(),
->>>>>>> policy
         }
     }
 }
@@ -167,11 +158,8 @@ impl FactBook {
             containers: file.containers.into_iter().map(|row| (row.key.clone(), row)).collect(),
             hosts: file.hosts.into_iter().map(|row| (row.name.clone(), row)).collect(),
             rules,
-<<<<<<< HEAD
             freeze: file.freeze,
-=======
             rule_changes: file.rule_changes,
->>>>>>> policy
         };
         Ok(Self {
             current: RwLock::new(facts),

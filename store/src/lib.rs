@@ -40,11 +40,7 @@ mod write;
 pub use arrow;
 pub use config::{Durability, RetentionRule, StoreConfig, UsageMap};
 pub use error::StoreError;
-<<<<<<< HEAD
-pub use facts::{Freeze, RuleRow, RuleStatus};
-=======
-pub use facts::{RuleChange, RuleRow, RuleStatus};
->>>>>>> policy
+pub use facts::{Freeze, RuleChange, RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
 pub use keep::{
     BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,
