@@ -304,7 +304,7 @@ impl Watches {
     }
 
     /// What has to be put back, in a fixed order.
-    pub fn to_restore(&mut self, now: TimeMs) -> Vec<Regression> {
+    pub fn unrestored(&mut self, now: TimeMs) -> Vec<Regression> {
         self.restoring.retain(|_, (_, until)| now <= *until);
         let mut all: Vec<Regression> = self.restoring.values().map(|(regression, _)| regression.clone()).collect();
         all.sort_by(|a, b| a.key.cmp(&b.key));
