@@ -31,6 +31,7 @@ mod options;
 mod owed;
 mod parse;
 mod proposal;
+mod regression;
 mod restore;
 mod rule;
 mod scope;

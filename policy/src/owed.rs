@@ -37,7 +37,7 @@ impl Engine {
     pub(crate) async fn own_proposals(&self, snapshot: &Snapshot, report: &mut TickReport) -> Vec<Proposal> {
         self.look_at_decreases(snapshot, report).await;
         let now = snapshot.now;
-        let worse = self.history.lock().watches.to_restore(now);
+        let worse = self.history.lock().watches.unrestored(now);
         let mut proposals: Vec<Proposal> = worse.into_iter().map(|regression| self.put_back(regression)).collect();
         proposals.extend(self.expired(snapshot));
         if now.aligned(SILENCE_EVERY) == now {

@@ -256,7 +256,7 @@ impl Storm {
     }
 
     fn proposals(&mut self, snapshot: &Snapshot) -> Vec<Proposal> {
-        let restores = self.history.watches.to_restore(snapshot.now);
+        let restores = self.history.watches.unrestored(snapshot.now);
         let mut proposals: Vec<Proposal> = restores
             .into_iter()
             .map(|regression| Proposal {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
@@ -18,6 +19,8 @@ pub enum RuleCommand {
     List(ListArgs),
     /// Print a rule as the statement that makes it
     Show(ShowArgs),
+    /// List a rule's changes, newest first: when, what, and who made them
+    Changes(ChangesArgs),
     /// Switch a rule's mode: off, shadow, 'canary 10 %' or on
     Set(SetArgs),
 }
@@ -49,6 +52,15 @@ pub struct ShowArgs {
 }
 
 #[derive(Args)]
+pub struct ChangesArgs {
+    name: String,
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Args)]
 pub struct SetArgs {
     name: String,
     mode: Mode,
@@ -62,6 +74,7 @@ pub fn run(command: RuleCommand) -> Result<ExitCode> {
         RuleCommand::Apply(args) => apply(&args),
         RuleCommand::List(args) => list(&args),
         RuleCommand::Show(args) => show(&args),
+        RuleCommand::Changes(args) => changes(&args),
         RuleCommand::Set(args) => set(&args),
     }
 }
@@ -113,12 +126,34 @@ fn show(args: &ShowArgs) -> Result<ExitCode> {
     }
 }
 
-fn set(args: &SetArgs) -> Result<ExitCode> {
-    // The name goes into a path, so only what can be a rule's name is let through.
-    if !args.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-        bail!("'{}' is no rule's name: letters, digits and underscores", args.name);
+fn changes(args: &ChangesArgs) -> Result<ExitCode> {
+    const COLUMNS: [&str; 7] = ["time", "change", "version", "mode", "changed_by", "note", "sql"];
+    let answer = Client::new(&args.server).get(&path(&args.name, "changes")?)?;
+    let rows: Vec<Vec<Value>> = answer["changes"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|change| {
+            let time = change["time"].as_u64().map(|ms| UNIX_EPOCH + Duration::from_millis(ms));
+            let time = time.map(|time| humantime::format_rfc3339_millis(time).to_string());
+            let rest = COLUMNS.iter().skip(1).map(|column| change[*column].clone());
+            std::iter::once(Value::from(time)).chain(rest).collect()
+        })
+        .collect();
+    print_rows(&COLUMNS.map(str::to_owned), &rows, args.output.output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A path below a rule. The name goes into it, so only what can be a rule's name is let through.
+fn path(name: &str, below: &str) -> Result<String> {
+    if !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        bail!("'{name}' is no rule's name: letters, digits and underscores");
     }
-    let path = format!("/api/v1/rules/{}/mode", args.name);
+    Ok(format!("/api/v1/rules/{name}/{below}"))
+}
+
+fn set(args: &SetArgs) -> Result<ExitCode> {
+    let path = path(&args.name, "mode")?;
     Client::new(&args.server).post(&path, &json!({ "mode": args.mode }))?;
     println!("{} is {}", args.name, args.mode);
     Ok(ExitCode::SUCCESS)
