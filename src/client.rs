@@ -45,8 +45,17 @@ pub struct Client {
 impl Client {
     /// A client that gives up after a minute.
     pub fn new(args: &ServerArgs) -> Self {
+        Self::waiting(args, Some(Duration::from_secs(60)))
+    }
+
+    /// A client that waits for as long as it takes.
+    pub fn patient(args: &ServerArgs) -> Self {
+        Self::waiting(args, None)
+    }
+
+    fn waiting(args: &ServerArgs, limit: Option<Duration>) -> Self {
         let agent = ureq::Agent::config_builder()
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(limit)
             // An error's body says what is wrong and where; it is read before it becomes an error here.
             .http_status_as_error(false)
             .build()

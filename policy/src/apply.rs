@@ -77,8 +77,8 @@ impl Engine {
         for Approved { mut decision, change, follow } in changes {
             // Held for one write, so that whoever turns the kill switch on can wait for the last one.
             let writing = self.writing.read();
-            decision.outcome = match self.frozen() {
-                Some(freeze) => self.refused_by(&freeze),
+            decision.outcome = match self.stopped(decision.time) {
+                Some(refused) => refused,
                 None => self.apply_guarded(&change),
             };
             drop(writing);

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 use tidegate_actuator::{Actuator, Drift};
 use tidegate_model::{Clock, ContainerKey, Decision, Event, Mode, Outcome, OutcomeStatus, TimeMs};
-use tidegate_store::{RuleChange, RuleRow, Store};
+use tidegate_store::{Freeze, RuleChange, RuleRow, Store};
 use tokio::sync::broadcast;
 
 use crate::arbiter::decision_id;
@@ -40,6 +40,10 @@ pub struct Engine {
     pub(crate) own: OwnRules,
     /// Held while a limit is written, and by the kill switch alone.
     pub(crate) writing: RwLock<()>,
+    /// The kill switch as this process knows it, also when it could not be stored.
+    pub(crate) held: Mutex<Option<Freeze>>,
+    /// When it was turned on last, in ms: what was decided until then is not written, even if it is off again.
+    pub(crate) stopped: AtomicI64,
     /// Foreign changes that are not recorded yet.
     pub(crate) outbox: Mutex<Vec<(Decision, Event)>>,
     pub(crate) announced: broadcast::Sender<Arc<Decision>>,
@@ -93,6 +97,8 @@ impl Engine {
             restoring: tokio::sync::Mutex::new(()),
             own: OwnRules::new(&config)?,
             writing: RwLock::new(()),
+            held: Mutex::new(None),
+            stopped: AtomicI64::new(i64::MIN),
             outbox: Mutex::new(Vec::new()),
             announced,
             ticked: AtomicBool::new(false),
@@ -144,7 +150,7 @@ impl Engine {
     }
 
     /// A backtest of `rules` with this engine's guards and its store's settings, which keeps its files below `dir`.
-    pub fn backtest(&self, trace: Trace, rules: String, step: Option<Duration>, dir: PathBuf) -> Backtest {
+    pub fn backtest(&self, trace: Arc<Trace>, rules: String, step: Option<Duration>, dir: PathBuf) -> Backtest {
         Backtest { trace, rules, step, policy: self.config.clone(), store: self.store.config().clone(), dir }
     }
 

@@ -4,6 +4,7 @@
 //! evaluated; whatever was decided before and is not written yet is refused. Only one who says so takes it off again.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 use tidegate_actuator::Change;
@@ -15,6 +16,9 @@ use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::explain::FREEZE;
 use crate::history::Follow;
+
+/// How long a decision can be on its way to the kernel, in ms. Behind that, a clock was set back.
+const IN_FLIGHT_MS: i64 = 10 * 60 * 1000;
 
 /// What the kill switch did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -34,7 +38,7 @@ impl Engine {
     /// seen. When this returns nothing is being written any more. On already, it stays as it is, but for the restoring.
     ///
     /// # Errors
-    /// The switch could not be stored: then it is off, and nothing has been restored.
+    /// The switch could not be stored: then it is on, all the same, until the program ends.
     pub async fn freeze(
         self: &Arc<Self>,
         who: &str,
@@ -42,20 +46,38 @@ impl Engine {
         restore: bool,
         now: TimeMs,
     ) -> Result<Frozen, PolicyError> {
-        let (engine, new) = (Arc::clone(self), Freeze { since: now, by: who.to_owned(), why: why.to_owned() });
-        let kept =
-            |error| PolicyError::new(PolicyErrorKind::Store, format!("the kill switch could not be stored: {error}"));
+        let new = Freeze { since: now, by: who.to_owned(), why: why.to_owned() };
+        // On its own, so that it is done and recorded even if whoever asked for it has not waited.
+        let done = tokio::spawn(Arc::clone(self).freeze_to_the_end(new, restore, now)).await;
+        done.map_err(|error| PolicyError::new(PolicyErrorKind::Store, format!("the kill switch broke down: {error}")))?
+    }
+
+    async fn freeze_to_the_end(
+        self: Arc<Self>,
+        new: Freeze,
+        restore: bool,
+        now: TimeMs,
+    ) -> Result<Frozen, PolicyError> {
+        let engine = Arc::clone(&self);
+        let kept = |error| {
+            let message =
+                format!("the kill switch is on, but only until the program ends, since it cannot be stored: {error}");
+            PolicyError::new(PolicyErrorKind::Store, message).help("repair the disk and freeze again")
+        };
         let work = move || -> Result<_, PolicyError> {
-            let freeze = engine.store.frozen().unwrap_or(new);
-            engine.store.put_freeze(Some(freeze.clone())).map_err(kept)?;
+            let freeze = engine.frozen().unwrap_or(new);
+            // A disk that is full must not keep limits moving.
+            *engine.held.lock() = Some(freeze.clone());
+            engine.stopped.store(now.0, Ordering::Release);
+            let stored = engine.store.put_freeze(Some(freeze.clone())).map_err(kept);
             // Behind this no write is under way, and none begins.
             let _alone = engine.writing.write();
             let decisions = if restore { engine.put_baselines_back(now) } else { Vec::new() };
-            Ok((freeze, decisions))
+            Ok((freeze, decisions, stored))
         };
         let done = tokio::task::spawn_blocking(work).await;
         let broken = |error| PolicyError::new(PolicyErrorKind::Store, format!("the kill switch broke down: {error}"));
-        let (freeze, decisions) = done.map_err(broken)??;
+        let (freeze, decisions, stored) = done.map_err(broken)??;
         tracing::warn!(by = freeze.by, why = freeze.why, restore, "the kill switch is on: no limit is changed");
         let count = |status| decisions.iter().filter(|decision| decision.outcome.status == status).count();
         let (restored, unchanged) = (count(OutcomeStatus::Applied), count(OutcomeStatus::Unchanged));
@@ -68,6 +90,7 @@ impl Engine {
             })
             .collect();
         self.record(&decisions).await;
+        stored?;
         Ok(Frozen { freeze, restored, unchanged, failed })
     }
 
@@ -78,10 +101,13 @@ impl Engine {
     pub async fn thaw(self: &Arc<Self>, who: &str) -> Result<bool, PolicyError> {
         let engine = Arc::clone(self);
         let done = tokio::task::spawn_blocking(move || {
-            let was = engine.store.frozen().is_some();
-            if was {
+            // What was decided before and still waits to be written is refused first.
+            let _alone = engine.writing.write();
+            let was = engine.frozen().is_some();
+            if engine.store.frozen().is_some() {
                 engine.store.put_freeze(None)?;
             }
+            *engine.held.lock() = None;
             Ok::<_, tidegate_store::StoreError>(was)
         });
         let failed =
@@ -95,15 +121,18 @@ impl Engine {
 
     /// Since when, by whom and why no limit is changed; `None` while the kill switch is off.
     pub fn frozen(&self) -> Option<Freeze> {
-        self.store.frozen()
+        self.held.lock().clone().or_else(|| self.store.frozen())
     }
 
     /// Puts all baselines back, one limit after the other: memory that has to be squeezed may take a while.
     fn put_baselines_back(&self, now: TimeMs) -> Vec<Decision> {
         let mut decisions = Vec::new();
-        for container in self.store.containers() {
-            for (resource, baseline) in &container.baseline {
-                let decision = self.put_one_back(container.key.clone(), *resource, *baseline, now);
+        let containers = self.store.containers();
+        // CPU first, since it never blocks and memory may.
+        for resource in Resource::ALL {
+            for container in &containers {
+                let Some(baseline) = container.baseline.get(&resource) else { continue };
+                let decision = self.put_one_back(container.key.clone(), resource, *baseline, now);
                 self.history.lock().finish(&decision, self.config.drift_hold(), Follow::default());
                 decisions.push(decision);
             }
@@ -112,7 +141,9 @@ impl Engine {
     }
 
     fn put_one_back(&self, container: ContainerKey, resource: Resource, baseline: Limit, now: TimeMs) -> Decision {
-        let id = decision_id(now, FREEZE, 0, &(container.clone(), resource), 0);
+        let key = (container.clone(), resource);
+        let id = decision_id(now, FREEZE, 0, &key, 0);
+        let limit_before = self.history.lock().track(&key).last().and_then(|applied| applied.to);
         let change = Change {
             container: container.clone(),
             resource,
@@ -129,7 +160,7 @@ impl Engine {
             version: 0,
             container,
             resource,
-            limit_before: None,
+            limit_before,
             proposed: baseline.value().unwrap_or(0.0),
             decided: baseline.value(),
             guards: Vec::new(),
@@ -140,15 +171,23 @@ impl Engine {
         }
     }
 
-    /// What becomes of a change that was decided before the kill switch was turned on.
-    pub(crate) fn refused_by(&self, freeze: &Freeze) -> Outcome {
-        Outcome {
+    /// What becomes of a change that was decided at `time`, if the kill switch stops it.
+    pub(crate) fn stopped(&self, time: TimeMs) -> Option<Outcome> {
+        let behind = self.stopped.load(Ordering::Acquire).saturating_sub(time.0);
+        let message = match self.frozen() {
+            Some(freeze) => format!("the kill switch is on since {}, by {}", freeze.since, freeze.by),
+            None if (0..IN_FLIGHT_MS).contains(&behind) => {
+                "it was decided before the kill switch was turned on".to_owned()
+            }
+            None => return None,
+        };
+        Some(Outcome {
             status: OutcomeStatus::Refused,
             limit_after: None,
             writes: Vec::new(),
-            message: format!("the kill switch is on since {}, by {}", freeze.since, freeze.by),
+            message,
             at: self.clock.now(),
             took_us: 0,
-        }
+        })
     }
 }

@@ -47,10 +47,19 @@ impl Engine {
     /// `CREATE OR REPLACE` without a `mode` keeps the mode of the rule that it replaces.
     pub async fn execute(&self, sql: &str, who: &str, now: TimeMs) -> Result<Vec<StatementOutcome>, PolicyError> {
         self.check_length(sql)?;
-        let statements = parse::parse(sql)?;
+        self.execute_all(&parse::parse(sql)?, who, now).await
+    }
+
+    /// Carries out statements: all of them or, after a mistake in any, none.
+    pub(crate) async fn execute_all(
+        &self,
+        statements: &[Statement],
+        who: &str,
+        now: TimeMs,
+    ) -> Result<Vec<StatementOutcome>, PolicyError> {
         let _editing = self.editing.lock().await;
         let before = self.working();
-        let Applied { rules, outcomes, .. } = self.apply(&statements, &before, who, now).await?;
+        let Applied { rules, outcomes, .. } = self.apply(statements, &before, who, now).await?;
         self.put_in_force(&before, rules, who, None, now)?;
         Ok(outcomes)
     }
@@ -113,6 +122,14 @@ impl Engine {
         let applied = self.apply(&parse::parse(sql)?, &self.working(), "", now).await?;
         let without = || PolicyError::new(PolicyErrorKind::Syntax, "expected at least one CREATE RULE statement");
         applied.created.map(Arc::unwrap_or_clone).ok_or_else(without)
+    }
+
+    /// Checks rule statements of any kind as [`Engine::execute`] would: on top of the rules in force or, when `alone`, on an
+    /// engine without rules. Stores nothing.
+    pub async fn check(&self, sql: &str, alone: bool, now: TimeMs) -> Result<(), PolicyError> {
+        self.check_length(sql)?;
+        let before = if alone { Working::new() } else { self.working() };
+        self.apply(&parse::parse(sql)?, &before, "", now).await.map(drop)
     }
 
     /// The rules in force, to try statements on.

@@ -29,7 +29,8 @@ pub struct ThawArgs {
 /// Exit code 1 when a baseline could not be put back; the switch is on all the same.
 pub fn freeze(args: FreezeArgs) -> Result<ExitCode> {
     let body = json!({ "restore": args.restore, "why": args.why });
-    let answer = Client::new(&args.server).post("/api/v1/freeze", &body)?;
+    // Memory that is to be put back may have to be squeezed first.
+    let answer = Client::patient(&args.server).post("/api/v1/freeze", &body)?;
     println!("frozen: no limit is changed until `tidegate thaw`, also after a restart");
     if args.restore {
         println!("{} baselines put back, {} stood there already", answer["restored"], answer["unchanged"]);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -67,7 +68,7 @@ pub fn run(args: SimulateArgs) -> Result<ExitCode> {
         cpu_limit: args.cpu_limit,
         memory_limit: args.memory_limit,
     };
-    let trace = Trace::of_file(&args.trace, &columns)?;
+    let trace = Arc::new(Trace::of_file(&args.trace, &columns)?);
     let rules = match args.rules.as_slice() {
         [] => DEFAULT_PACK.to_owned(),
         files => report::read_all(files)?,
@@ -80,7 +81,7 @@ pub fn run(args: SimulateArgs) -> Result<ExitCode> {
     let answer: Value = serve::runtime()?.block_on(async {
         let play = async |rules: &str, what: &str| {
             let backtest = Backtest {
-                trace: trace.clone(),
+                trace: Arc::clone(&trace),
                 rules: rules.to_owned(),
                 step: args.step,
                 policy: PolicyConfig::default(),

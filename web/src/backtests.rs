@@ -124,7 +124,12 @@ impl Backtests {
         }
         let (engine, store) = (Arc::clone(engine), Arc::clone(store));
         tokio::spawn(async move {
-            let ended = run(&job, wanted, &engine, &store).await;
+            let running = Arc::clone(&job);
+            // In a task of its own: one that breaks down must not be taken for running for ever.
+            let ended = tokio::spawn(async move { run(&running, wanted, &engine, &store).await }).await;
+            let broken =
+                |error: tokio::task::JoinError| Err(PolicyError::stopped(format!("the backtest broke down: {error}")));
+            let ended = ended.unwrap_or_else(broken);
             let mut shown = job.shown.lock();
             match ended {
                 Ok((report, against)) => {
@@ -167,20 +172,21 @@ async fn run(
     engine: &Engine,
     store: &Store,
 ) -> Result<(Report, Option<Report>), PolicyError> {
-    let reading = Trace::of_history(store, wanted.from, wanted.to, |share| job.at(Phase::Reading, 0, share));
+    let progress = |share| job.at(Phase::Reading, 0, share);
+    let reading = Trace::of_history(store, wanted.from, wanted.to, wanted.step, progress);
     let stopped = || PolicyError::stopped("the backtest was stopped");
     let trace = tokio::select! {
-        trace = reading => trace?,
+        trace = reading => Arc::new(trace?),
         () = job.stop.cancelled() => return Err(stopped()),
     };
     // Beside the store, not in it: a check or a backup of the store must not come across another one.
     let dir = store.config().dir.parent().map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let play = async |phase: Phase, part: usize, trace: Trace, rules: String| {
+    let play = async |phase: Phase, part: usize, trace: Arc<Trace>, rules: String| {
         let backtest = engine.backtest(trace, rules, wanted.step, dir.clone());
         let progress = |Progress { done, all }| job.at(phase, part, done as f64 / all.max(1) as f64);
         backtest.run(&job.stop, progress).await
     };
-    let report = play(Phase::Running, 1, trace.clone(), wanted.rules).await?;
+    let report = play(Phase::Running, 1, Arc::clone(&trace), wanted.rules).await?;
     let against = match wanted.against {
         Some(rules) => Some(play(Phase::Comparing, 2, trace, rules).await?),
         None => None,

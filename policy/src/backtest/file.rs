@@ -1,6 +1,6 @@
 //! A trace from a file: CSV (also gzip) or Parquet, one row a container and time.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -112,8 +112,8 @@ impl Trace {
             rows.csv(BufReader::new(file)).map_err(&failed)?;
         }
         let mut trace = Trace { problems: rows.problems(), ..Trace::default() };
-        for ((app, container), samples) in rows.containers {
-            trace.containers.push(samples.traced(app, container, &mut trace.problems));
+        for (name, (app, samples)) in rows.named() {
+            trace.containers.push(samples.traced(app, name, &mut trace.problems));
         }
         match trace.span() {
             Some(_) => Ok(trace),
@@ -141,13 +141,16 @@ impl Samples {
     fn traced(mut self, app: Option<String>, container: String, problems: &mut Vec<String>) -> Traced {
         // Files are sorted as their makers like.
         self.0.sort_by_key(|sample| sample.time);
-        let first =
-            |limit: fn(&Sample) -> Option<f64>| self.0.iter().find_map(limit).map_or(Limit::Unlimited, Limit::At);
+        // Some write 0 for a limit that is none.
+        let first = |limit: fn(&Sample) -> Option<f64>| {
+            self.0.iter().filter_map(limit).find(|limit| *limit > 0.0).map_or(Limit::Unlimited, Limit::At)
+        };
         let fixed = |column: usize| self.0.iter().find_map(|sample| sample.fixed[column]);
         let bounds = [(Resource::Cpu, 0), (Resource::Memory, 2)].into_iter().filter_map(|(resource, column)| {
             let (min, max) = (fixed(column), fixed(column + 1));
             let bounds = Bounds { min: min.unwrap_or(0.0), max: max.unwrap_or(1e300) };
-            (min.is_some() || max.is_some()).then_some((resource, bounds))
+            let stated = min.is_some() || max.is_some();
+            (stated && bounds.min <= bounds.max).then_some((resource, bounds))
         });
         let member = Member {
             host: "trace".to_owned(),
@@ -199,6 +202,26 @@ struct Places {
 }
 
 impl Rows<'_> {
+    /// The containers by a name that is theirs alone: where the same name is in several apps, the app stands before it.
+    fn named(self) -> BTreeMap<String, (Option<String>, Samples)> {
+        let mut apps: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (app, container) in self.containers.keys() {
+            apps.entry(container.clone()).or_default().extend(app.clone());
+        }
+        let mut named: BTreeMap<String, (Option<String>, Samples)> = BTreeMap::new();
+        for ((app, container), samples) in self.containers {
+            let several = apps.get(&container).is_some_and(|apps| apps.len() > 1);
+            let name = match &app {
+                Some(app) if several => format!("{app}/{container}"),
+                _ => container,
+            };
+            let (known, all) = named.entry(name).or_default();
+            *known = known.take().or(app);
+            all.0.extend(samples.0);
+        }
+        named
+    }
+
     fn places(&self, names: &[String]) -> Result<Places, String> {
         let find = |name: &str| names.iter().position(|known| known == name);
         let number = |column: &Column| Some((find(&column.name)?, column.factor));
@@ -349,6 +372,15 @@ mod tests {
         assert!(missing.message.ends_with("there is no column 'time'; the file has when, cpu"), "{missing}");
         let empty = read("t.csv", "time,cpu\n", &TraceColumns::default()).unwrap_err();
         assert!(empty.message.ends_with("no row has a time and a demand"), "{empty}");
+    }
+
+    #[test]
+    fn the_same_name_in_two_apps_is_two_containers_and_no_limit_is_none() {
+        let text = "time,app,container,cpu,cpu_limit\n1,a,main,1,0\n1,b,main,2,0\n1,a,web,3,0\n2,,web,4,0\n";
+        let trace = read("t.csv", text, &TraceColumns::default()).unwrap();
+        let names: Vec<_> =
+            trace.containers.iter().map(|c| (c.member.name.as_str(), c.cpu.len(), c.member.cpu)).collect();
+        assert_eq!(names, [("a/main", 1, Limit::At(1.0)), ("b/main", 1, Limit::At(2.0)), ("web", 2, Limit::At(4.0))]);
     }
 
     #[test]

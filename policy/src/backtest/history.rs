@@ -8,15 +8,20 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, TimeUnit};
 use arrow::record_batch::RecordBatch;
 use tidegate_actuator::simulated::Member;
-use tidegate_model::{ContainerKey, Limit, Resource, TimeMs, metrics};
+use tidegate_model::{Container, ContainerKey, Limit, Resource, TimeMs, metrics};
 use tidegate_store::{OnLimit, QueryOptions, Store};
 
 use super::trace::{Trace, Traced, Wanted};
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::proposal::{LimitKey, numbers, text_at, texts};
 
-/// How much is read at once.
+/// How much is read at once, at least.
 const SLICE: Duration = Duration::from_secs(600);
+/// Spans up to this are played sample by sample, longer ones by the minute.
+const FINE_SPAN: Duration = Duration::from_secs(6 * 3600);
+const MINUTE: Duration = Duration::from_secs(60);
+/// Most samples of a trace; each takes 16 bytes, and 8 more where it is memory.
+const MOST_SAMPLES: usize = 20_000_000;
 /// Most rows of a slice.
 const SLICE_ROWS: usize = 20_000_000;
 const SLICE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -25,39 +30,64 @@ const SATURATED: f64 = 0.97;
 /// As is a container that was throttled in a larger share of its periods.
 const THROTTLED: f64 = 0.10;
 
-const USAGE: &str = "SELECT host, container, resource, app, time, value FROM usage";
-const LIMITS: &str = "SELECT host, container, resource, time, value FROM limits";
-const PRESSURE: &str = "SELECT host, container, resource, time, throttled AS value FROM pressure";
+/// What is read: a table, its column, and what stands for several CPU or memory values of one step.
+type Read = (&'static str, &'static str, &'static str, &'static str);
+
+const USAGE: Read = ("usage", "value", "avg", "max");
+const LIMITS: Read = ("limits", "value", "avg", "avg");
+const PRESSURE: Read = ("pressure", "throttled", "avg", "avg");
+const ANON: Read = ("metric.\"tidegate.unreclaimable\"", "value", "max", "max");
 
 /// Values of one slice by limit, in the order of time.
 type ByLimit = HashMap<LimitKey, Vec<(i64, f64)>>;
 
 impl Trace {
     /// What the containers of a store used after `from` and up to `to`, with the bounds, apps and hosts of now and the
-    /// limits that they had in the beginning. `progress` is told which share is read.
+    /// limits that they had in the beginning. Samples that are closer than `step` are put together: CPU as its mean, memory
+    /// as its peak; without a step, in spans of more than six hours, those of a minute. `progress` is told which share is
+    /// read.
     ///
     /// # Errors
-    /// The history cannot be read, or `from` is not before `to`.
+    /// The history cannot be read or is too long, or `from` is not before `to`.
     pub async fn of_history(
         store: &Store,
         from: TimeMs,
         to: TimeMs,
+        step: Option<Duration>,
         mut progress: impl FnMut(f64),
     ) -> Result<Self, PolicyError> {
         if from >= to {
             let message = "the time span of a backtest ends before it begins";
             return Err(PolicyError::new(PolicyErrorKind::Option, message));
         }
-        let mut reader = Reader { store, known: HashMap::new(), trace: Trace::default() };
+        let coarse =
+            step.or((to.since(from) > FINE_SPAN).then_some(MINUTE)).filter(|step| *step > Duration::from_secs(1));
+        let containers = store.containers().into_iter().map(|container| (container.key.clone(), container)).collect();
+        let mut reader = Reader { store, containers, coarse, known: HashMap::new(), trace: Trace::default() };
+        // Whole steps, so that none is cut in two.
+        let slice = coarse.map_or(SLICE, |step| step * (SLICE.as_secs().div_ceil(step.as_secs()) as u32));
+        let from = coarse.map_or(from, |step| from.aligned(step));
         let mut start = from;
         while start < to {
-            let end = start.plus(SLICE).min(to);
+            let end = start.plus(slice).min(to);
             reader.slice(start, end).await?;
+            let samples: usize = Resource::ALL.iter().map(|resource| reader.trace.samples(*resource).0).sum();
+            if samples > MOST_SAMPLES {
+                let message = format!("there are more than the {MOST_SAMPLES} samples of one backtest");
+                let error = PolicyError::new(PolicyErrorKind::Limit, message);
+                return Err(error.help("take a shorter span or a longer step"));
+            }
             progress(end.since(from).as_secs_f64() / to.since(from).as_secs_f64());
             start = end;
         }
         let mut trace = reader.trace;
         trace.hosts = store.hosts();
+        if let Some(step) = coarse {
+            let step = humantime::format_duration(step);
+            trace
+                .problems
+                .push(format!("the samples of each {step} are put together: CPU as its mean, memory as its peak"));
+        }
         trace.containers.iter_mut().for_each(Traced::limit_at_peak);
         trace.containers.sort_by(|a, b| (&a.member.host, &a.member.name).cmp(&(&b.member.host, &b.member.name)));
         Ok(trace)
@@ -66,6 +96,9 @@ impl Trace {
 
 struct Reader<'a> {
     store: &'a Store,
+    containers: HashMap<ContainerKey, Container>,
+    /// The step whose samples are put together, if any are.
+    coarse: Option<Duration>,
     /// Where each container is in the trace.
     known: HashMap<ContainerKey, usize>,
     trace: Trace,
@@ -76,11 +109,7 @@ impl Reader<'_> {
         let limits = by_limit(&self.ask(LIMITS, from, to).await?);
         let throttled = by_limit(&self.ask(PRESSURE, from, to).await?);
         let anon = match self.store.tables().iter().any(|table| table.name == metrics::UNRECLAIMABLE) {
-            true => {
-                let sql =
-                    format!("SELECT host, container, resource, time, value FROM metric.\"{}\"", metrics::UNRECLAIMABLE);
-                by_limit(&self.ask(&sql, from, to).await?)
-            }
+            true => by_limit(&self.ask(ANON, from, to).await?),
             false => ByLimit::new(),
         };
         let usage = self.ask(USAGE, from, to).await?;
@@ -111,8 +140,13 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The rows of a table or view after `from` and up to `to`.
-    async fn ask(&self, select: &str, from: TimeMs, to: TimeMs) -> Result<Vec<RecordBatch>, PolicyError> {
+    /// The rows of a table after `from` and up to `to`.
+    async fn ask(
+        &self,
+        (table, column, cpu, memory): Read,
+        from: TimeMs,
+        to: TimeMs,
+    ) -> Result<Vec<RecordBatch>, PolicyError> {
         let options = QueryOptions {
             timeout: SLICE_TIMEOUT,
             max_rows: SLICE_ROWS,
@@ -120,7 +154,23 @@ impl Reader<'_> {
             ..self.store.default_query_options(to)
         };
         let span = to.since(from).as_millis();
-        let sql = format!("{select} WHERE time > now() - INTERVAL '{span} milliseconds' ORDER BY time");
+        let app = if table == "usage" { "app" } else { "NULL" };
+        let rows = format!("FROM {table} WHERE time > now() - INTERVAL '{span} milliseconds'");
+        let sql = match self.coarse {
+            None => {
+                format!("SELECT host, container, resource, {app} AS app, time, {column} AS value {rows} ORDER BY time")
+            }
+            // A step ends where the next one begins; what is measured at that instant is of the time before it.
+            Some(step) => {
+                let step = format!("INTERVAL '{} milliseconds'", step.as_millis());
+                format!(
+                    "SELECT host, container, resource, max({app}) AS app, \
+                     date_bin({step}, time - INTERVAL '1 millisecond') + {step} AS \"time\", \
+                     CASE WHEN resource = 'cpu' THEN {cpu}({column}) ELSE {memory}({column}) END AS value \
+                     {rows} GROUP BY host, container, resource, 5 ORDER BY 5"
+                )
+            }
+        };
         let answer = self.store.query(&sql, &options).await;
         let failed =
             |message| PolicyError::new(PolicyErrorKind::Query, format!("the history cannot be read: {message}"));
@@ -129,14 +179,14 @@ impl Reader<'_> {
 
     fn traced(&mut self, key: &ContainerKey, app: Option<&String>) -> &mut Traced {
         let at = *self.known.entry(key.clone()).or_insert_with(|| {
-            let found = self.store.containers().into_iter().find(|container| container.key == *key);
+            let found = self.containers.get(key);
             let member = Member {
                 host: key.host.clone(),
                 name: key.name.clone(),
-                app: found.as_ref().and_then(|found| found.app.clone()).or_else(|| app.cloned()),
-                user: found.as_ref().and_then(|found| found.user.clone()),
-                labels: found.as_ref().map(|found| found.labels.clone()).unwrap_or_default(),
-                bounds: found.map(|found| found.bounds).unwrap_or_default(),
+                app: found.and_then(|found| found.app.clone()).or_else(|| app.cloned()),
+                user: found.and_then(|found| found.user.clone()),
+                labels: found.map(|found| found.labels.clone()).unwrap_or_default(),
+                bounds: found.map(|found| found.bounds.clone()).unwrap_or_default(),
                 cpu: Limit::Unlimited,
                 memory: Limit::Unlimited,
             };

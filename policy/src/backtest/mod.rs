@@ -8,10 +8,12 @@
 //! Of a container that was held by its limit only what it used is known, not what it wanted. Such samples count as they
 //! are, as a lower bound of the demand, and the report says how many there were.
 
+mod blind;
 mod file;
 mod history;
 mod replay;
 mod score;
+mod scratch;
 mod trace;
 
 pub use file::{Column, TraceColumns};

@@ -1,10 +1,7 @@
 //! Playing a trace to an engine, instant by instant.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tidegate_actuator::Actuator;
@@ -14,6 +11,7 @@ use tidegate_store::{Durability, Store, StoreConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::score::{Report, Score};
+use super::scratch::Scratch;
 use super::trace::Trace;
 use crate::config::PolicyConfig;
 use crate::engine::Engine;
@@ -27,6 +25,10 @@ const USUAL_STEP: Duration = Duration::from_secs(60);
 const MOST_TICKS: u64 = 10_000_000;
 /// Samples that are kept in memory before they go to segments.
 const HOT_SAMPLES: usize = 4_000_000;
+/// Longest run of a rule's query: what is stuck ends, what is slow does not matter.
+const RULE_TIMEOUT_MS: u64 = 60_000;
+/// How many usual distances before the next sample the clock goes on after a gap.
+const LOOK_BACK: u32 = 4;
 /// A store that forgets nothing, in seconds.
 const FOREVER_S: u64 = 100 * 365 * 24 * 3600;
 
@@ -34,11 +36,11 @@ const FOREVER_S: u64 = 100 * 365 * 24 * 3600;
 #[derive(Clone, Debug)]
 pub struct Backtest {
     /// What containers wanted.
-    pub trace: Trace,
+    pub trace: Arc<Trace>,
     /// Rule statements; none at all leaves the limits as they are in the beginning. Rules that are not `off` act,
     /// whatever their mode: what they would do is the question.
     pub rules: String,
-    /// The distance of the instants; as the trace has its samples, but at most a minute, when not set.
+    /// The distance of the instants; about as the trace has its samples, but at most a minute, when not set.
     pub step: Option<Duration>,
     /// The guards' bounds and defaults.
     pub policy: PolicyConfig,
@@ -57,43 +59,6 @@ pub struct Progress {
     pub all: u64,
 }
 
-/// A directory that goes with the replay that made it.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    const PREFIX: &str = "tidegate-backtest-";
-
-    fn new(below: &Path) -> std::io::Result<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Self::sweep(below);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = below.join(format!("{}{}-{number}", Self::PREFIX, std::process::id()));
-        // Made anew and for us alone: what stands there already is somebody else's.
-        DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
-    }
-
-    /// Removes what a process left behind that was killed in the middle.
-    fn sweep(below: &Path) {
-        for entry in std::fs::read_dir(below).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let owner = name.to_str().and_then(|name| name.strip_prefix(Self::PREFIX)?.split('-').next()?.parse().ok());
-            let gone = owner.is_some_and(|pid: u32| !Path::new(&format!("/proc/{pid}")).exists());
-            if gone && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                let _ = std::fs::remove_dir_all(entry.path()); // the next one tries again
-            }
-        }
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            tracing::warn!(dir = %self.0.display(), %error, "a backtest's directory stays behind");
-        }
-    }
-}
-
 impl Backtest {
     /// Plays the whole trace. `progress` is told after each instant; `stop` ends the replay with an error.
     ///
@@ -110,7 +75,7 @@ impl Backtest {
             store_error(format!("a backtest needs a directory below {} for its store: {error}", self.dir.display()))
         })?;
         let config = StoreConfig {
-            dir: scratch.0.join("store"),
+            dir: scratch.path().join("store"),
             durability: Durability::None,
             retention_s: FOREVER_S,
             retention: Vec::new(),
@@ -127,7 +92,7 @@ impl Backtest {
         let (members, played) = self.trace.play();
         let about = "a trace that is played again; no kernel is measured or changed".to_owned();
         let host = SimulatedHost::of(self.trace.hosts.clone(), members, Box::new(played), about);
-        let engine = self.engine(&store, &host, &clock, from).await?;
+        let (engine, blind) = self.engine(&store, &host, &clock, from).await?;
 
         let containers = host.containers();
         for known in &self.trace.hosts {
@@ -146,7 +111,7 @@ impl Backtest {
             // Where nothing was there, as between two experiments, nothing can happen.
             if host.idle(now) {
                 let next = self.trace.next_after(now).unwrap_or(to);
-                now = next.minus(Duration::from_millis(1)).aligned(step).max(now);
+                now = next.minus(self.trace.spacing() * LOOK_BACK).aligned(step).max(now);
                 continue;
             }
             clock.set(now);
@@ -167,7 +132,11 @@ impl Backtest {
         }
         let took = began.elapsed().as_millis() as u64;
         let mut report = score.report(from, to, step.as_millis() as u64, took);
-        report.problems.splice(0..0, self.doubts().into_iter().chain(blind_rules(&engine)));
+        let blind = blind
+            .into_iter()
+            .map(|name| format!("rule {name} reads pushed metrics, which a backtest does not play: it is left out"));
+        let notes = engine.rules().into_iter().filter_map(|rule| Some(format!("rule {}: {}", rule.name, rule.note?)));
+        report.problems.splice(0..0, self.doubts().into_iter().chain(blind).chain(notes));
         Ok(report)
     }
 
@@ -177,8 +146,10 @@ impl Backtest {
         let (first, last) =
             self.trace.span().ok_or_else(|| option("there are no samples in the trace or the time span".to_owned()))?;
         let second = Duration::from_secs(1);
-        let usual = self.trace.spacing().clamp(STEP.0, USUAL_STEP);
-        let step = self.step.unwrap_or(Duration::from_secs(usual.as_secs()));
+        let usual = self.trace.spacing().clamp(STEP.0, USUAL_STEP).as_secs();
+        // Rules are due at multiples of their periods, which are mostly such as divide a minute.
+        let usual = (1..=usual).rev().find(|seconds| 60 % seconds == 0).unwrap_or(1);
+        let step = self.step.unwrap_or(Duration::from_secs(usual));
         if step < STEP.0 || step > STEP.1 || step.subsec_nanos() != 0 {
             let error = option(format!("a step of {} is out of range", humantime::format_duration(step)));
             return Err(error.help("expected whole seconds from 1s to 1h"));
@@ -193,24 +164,30 @@ impl Backtest {
         Ok((from, to, step))
     }
 
+    /// The engine, and the rules that are left out.
     async fn engine(
         &self,
         store: &Arc<Store>,
         host: &Arc<SimulatedHost>,
         clock: &Arc<VirtualClock>,
         now: TimeMs,
-    ) -> Result<Arc<Engine>, PolicyError> {
-        // All rules of an instant are judged together, however long they take: the result must not depend on the machine.
-        let config = PolicyConfig { default_mode: Mode::On, gather_ms: 3_600_000, ..self.policy.clone() };
+    ) -> Result<(Arc<Engine>, Vec<String>), PolicyError> {
+        let config = PolicyConfig {
+            default_mode: Mode::On,
+            // All rules of an instant are judged together, however long they take: the result must not depend on what else
+            // the machine does.
+            gather_ms: 3_600_000,
+            rule_timeout_ms: self.policy.rule_timeout_ms.max(RULE_TIMEOUT_MS),
+            ..self.policy.clone()
+        };
         let actuator = Arc::clone(host) as Arc<dyn Actuator>;
         let engine = Engine::new(Arc::clone(store), actuator, config, Arc::clone(clock) as Arc<dyn Clock>)?;
-        if !self.rules.trim().is_empty() {
-            engine.execute(&self.rules, "backtest", now).await?;
-        }
+        let blind =
+            if self.rules.trim().is_empty() { Vec::new() } else { engine.execute_but_blind(&self.rules, now).await? };
         for rule in engine.rules().iter().filter(|rule| !matches!(rule.mode, Mode::Off | Mode::On)) {
             engine.execute(&format!("ALTER RULE {} SET (mode = 'on')", rule.name), "backtest", now).await?;
         }
-        Ok(engine)
+        Ok((engine, blind))
     }
 
     /// What makes the figures doubtful.
@@ -228,19 +205,6 @@ impl Backtest {
         }
         doubts
     }
-}
-
-/// Rules that ask for what is not played. They would look as if they had nothing to propose.
-fn blind_rules(engine: &Engine) -> Vec<String> {
-    let asks = |query: &str| {
-        let query = query.to_lowercase();
-        let words: Vec<&str> = query.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
-        ["metric", "samples", "last"].iter().any(|name| words.contains(name))
-    };
-    let rules = engine.rules().into_iter().filter(|rule| rule.mode != Mode::Off && asks(&rule.query));
-    rules
-        .map(|rule| format!("rule {} reads pushed metrics, which a backtest does not play: it finds none", rule.name))
-        .collect()
 }
 
 fn store_error(message: impl Into<String>) -> PolicyError {

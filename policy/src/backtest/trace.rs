@@ -1,5 +1,6 @@
 //! What containers wanted over a span of time, and how it is played to a simulated host.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate_actuator::simulated::{Demand, Held, Life, Member, Workload};
@@ -8,6 +9,8 @@ use tidegate_model::{Host, Limit, Resource, TimeMs};
 /// A sample stands for the time since the one before it, but for no more than so many times the usual distance: behind
 /// that, the container was not there or not measured.
 const LONGEST_GAP: i64 = 3;
+/// The distance of samples where there is but one.
+const USUAL_SPACING_MS: i64 = 1_000;
 /// How long a process that was killed takes until it holds again what it held.
 const RESTART: Duration = Duration::from_secs(30);
 /// What it holds when it begins, as a share of that.
@@ -20,8 +23,9 @@ pub struct Wanted {
     times: Vec<i64>,
     /// In cores or bytes.
     values: Vec<f64>,
-    /// Memory that could not be reclaimed, for the samples of which it is known; otherwise all of it counts as such.
-    anon: Vec<Option<f64>>,
+    /// Memory that could not be reclaimed; empty where it is not known of any sample, NaN where not of that one. All of it
+    /// counts as such then.
+    anon: Vec<f64>,
     /// Samples of times at which the limit was reached: the demand was that or more.
     pub saturated: usize,
 }
@@ -32,9 +36,15 @@ impl Wanted {
         let later = self.times.last().is_none_or(|last| *last < time.0);
         let fits = later && value.is_finite() && value >= 0.0;
         if fits {
+            let anon = anon.filter(|anon| anon.is_finite() && *anon >= 0.0);
+            if anon.is_some() && self.anon.is_empty() {
+                self.anon = vec![f64::NAN; self.times.len()];
+            }
+            if anon.is_some() || !self.anon.is_empty() {
+                self.anon.push(anon.unwrap_or(f64::NAN));
+            }
             self.times.push(time.0);
             self.values.push(value);
-            self.anon.push(anon.filter(|anon| anon.is_finite() && *anon >= 0.0));
         }
         fits
     }
@@ -54,10 +64,24 @@ impl Wanted {
         self.values.iter().copied().reduce(f64::max)
     }
 
-    /// The number of the sample that stands for the interval which ends at `now`.
-    fn at(&self, now: TimeMs, gap: i64) -> Option<usize> {
+    /// The number of the sample that stands for the interval which ends at `now`. The first one stands for no more than the
+    /// usual distance.
+    fn at(&self, now: TimeMs, spacing: i64) -> Option<usize> {
         let at = self.times.partition_point(|time| *time < now.0);
-        (*self.times.get(at)? - now.0 < gap).then_some(at)
+        let reach = if at == 0 { spacing } else { spacing.saturating_mul(LONGEST_GAP) };
+        (*self.times.get(at)? - now.0 < reach).then_some(at)
+    }
+
+    /// The memory that could not be reclaimed at a sample.
+    fn anon(&self, at: usize) -> Option<f64> {
+        self.anon.get(at).copied().filter(|anon| !anon.is_nan())
+    }
+
+    /// The usual distance between two samples, in ms: the median of the first ones.
+    fn spacing(&self) -> i64 {
+        let mut distances: Vec<i64> = self.times.windows(2).take(1_024).map(|pair| pair[1] - pair[0]).collect();
+        let middle = distances.len() / 2;
+        if distances.is_empty() { USUAL_SPACING_MS } else { *distances.select_nth_unstable(middle).1 }
     }
 
     /// The first and the last time.
@@ -121,15 +145,11 @@ impl Trace {
         self.series().filter_map(next).min().map(TimeMs)
     }
 
-    /// The usual distance between two samples of a series: the median over all.
+    /// The usual distance between two samples of a series: the median over all series.
     pub fn spacing(&self) -> Duration {
-        let mut distances: Vec<i64> = self
-            .series()
-            // A few of each series tell it.
-            .flat_map(|wanted| wanted.times.windows(2).take(64).map(|pair| pair[1] - pair[0]))
-            .collect();
-        let middle = distances.len() / 2;
-        let median = if distances.is_empty() { 1_000 } else { *distances.select_nth_unstable(middle).1 };
+        let mut all: Vec<i64> = self.series().filter(|wanted| wanted.len() > 1).map(Wanted::spacing).collect();
+        let middle = all.len() / 2;
+        let median = if all.is_empty() { USUAL_SPACING_MS } else { *all.select_nth_unstable(middle).1 };
         Duration::from_millis(median.max(1) as u64)
     }
 
@@ -144,32 +164,35 @@ impl Trace {
     }
 
     /// The containers as members of a simulated host, and their demand as its workload.
-    pub(crate) fn play(&self) -> (Vec<Member>, Played) {
+    pub(crate) fn play(self: &Arc<Self>) -> (Vec<Member>, Played) {
         let members = self.containers.iter().map(|traced| traced.member.clone()).collect();
-        let wanted = self.containers.iter().map(|traced| (traced.cpu.clone(), traced.memory.clone())).collect();
-        let gap = i64::try_from(self.spacing().as_millis()).unwrap_or(i64::MAX / LONGEST_GAP) * LONGEST_GAP;
-        (members, Played { wanted, gap })
+        let spacing = self.containers.iter().map(|traced| (traced.cpu.spacing(), traced.memory.spacing())).collect();
+        (members, Played { trace: Arc::clone(self), spacing })
     }
 }
 
 /// A trace as the workload of a simulated host.
 #[derive(Debug)]
 pub(crate) struct Played {
-    wanted: Vec<(Wanted, Wanted)>,
-    gap: i64,
+    trace: Arc<Trace>,
+    /// Of each container, that of its CPU and its memory samples, in ms.
+    spacing: Vec<(i64, i64)>,
 }
 
 impl Workload for Played {
     fn demand(&self, container: usize, now: TimeMs, life: Life) -> Demand {
-        let Some((cpu, memory)) = self.wanted.get(container) else { return Demand::default() };
+        let (Some(traced), Some(spacing)) = (self.trace.containers.get(container), self.spacing.get(container)) else {
+            return Demand::default();
+        };
+        let Traced { cpu, memory, .. } = traced;
         let grown = if life.killed { (life.age.as_secs_f64() / RESTART.as_secs_f64()).min(1.0) } else { 1.0 };
         let share = RESTARTED + (1.0 - RESTARTED) * grown;
         let held = |at: usize| {
             let working_set = memory.values[at] * share;
-            let anon = memory.anon[at].map_or(working_set, |anon| (anon * share).min(working_set));
+            let anon = memory.anon(at).map_or(working_set, |anon| (anon * share).min(working_set));
             Held { anon, working_set }
         };
-        Demand { cpu: cpu.at(now, self.gap).map(|at| cpu.values[at]), memory: memory.at(now, self.gap).map(held) }
+        Demand { cpu: cpu.at(now, spacing.0).map(|at| cpu.values[at]), memory: memory.at(now, spacing.1).map(held) }
     }
 }
 
@@ -185,20 +208,38 @@ mod tests {
         wanted
     }
 
+    fn played(cpu: Wanted, memory: Wanted) -> Played {
+        let member = Member {
+            host: String::new(),
+            name: String::new(),
+            app: None,
+            user: None,
+            labels: Default::default(),
+            bounds: Default::default(),
+            cpu: Limit::Unlimited,
+            memory: Limit::Unlimited,
+        };
+        let trace = Trace { containers: vec![Traced { member, cpu, memory }], ..Trace::default() };
+        Arc::new(trace).play().1
+    }
+
     #[test]
     fn a_sample_stands_for_the_time_before_it_and_a_gap_for_nothing() {
-        let played =
-            Played { wanted: vec![(wanted(&[(1_000, 1.0), (2_000, 2.0), (9_000, 3.0)]), wanted(&[]))], gap: 3_000 };
+        let samples = [(1_000, 1.0), (2_000, 2.0), (3_000, 2.5), (9_000, 3.0)];
+        let played = played(wanted(&samples), wanted(&[]));
         let cpu = |now| played.demand(0, TimeMs(now), YOUNG).cpu;
-        assert_eq!([cpu(500), cpu(1_000), cpu(1_001), cpu(2_000)], [Some(1.0), Some(1.0), Some(2.0), Some(2.0)]);
-        assert_eq!([cpu(3_000), cpu(6_000), cpu(6_001), cpu(9_001)], [None, None, Some(3.0), None]);
+        assert_eq!(
+            [cpu(0), cpu(1), cpu(1_000), cpu(1_001), cpu(2_000)],
+            [None, Some(1.0), Some(1.0), Some(2.0), Some(2.0)]
+        );
+        assert_eq!([cpu(3_001), cpu(6_000), cpu(6_001), cpu(9_001)], [None, None, Some(3.0), None]);
         assert_eq!(played.demand(0, TimeMs(1_000), YOUNG).memory, None);
         assert_eq!(played.demand(7, TimeMs(1_000), YOUNG), Demand::default());
     }
 
     #[test]
     fn a_killed_process_grows_back_in_half_a_minute() {
-        let played = Played { wanted: vec![(wanted(&[]), wanted(&[(60_000, 100.0)]))], gap: 180_000 };
+        let played = played(wanted(&[]), wanted(&[(60_000, 100.0)]));
         let held = |age, killed| {
             let life = Life { age: Duration::from_secs(age), killed };
             played.demand(0, TimeMs(60_000), life).memory.unwrap().working_set.round()
@@ -213,6 +254,8 @@ mod tests {
         for (time, value) in [(5, 1.0), (4, 1.0), (6, f64::NAN), (6, -1.0)] {
             assert!(!wanted.push(TimeMs(time), value, None), "{time} {value}");
         }
-        assert_eq!((wanted.len(), wanted.anon[0]), (1, None));
+        assert_eq!((wanted.len(), wanted.anon(0)), (1, None));
+        assert!(wanted.push(TimeMs(7), 1.0, Some(0.5)));
+        assert_eq!((wanted.anon(0), wanted.anon(1)), (None, Some(0.5)));
     }
 }

@@ -37,7 +37,7 @@ fn traced(name: &str, limit: f64, demand: &[f64]) -> Traced {
 
 fn backtest(containers: Vec<Traced>, rules: &str, dir: &Path) -> Backtest {
     Backtest {
-        trace: Trace { containers, ..Trace::default() },
+        trace: Arc::new(Trace { containers, ..Trace::default() }),
         rules: rules.to_owned(),
         step: None,
         policy: PolicyConfig::default(),
@@ -113,10 +113,12 @@ async fn rules_that_only_watch_act_in_a_backtest_and_those_that_are_off_do_not()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rule_that_asks_for_what_is_not_played_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let rule = "CREATE RULE blind AS SELECT host, container, 'cpu' AS resource, value AS target, 'x' AS reason
+    let rule = "CREATE RULE sees AS SELECT host, container, resource, 1.0 AS target, 'last' AS reason FROM recent(INTERVAL '5 s');
+                CREATE RULE blind AS SELECT host, container, 'cpu' AS resource, value AS target, 'x' AS reason
                 FROM (SELECT tag(tags, 'host') AS host, tag(tags, 'container') AS container, value FROM samples)";
     let report = run(&backtest(vec![traced("web", 1.0, &[0.5; 5])], rule, dir.path())).await;
-    assert_eq!(report.problems[0], "rule blind reads pushed metrics, which a backtest does not play: it finds none");
+    assert_eq!(report.problems, ["rule blind reads pushed metrics, which a backtest does not play: it is left out"]);
+    assert_eq!(report.rules.iter().map(|rule| rule.rule.as_str()).collect::<Vec<_>>(), ["sees"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -165,7 +167,7 @@ async fn the_stored_history_is_played_as_it_was() {
         let demand = if second < 60 { 1.0 } else { 3.0 };
         world.second(&[cpu(demand), ("web", Second { resource: Resource::Memory, demand: 4e8 })]).await;
     }
-    let trace = Trace::of_history(&world.store, START, world.clock.now(), |_| {}).await.unwrap();
+    let trace = Trace::of_history(&world.store, START, world.clock.now(), None, |_| {}).await.unwrap();
     assert_eq!(trace.containers.len(), 1);
     let web = &trace.containers[0];
     assert_eq!((web.member.cpu, web.member.memory), (Limit::At(2.0), Limit::At(1e9)));
@@ -173,12 +175,23 @@ async fn the_stored_history_is_played_as_it_was() {
     assert_eq!(trace.hosts.len(), 1);
 
     let dir = tempfile::tempdir().unwrap();
-    let report = run(&Backtest { trace, ..backtest(Vec::new(), "", dir.path()) }).await;
+    let report = run(&Backtest { trace: Arc::new(trace), ..backtest(Vec::new(), "", dir.path()) }).await;
     let cpu = report.resources[&Resource::Cpu];
     // What was wanted beyond the limit cannot be known, and the report says so.
     assert_eq!((cpu.mean_used, cpu.unmet, cpu.over_limit), (1.5, 0.0, 0.0));
     assert!(report.problems[0].starts_with("60 of 120 cpu samples (50.0 %)"), "{:?}", report.problems);
     assert_eq!(report.resources[&Resource::Memory].mean_used, 4e8);
+
+    // By the minute, which is what longer spans are played by.
+    let minute = Some(Duration::from_secs(60));
+    let trace = Trace::of_history(&world.store, START, world.clock.now(), minute, |_| {}).await.unwrap();
+    let (web, end) = (&trace.containers[0], START.plus(Duration::from_secs(120)));
+    assert_eq!(
+        (web.cpu.len(), web.cpu.peak(), web.memory.len()),
+        (3, Some(2.0), 3),
+        "START is 20 s behind a full minute"
+    );
+    assert!(trace.span().unwrap().1 >= end && trace.problems[0].starts_with("the samples of each 1m"), "{trace:?}");
 }
 
 /// Answers as somebody did before.

@@ -42,7 +42,9 @@ pub(crate) async fn start(State(app): State<App>, body: Text) -> Result<(StatusC
     let asked: Asked = body.json()?;
     let now = app.clock.now();
     let to = asked.to.map_or(now, TimeMs);
-    let from = asked.from.map_or_else(|| to.minus(USUAL_SPAN), TimeMs);
+    // Nothing older is kept.
+    let oldest = now.minus(Duration::from_secs(app.store.config().retention_s));
+    let from = asked.from.map_or_else(|| to.minus(USUAL_SPAN), TimeMs).max(oldest);
     if from >= to || to > now {
         let message = format!("a backtest from {from} to {to} makes no sense: it is {now} now");
         return Err(
@@ -53,23 +55,23 @@ pub(crate) async fn start(State(app): State<App>, body: Text) -> Result<(StatusC
         return Err(ApiError::bad_request(format!("step_s is 1 to {LONGEST_STEP_S}")));
     }
     let rules = match asked.rules {
-        Some(rules) if asked.on_top => app.engine.rules_text() + &checked(&app, rules).await?,
-        Some(rules) => checked(&app, rules).await?,
+        Some(rules) if asked.on_top => app.engine.rules_text() + &checked(&app, rules, false).await?,
+        Some(rules) => checked(&app, rules, true).await?,
         None => app.engine.rules_text(),
     };
     let against = match asked.against.as_deref() {
         None => None,
         Some("none") => Some(String::new()),
         Some("live") => Some(app.engine.rules_text()),
-        Some(rules) => Some(checked(&app, rules.to_owned()).await?),
+        Some(rules) => Some(checked(&app, rules.to_owned(), true).await?),
     };
     let wanted = Wanted { from, to, rules, against, step: asked.step_s.map(Duration::from_secs) };
     let shown = app.backtests.start(wanted, &app.engine, &app.store, &app.shutdown)?;
     Ok((StatusCode::ACCEPTED, Json(shown)))
 }
 
-async fn checked(app: &App, rules: String) -> Result<String, ApiError> {
-    app.engine.validate(&rules, app.clock.now()).await?;
+async fn checked(app: &App, rules: String, alone: bool) -> Result<String, ApiError> {
+    app.engine.check(&rules, alone, app.clock.now()).await?;
     Ok(rules)
 }
 

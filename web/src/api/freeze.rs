@@ -11,6 +11,9 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::extract::Text;
 
+/// It is shown on every page.
+const LONGEST_WHY: usize = 200;
+
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Asked {
@@ -28,6 +31,9 @@ pub(crate) async fn freeze(
     body: Text,
 ) -> Result<Json<Frozen>, ApiError> {
     let asked = if body.0.trim().is_empty() { Asked::default() } else { body.json()? };
+    if asked.why.chars().count() > LONGEST_WHY {
+        return Err(ApiError::bad_request(format!("why is longer than {LONGEST_WHY} characters")));
+    }
     Ok(Json(app.engine.freeze(&caller.name, &asked.why, asked.restore, app.clock.now()).await?))
 }
 
