@@ -77,7 +77,7 @@ async fn a_restoring_freeze_ends_at_the_baselines_and_says_so() {
     let frozen = world.engine.freeze("anna", "", true, world.clock.now()).await.unwrap();
     assert_eq!((frozen.restored, frozen.failed.len()), (1, 0), "{frozen:?}");
     assert_eq!(world.limit("web", Resource::Cpu), 3.0);
-    let sentence = explain_sentence(&*told.try_recv().unwrap());
+    let sentence = explain_sentence(&told.try_recv().unwrap());
     assert!(sentence.contains("the kill switch puts the baseline back, 3.00 cores"), "{sentence}");
     assert_eq!(world.count("SELECT * FROM decisions WHERE rule = '(freeze)' AND outcome = 'applied'").await, 1);
 }
