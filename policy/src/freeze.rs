@@ -108,6 +108,7 @@ impl Engine {
                 engine.store.put_freeze(None)?;
             }
             *engine.held.lock() = None;
+            engine.history.lock().renew_all(engine.clock.now());
             Ok::<_, tidegate_store::StoreError>(was)
         });
         let failed =

@@ -91,6 +91,8 @@ pub(crate) struct Track {
     pub last_data: Option<TimeMs>,
     /// When the engine last tried to put back the baseline for want of data.
     pub held: Option<TimeMs>,
+    /// When somebody else changed it last, as far as former runs of the program recorded it.
+    pub drifted: Option<TimeMs>,
     /// Changes that shadow rules would have made; only shadow rules count from them.
     pub shadow_up: Option<TimeMs>,
     pub shadow_down: Option<TimeMs>,
@@ -258,7 +260,8 @@ impl History {
             OutcomeStatus::Drifted => {
                 let (at, found) = (decision.outcome.at, decision.outcome.limit_after);
                 track.foreign = Some(Foreign { at, until: at.plus(drift_hold), found });
-                track.lease = None;
+                (track.lease, track.changed_by) = (None, None);
+                self.watches.cancel(&key);
             }
             OutcomeStatus::Shadow if is_increase(decision.limit_before, decision.decided) => {
                 track.shadow_up = Some(decision.time);
@@ -272,13 +275,15 @@ impl History {
     /// Notes a foreign change; false when it is the one that is known and left alone already. The same value found after
     /// that is another foreign change.
     pub fn drifted(&mut self, drift: &Drift, hold: Duration) -> bool {
-        let track = self.track_mut(&(drift.container.clone(), drift.resource));
+        let key = (drift.container.clone(), drift.resource);
+        let track = self.track_mut(&key);
         let known = |foreign: &Foreign| foreign.found == drift.found && drift.at < foreign.until;
         if track.foreign.as_ref().is_some_and(known) {
             return false;
         }
         track.foreign = Some(Foreign { at: drift.at, until: drift.at.plus(hold), found: drift.found });
-        track.lease = None;
+        (track.lease, track.changed_by) = (None, None);
+        self.watches.cancel(&key);
         true
     }
 
@@ -286,6 +291,13 @@ impl History {
     pub fn renew(&mut self, key: &LimitKey, rule: &str, now: TimeMs) {
         let lease = self.tracks.get_mut(key).and_then(|track| track.lease.as_mut());
         if let Some(lease) = lease.filter(|lease| lease.rule == rule) {
+            lease.renewed = lease.renewed.max(now);
+        }
+    }
+
+    /// All changes stand as if they had been asked for now: nobody could ask while no rule was evaluated.
+    pub fn renew_all(&mut self, now: TimeMs) {
+        for lease in self.tracks.values_mut().filter_map(|track| track.lease.as_mut()) {
             lease.renewed = lease.renewed.max(now);
         }
     }
@@ -352,6 +364,7 @@ impl History {
         track.up = newer(track.up.take(), restored.up);
         track.down = newer(track.down.take(), restored.down);
         track.failed = track.failed.max(restored.failed);
+        track.drifted = track.drifted.max(restored.drifted);
         track.foreign = track.foreign.take().or(restored.foreign);
         track.changed_by = track.changed_by.take().or(restored.changed_by);
         track.lease = track.lease.take().or(restored.lease);

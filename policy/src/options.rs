@@ -136,6 +136,14 @@ impl RuleOptions {
         let class = get(given, "class", Class::from_str)?.unwrap_or(Class::Protect);
         // A cap is there to be felt, and what keeps a host alive must not be taken back for the sake of one container.
         let watched = if matches!(class, Class::Protect | Class::Optimise) { config.watch_s } else { 0 };
+        let period = get(given, "every", every)?.unwrap_or(EVERY.0);
+        if let Some(ttl) = get(given, "ttl", ttl)?.filter(|ttl| *ttl <= period) {
+            return Err(format!(
+                "ttl = {} is not longer than every = {}, so each change would end before the rule can ask again",
+                duration_text(ttl),
+                duration_text(period)
+            ));
+        }
         Ok(Self {
             every: get(given, "every", every)?.unwrap_or(EVERY.0),
             class,

@@ -50,11 +50,15 @@ impl Engine {
     async fn look_at_decreases(&self, snapshot: &Snapshot, report: &mut TickReport) {
         let now = snapshot.now;
         let Some(reach) = self.history.lock().watches.reach(now) else { return };
-        let samples = self.samples_since(now, reach).await.unwrap_or_else(|error| {
-            tracing::warn!(error, "decreases are not watched at this tick");
-            report.problems.push(error);
-            Vec::new()
-        });
+        let samples = match self.samples_since(now, reach).await {
+            Ok(samples) => samples,
+            // The next look reaches as far back as this one would have.
+            Err(error) => {
+                tracing::warn!(error, "decreases are not watched at this tick");
+                report.problems.push(error);
+                return;
+            }
+        };
         let kills = |key: &LimitKey| snapshot.readings.get(key)?.get("oom_kills");
         let tuning = Tuning::of(&self.config);
         let worse = self.history.lock().watches.look(now, &samples, kills, &tuning);
@@ -101,9 +105,14 @@ impl Engine {
     /// The way back from changes that their rules have not asked for lately.
     fn expired(&self, snapshot: &Snapshot) -> Vec<Proposal> {
         let mut proposals = Vec::new();
+        // A rule that failed has not said that it does not ask any more.
+        let rows = self.store.rules();
+        let failing = |name: &str| rows.iter().any(|row| row.name == name && row.last_error.is_some());
         let mut history = self.history.lock();
         for rule in self.active().iter().map(|rule| &rule.definition) {
-            let Some(ttl) = rule.resolved.ttl.filter(|_| rule.is_due(snapshot.now)) else { continue };
+            let Some(ttl) = rule.resolved.ttl.filter(|_| rule.is_due(snapshot.now) && !failing(&rule.name)) else {
+                continue;
+            };
             for (key, lease) in history.expired(&rule.name, ttl, rule.resolved.dead_band, snapshot) {
                 if !canary::acts(rule.mode, &key.0) {
                     continue;

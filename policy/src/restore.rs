@@ -12,7 +12,7 @@ use tidegate_model::{ContainerKey, Decision, GuardReport, Mode, Outcome, Outcome
 use tidegate_store::{OnLimit, QueryOptions, QueryPool};
 
 use crate::engine::Engine;
-use crate::explain::{OUTSIDE, WATCH};
+use crate::explain::WATCH;
 use crate::history::{Applied, EXPIRED, Foreign, History, Lease, RETURNS_TO, Track};
 use crate::options::LONGEST_WATCH;
 use crate::proposal::{LimitKey, numbers, text_at, texts};
@@ -83,7 +83,7 @@ impl Engine {
         }
         for (key, lease) in restored_leases(&leases) {
             // Whoever changed the limit since then took it over.
-            let changed = history.get(&key).and_then(Track::last).map(|applied| applied.at);
+            let changed = history.get(&key).and_then(|track| track.last().map(|applied| applied.at).max(track.drifted));
             if changed.is_none_or(|changed| changed <= lease.renewed) {
                 history.restore(&key, Track { lease: Some(lease), ..Track::default() });
             }
@@ -176,8 +176,9 @@ fn changes_query(reach: Duration) -> String {
            max(time) FILTER (WHERE outcome = 'applied' AND NOT coalesce({increase}, false)) AS down,
            max(time) FILTER (WHERE outcome IN ('infeasible', 'failed', 'rolled_back')) AS failed,
            last_value(limit_after ORDER BY time) FILTER (WHERE outcome = 'applied') AS stands,
-           last_value(rule ORDER BY time) FILTER (WHERE outcome = 'applied') AS changed_by
-         FROM decisions WHERE mode <> 'shadow' AND rule <> '{OUTSIDE}' AND time > now() - INTERVAL '{seconds} seconds'
+           last_value(rule ORDER BY time) FILTER (WHERE outcome = 'applied') AS changed_by,
+           max(time) FILTER (WHERE outcome = 'drifted') AS drifted
+         FROM decisions WHERE mode <> 'shadow' AND time > now() - INTERVAL '{seconds} seconds'
          GROUP BY host, container, resource"
     )
 }
@@ -221,7 +222,7 @@ fn leases_query(rules: &[String], reach: Duration) -> String {
         "SELECT host, container, resource, rule, max(time) AS time, last_value(inputs ORDER BY time) AS inputs
          FROM decisions WHERE rule IN ({names}) AND mode <> 'shadow' AND time > now() - INTERVAL '{seconds} seconds'
            AND inputs LIKE '%\"{RETURNS_TO}\":%' AND inputs NOT LIKE '%\"{EXPIRED}\":true%'
-         GROUP BY host, container, resource, rule"
+         GROUP BY host, container, resource, rule HAVING count(*) FILTER (WHERE outcome = 'applied') > 0"
     )
 }
 
@@ -314,17 +315,20 @@ fn restored_leases(batches: &[RecordBatch]) -> impl Iterator<Item = (LimitKey, L
 
 fn restored_changes(batches: &[RecordBatch]) -> impl Iterator<Item = (LimitKey, Track)> + '_ {
     batches.iter().flat_map(|batch| {
-        let columns = ["up", "down", "failed"].map(|name| times(batch, name));
+        let columns = ["up", "down", "failed", "drifted"].map(|name| times(batch, name));
         let (stands, changed_by) = (numbers(batch, "stands"), texts(batch, "changed_by"));
         keys(batch).into_iter().enumerate().filter_map(move |(row, key)| {
-            let [up, down, failed] = columns.each_ref().map(|column| column.as_ref().and_then(|times| times[row]));
+            let [up, down, failed, drifted] =
+                columns.each_ref().map(|column| column.as_ref().and_then(|times| times[row]));
             let stands = stands.as_ref().filter(|stands| stands.is_valid(row)).map(|stands| stands.value(row));
             let changed_by = changed_by.as_ref().and_then(|rules| text_at(rules, row)).map(str::to_owned);
             // Only of the later one it is known what stood there after it.
             let last = up.max(down);
+            // Somebody else has taken the limit over since.
+            let changed_by = changed_by.filter(|_| drifted <= last);
             let applied = |at: TimeMs| Applied { at, read_at: at, to: stands.filter(|_| Some(at) == last) };
             let (up, down) = (up.map(applied), down.map(applied));
-            Some((key?, Track { up, down, failed, changed_by, ..Track::default() }))
+            Some((key?, Track { up, down, failed, changed_by, drifted, ..Track::default() }))
         })
     })
 }

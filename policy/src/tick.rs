@@ -121,15 +121,21 @@ impl Engine {
         let mut answers = self.start_due(now, &mut report);
         if !answers.is_empty() || self.owes() {
             let gather_until = tokio::time::Instant::now() + self.config.gather();
-            let snapshot = self.snapshot(now).await.unwrap_or_else(|error| {
-                tracing::error!(error, "limits are held, since what is known of them could not be read");
-                report.problems.push(error);
-                Snapshot::new(now, Default::default(), &[], Vec::new())
-            });
-            self.history.lock().observe(&snapshot);
-            let mut writes: Vec<JoinHandle<Vec<Decision>>> = Vec::new();
             let mut together = Gathered::default();
-            together.proposals.extend(self.own_proposals(&snapshot, &mut report).await);
+            let snapshot = match self.snapshot(now).await {
+                Ok(snapshot) => {
+                    self.history.lock().observe(&snapshot);
+                    together.proposals.extend(self.own_proposals(&snapshot, &mut report).await);
+                    snapshot
+                }
+                Err(error) => {
+                    tracing::error!(error, "limits are held, since what is known of them could not be read");
+                    report.problems.push(error);
+                    // Not observed: nothing known is not the same as nothing there.
+                    Snapshot::new(now, Default::default(), &[], Vec::new())
+                }
+            };
+            let mut writes: Vec<JoinHandle<Vec<Decision>>> = Vec::new();
             while let Ok(Some(answer)) = tokio::time::timeout_at(gather_until, answers.join_next()).await {
                 self.take_answer(answer.ok(), &snapshot, &mut together, &mut report);
             }

@@ -193,6 +193,10 @@ impl Watches {
             watch.after.pressure.push(sample.pressure);
             watch.seen = sample.at;
         }
+        self.records.retain(|_, record| {
+            record.forget_before(now.minus(tuning.window));
+            !record.lowered.is_empty() || !record.regressed.is_empty()
+        });
         // Long after its end, what a rule once did wrong says nothing any more.
         self.backoffs.retain(|_, backoffs| {
             backoffs.retain(|_, backoff| now.since(backoff.until) < tuning.backoff_max);
@@ -222,6 +226,10 @@ impl Watches {
 
     fn went_well(&mut self, key: &LimitKey) {
         let Some(watch) = self.under_way.remove(key) else { return };
+        // Nothing seen is not the same as nothing wrong.
+        if watch.after.throttled.value().is_none() && watch.after.pressure.value().is_none() {
+            return;
+        }
         let Some(backoffs) = self.backoffs.get_mut(key) else { return };
         if let Some(backoff) = backoffs.get_mut(&watch.rule) {
             backoff.level = backoff.level.saturating_sub(1);
@@ -340,6 +348,12 @@ impl Watches {
         }
         let too_many = regressed >= tuning.least.max(1) as usize && regressed as f64 >= tuning.share * lowered as f64;
         too_many.then(|| format!("{regressed} of its {lowered} decreases of the last {window} had to be taken back"))
+    }
+
+    /// Somebody else changed the limit: what comes of it is not the rule's any more, nor is it for the watch to put back.
+    pub fn cancel(&mut self, key: &LimitKey) {
+        self.under_way.remove(key);
+        self.restoring.remove(key);
     }
 
     /// Somebody changed the rule: it begins anew.

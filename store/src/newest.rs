@@ -79,13 +79,17 @@ impl Store {
         }
         found.sort_unstable_by_key(|(place, ..)| *place);
         if is_newest && !unknown.is_empty() {
+            let all_asked = self.series_of(metric, from).iter().all(|(id, _)| ids.binary_search(id).is_ok());
             let mut data = self.data.write();
             let newest = data.active.newest_mut();
             if newest.hidden() == hidden {
                 for (place, time, value) in &found {
                     newest.learn(ids[*place as usize], *time, *value);
                 }
-                self.lookups.lock().insert(metric.to_owned(), LookedUp { from, hidden });
+                // Who asked for some of the metric's series has learned nothing about the others.
+                if all_asked {
+                    self.lookups.lock().insert(metric.to_owned(), LookedUp { from, hidden });
+                }
             }
         }
         Ok(found)

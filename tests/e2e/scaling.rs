@@ -31,12 +31,12 @@ fn a_starved_container_gets_its_cores_step_by_step_and_gives_them_back_when_idle
         "SELECT limit_before, decided, limit_after FROM decisions \
          WHERE container = 'app' AND resource = 'cpu' AND outcome = 'applied' AND decided > limit_before ORDER BY time",
     );
-    assert!(ups.len() >= 3, "the limit should go up in several steps: {ups:?}");
+    assert!(ups.len() >= 2, "the limit should go up in several steps: {ups:?}");
     let first = ups[0].iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
     assert!((first[0] - 0.3).abs() < 0.01, "the first step starts at the limit that was found: {first:?}");
     for step in &ups {
         let step = step.iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
-        assert!(step[1] <= step[0] * 2.05, "no step more than doubles: {step:?}");
+        assert!(step[1] <= step[0] * 3.05, "no step more than trebles: {step:?}");
         assert!((step[2] - step[1]).abs() < 0.01, "what was read back is what was decided: {step:?}");
     }
     // What the kernel's own file says is what the table says.

@@ -51,12 +51,7 @@ fn a_running_fleet_is_backtested_explained_and_frozen() {
     assert_eq!(get("/api/v1/status").unwrap()["frozen"]["why"], "a test");
     let limits = || -> Vec<Value> {
         let containers = get("/api/v1/containers").unwrap();
-        containers["containers"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|row| row["resources"]["cpu"]["limit"].clone())
-            .collect()
+        containers["containers"].as_array().unwrap().iter().map(|row| row["cpu"]["limit"].clone()).collect()
     };
     wait_for("the baselines to be measured", Duration::from_secs(30), || {
         limits().iter().all(|limit| limit == 4.0).then_some(())
@@ -72,7 +67,7 @@ fn a_running_fleet_is_backtested_explained_and_frozen() {
 fn rules_are_tried_on_a_trace_without_a_server() {
     let dir = tempfile::tempdir().unwrap();
     let trace = dir.path().join("trace.csv");
-    let rows = (0..120).map(|minute| format!("{},web,{},100\n", 1_700_000_000 + 60 * minute, 200 + minute % 30 * 10));
+    let rows = (0..120).map(|minute| format!("{},web,{},100\n", 1_700_000_040 + 60 * minute, 200 + minute % 30 * 10));
     std::fs::write(&trace, format!("unix_s,pod,millicores,mib\n{}", rows.collect::<String>())).unwrap();
     let trace = trace.to_str().unwrap();
     let columns = ["--time", "unix_s", "--container", "pod", "--cpu", "millicores/1000", "--memory", "mib*1048576"];

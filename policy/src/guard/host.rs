@@ -77,7 +77,12 @@ struct Room {
     ratio: f64,
     capacity: f64,
     committed: f64,
+    /// What is used of it, as measured.
+    used: f64,
 }
+
+/// A container that uses this share of its memory limit is at it: what it is refused it may be killed for.
+const AT_LIMIT: f64 = 0.9;
 
 impl Room {
     /// `lowered` are the decreases of this instant.
@@ -90,8 +95,9 @@ impl Room {
     ) -> Self {
         let View { snapshot, history, config, .. } = view;
         let lowered: BTreeMap<&LimitKey, f64> = lowered.map(|change| (change.key, change.target)).collect();
-        let here = here.iter().filter(|(key, _)| key.1 == resource);
-        let committed = here.map(|(key, reading)| {
+        let here = || here.iter().filter(|(key, _)| key.1 == resource);
+        let used = here().filter_map(|(_, reading)| reading.get("usage")).sum();
+        let committed = here().map(|(key, reading)| {
             let track = history.get(key);
             let stands = track.map_or_else(|| reading.get("allocated"), |track| track.limit(reading, snapshot.now));
             let coming = track.and_then(|track| track.pending.as_ref()).map(|pending| pending.to);
@@ -99,12 +105,15 @@ impl Room {
             let states = [coming, lowered.get(key).copied()].into_iter().flatten().map(Some).chain([stands]);
             states.map(|limit| counted(limit, reading.get("usage"), capacity)).fold(0.0, f64::max)
         });
-        Self { resource, ratio: config.capacity_ratio(resource), capacity, committed: committed.sum() }
+        Self { resource, ratio: config.capacity_ratio(resource), capacity, committed: committed.sum(), used }
     }
 
     /// Classes one after the other, within a class by weight.
     fn share(&self, moves: &[Move], members: &[usize], view: View, verdicts: &mut [Named]) {
         let mut free = self.ratio * self.capacity - self.committed;
+        // Limits of memory that add up to too much are a risk; a limit that is reached kills now. So who is at his limit gets
+        // of what is not used, whatever limits others have.
+        let mut unused = if self.resource == Resource::Memory { self.ratio * self.capacity - self.used } else { 0.0 };
         let mut classes: BTreeMap<Class, Vec<usize>> = BTreeMap::new();
         for at in members {
             classes.entry(moves[*at].class).or_default().push(*at);
@@ -113,7 +122,13 @@ impl Room {
             let growth = |at: usize| moves[at].context.limit.map_or(0.0, |limit| moves[at].target - limit);
             let wish = |at: &usize| Wish { growth: growth(*at), weight: view.snapshot.weight(&moves[*at].key.0) };
             let wishes: Vec<Wish> = members.iter().map(wish).collect();
-            for (at, grant) in members.into_iter().zip(grants(free, &wishes)) {
+            for (at, mut grant) in members.into_iter().zip(grants(free, &wishes)) {
+                unused -= grant;
+                if grant < growth(at) && at_limit(&moves[at], view.snapshot) {
+                    let more = (growth(at) - grant).min(unused).max(0.0);
+                    unused -= more;
+                    grant += more;
+                }
                 free -= grant;
                 if grant < growth(at) {
                     verdicts[at] = Some(("capacity", self.verdict(&moves[at], grant)));
@@ -145,6 +160,11 @@ impl Room {
             }
         }
     }
+}
+
+fn at_limit(change: &Move, snapshot: &Snapshot) -> bool {
+    let usage = snapshot.readings.get(change.key).and_then(|reading| reading.get("usage"));
+    matches!((usage, change.context.limit), (Some(usage), Some(limit)) if usage >= AT_LIMIT * limit)
 }
 
 /// When each container was shrunk last, of a host with none.

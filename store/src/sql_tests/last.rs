@@ -36,3 +36,18 @@ async fn what_the_retention_of_a_metric_hides_is_not_its_newest_sample() {
     push(60_000, NOW).await;
     assert_eq!(counts(&store).await, ["[[1]]", "[[1]]", "[[1]]", "[[3]]"]);
 }
+
+#[tokio::test]
+async fn who_asks_for_one_series_after_a_start_does_not_hide_the_others() {
+    let store = open_with(StoreConfig::default());
+    let mut batch = SampleBatch::new();
+    for host in ["a", "b"] {
+        batch.push(series("load", &[("host", host)]), TimeMs(NOW.0 - 60_000), 1.0);
+    }
+    store.store.append(&batch, NOW).await.unwrap();
+    store.store.flush(NOW).await.unwrap();
+    let store = store.reopened().await;
+    let newest = "SELECT last(value, time) FROM metric.load WHERE host = 'a' AND time > now() - INTERVAL '1 hour'";
+    assert_eq!(store.rows(newest).await, "[[1.0]]");
+    assert_eq!(store.rows("SELECT host FROM last('load', INTERVAL '1 hour') ORDER BY host").await, r#"[["a"],["b"]]"#);
+}

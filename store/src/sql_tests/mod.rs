@@ -53,6 +53,15 @@ impl TestStore {
         assert!(report.rejected.is_empty(), "{:?}", report.rejected);
     }
 
+    /// The same directory, opened anew.
+    async fn reopened(self) -> Self {
+        let TestStore { store, _dir } = self;
+        let config = store.config().clone();
+        store.close().await.unwrap();
+        drop(store);
+        TestStore { store: Store::open(config, NOW).unwrap(), _dir }
+    }
+
     /// Pushes so many samples of one series of metric `m`, a millisecond apart, each its age in milliseconds.
     async fn push_many(&self, samples: i64) {
         let mut batch = SampleBatch::new();

@@ -394,7 +394,9 @@ async function routes() {
   await someDecision();
   // At once, since rows come while one reads.
   const { id, container, rule } = await page.evaluate(() => {
-    const row = document.querySelector('[data-decisions] tbody tr[data-decision]');
+    // One of a rule: those of the watch have no page of a rule to go to.
+    const rows = [...document.querySelectorAll('[data-decisions] tbody tr[data-decision]')];
+    const row = rows.find((row) => row.querySelector('a[href^="#/rules/"]') !== null);
     const link = (start) => row.querySelector(`a[href^="${start}"]`).getAttribute('href');
     return { id: row.dataset.decision, container: link('#/c/'), rule: link('#/rules/') };
   });

@@ -70,4 +70,6 @@ export const containerHash = (host: string, name: string, query: Record<string, 
   hashOf(['c', host, name], query);
 export const decisionHash = (id: string) => hashOf(['decisions', id]);
 export const ruleHash = (name: string) => hashOf(['rules', name]);
+/** Decisions that are no rule's have a name in brackets, and no page to go to. */
+export const isRule = (name: string) => !name.startsWith('(');
 export const sqlHash = (sql: string, run = false) => hashOf(['sql'], { q: sql, run: run ? '1' : null });
