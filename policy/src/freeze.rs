@@ -1,6 +1,6 @@
 //! The kill switch: no limit is changed any more, or all of them go back to their baselines first.
 //!
-//! It is a fact of the store, written before anything else happens, so it holds across restarts. While it is on no rule is
+//! It holds at once, and as a fact of the store across restarts. While it is on no rule is
 //! evaluated; whatever was decided before and is not written yet is refused. Only one who says so takes it off again.
 
 use std::sync::Arc;

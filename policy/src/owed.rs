@@ -3,9 +3,7 @@
 
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
+use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use serde_json::Map;
 use tidegate_model::{Limit, TimeMs};
@@ -13,7 +11,7 @@ use tidegate_store::{QueryOptions, QueryPool};
 
 use crate::canary;
 use crate::engine::Engine;
-use crate::proposal::{LimitKey, Origin, Proposal, numbers};
+use crate::proposal::{LimitKey, Origin, Proposal, numbers, times};
 use crate::restore::keys;
 use crate::snapshot::Snapshot;
 use crate::tick::{GRACE, TickReport};
@@ -38,7 +36,8 @@ impl Engine {
         self.look_at_decreases(snapshot, report).await;
         let now = snapshot.now;
         let worse = self.history.lock().watches.unrestored(now);
-        let mut proposals: Vec<Proposal> = worse.into_iter().map(|regression| self.put_back(regression)).collect();
+        let mut proposals: Vec<Proposal> =
+            worse.into_iter().map(|regression| Proposal::put_back(&self.own.watch, regression)).collect();
         proposals.extend(self.expired(snapshot));
         if now.aligned(SILENCE_EVERY) == now {
             proposals.extend(self.baselines(snapshot));
@@ -88,18 +87,6 @@ impl Engine {
         let answer = answer.map_err(|_| format!("pressure could not be read within {timeout:?}"))?;
         let answer = answer.map_err(|error| format!("pressure could not be read: {}", error.message))?;
         Ok(answer.batches.iter().flat_map(samples).collect())
-    }
-
-    fn put_back(&self, regression: Regression) -> Proposal {
-        Proposal {
-            rule: self.own.watch.clone(),
-            origin: Origin::Restore,
-            key: regression.key,
-            target: regression.from,
-            reason: regression.reason,
-            columns: regression.inputs,
-            nth: 0,
-        }
     }
 
     /// The way back from changes that their rules have not asked for lately.
@@ -159,12 +146,8 @@ impl Engine {
 }
 
 fn samples(batch: &RecordBatch) -> Vec<Sample> {
-    let times = batch.column_by_name("time").and_then(|column| {
-        let times = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None)).ok()?;
-        Some(times.as_primitive::<TimestampMillisecondType>().clone())
-    });
     let (Some(times), Some(throttled), Some(pressure)) =
-        (times, numbers(batch, "throttled"), numbers(batch, "some_share"))
+        (times(batch, "time"), numbers(batch, "throttled"), numbers(batch, "some_share"))
     else {
         return Vec::new();
     };

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, StringArray, TimestampMillisecondArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
 use tidegate_model::{ContainerKey, Event, Resource, TimeMs};
 
 use crate::rule::RuleDefinition;
+use crate::watch::Regression;
 
 /// What a limit belongs to.
 pub(crate) type LimitKey = (ContainerKey, Resource);
@@ -39,6 +40,21 @@ pub(crate) struct Proposal {
     pub columns: Map<String, Value>,
     /// How many rows for the same limit the rule returned before this one.
     pub nth: usize,
+}
+
+impl Proposal {
+    /// What puts back a limit whose decrease made things worse, in the name of `rule`.
+    pub fn put_back(rule: &Arc<RuleDefinition>, regression: Regression) -> Self {
+        Self {
+            rule: Arc::clone(rule),
+            origin: Origin::Restore,
+            key: regression.key,
+            target: regression.from,
+            reason: regression.reason,
+            columns: regression.inputs,
+            nth: 0,
+        }
+    }
 }
 
 /// Proposals or events of one run, and what was wrong with rows that are neither.
@@ -146,6 +162,12 @@ pub(crate) fn texts(batch: &RecordBatch, name: &str) -> Option<StringArray> {
 pub(crate) fn numbers(batch: &RecordBatch, name: &str) -> Option<Float64Array> {
     let column = cast(batch.column_by_name(name)?, &DataType::Float64).ok()?;
     Some(column.as_primitive::<Float64Type>().clone())
+}
+
+/// A column of instants, in ms.
+pub(crate) fn times(batch: &RecordBatch, name: &str) -> Option<TimestampMillisecondArray> {
+    let column = cast(batch.column_by_name(name)?, &DataType::Timestamp(TimeUnit::Millisecond, None)).ok()?;
+    Some(column.as_primitive::<TimestampMillisecondType>().clone())
 }
 
 pub(crate) fn text_at(column: &StringArray, row: usize) -> Option<&str> {

@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, TimeUnit, TimestampMillisecondType};
+use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use serde_json::Value;
 use tidegate_model::{ContainerKey, Decision, GuardReport, Mode, Outcome, OutcomeStatus, Resource, TimeMs};
@@ -355,6 +353,5 @@ pub(crate) fn keys(batch: &RecordBatch) -> Vec<Option<LimitKey>> {
 }
 
 fn times(batch: &RecordBatch, name: &str) -> Option<Vec<Option<TimeMs>>> {
-    let column = cast(batch.column_by_name(name)?, &DataType::Timestamp(TimeUnit::Millisecond, None)).ok()?;
-    Some(column.as_primitive::<TimestampMillisecondType>().iter().map(|time| time.map(TimeMs)).collect())
+    Some(crate::proposal::times(batch, name)?.iter().map(|time| time.map(TimeMs)).collect())
 }

@@ -257,18 +257,8 @@ impl Storm {
 
     fn proposals(&mut self, snapshot: &Snapshot) -> Vec<Proposal> {
         let restores = self.history.watches.unrestored(snapshot.now);
-        let mut proposals: Vec<Proposal> = restores
-            .into_iter()
-            .map(|regression| Proposal {
-                rule: Arc::clone(&self.watch),
-                origin: Origin::Restore,
-                key: regression.key,
-                target: regression.from,
-                reason: regression.reason,
-                columns: regression.inputs,
-                nth: 0,
-            })
-            .collect();
+        let mut proposals: Vec<Proposal> =
+            restores.into_iter().map(|regression| Proposal::put_back(&self.watch, regression)).collect();
         let keys: Vec<LimitKey> = self.limits.keys().cloned().collect();
         let mut rows: HashMap<(String, LimitKey), usize> = HashMap::new();
         for _ in 0..self.dice.below(60) {

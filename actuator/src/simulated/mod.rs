@@ -32,8 +32,8 @@ const PERIOD_US: u64 = 100_000;
 const PAGE: u64 = 4096;
 /// Room that the kernel needs above what cannot be reclaimed, as for real containers.
 const FLOOR: f64 = 1.02;
-/// What a process that was killed holds of its demand when it has started again.
-const AFTER_KILL: f64 = 0.2;
+/// What a process that was killed holds, as a share of what it held before, when it has started again.
+pub const AFTER_KILL: f64 = 0.2;
 
 /// How long a container's process has been running.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -182,13 +182,6 @@ impl SimulatedHost {
     /// All containers as they are.
     pub fn containers(&self) -> Vec<Container> {
         self.containers.lock().iter().map(|simulated| simulated.container.clone()).collect()
-    }
-
-    /// Whether no container wants anything that is known in the interval that ends at `now`.
-    pub fn idle(&self, now: TimeMs) -> bool {
-        let life = Life { age: Duration::ZERO, killed: false };
-        let containers = self.containers.lock().len();
-        (0..containers).all(|row| self.workload.demand(row, now, life) == Demand::default())
     }
 
     /// Lives on until `now`. `each` is told what was measured of each container, by its number.

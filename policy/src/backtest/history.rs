@@ -3,9 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use arrow::array::{Array, Int64Array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use tidegate_actuator::simulated::Member;
 use tidegate_model::{Container, ContainerKey, Limit, Resource, TimeMs, metrics};
@@ -13,7 +11,7 @@ use tidegate_store::{OnLimit, QueryOptions, Store};
 
 use super::trace::{Trace, Traced, Wanted};
 use crate::error::{PolicyError, PolicyErrorKind};
-use crate::proposal::{LimitKey, numbers, text_at, texts};
+use crate::proposal::{LimitKey, numbers, text_at, texts, times};
 
 /// How much is read at once, at least.
 const SLICE: Duration = Duration::from_secs(600);
@@ -227,7 +225,8 @@ fn each_row(batches: &[RecordBatch], mut each: impl FnMut(LimitKey, i64, f64, Op
         else {
             continue;
         };
-        let (Some(times), Some(values), apps) = (times(batch), numbers(batch, "value"), texts(batch, "app")) else {
+        let (Some(times), Some(values), apps) = (times(batch, "time"), numbers(batch, "value"), texts(batch, "app"))
+        else {
             continue;
         };
         for row in (0..batch.num_rows()).filter(|row| values.is_valid(*row) && times.is_valid(*row)) {
@@ -238,11 +237,4 @@ fn each_row(batches: &[RecordBatch], mut each: impl FnMut(LimitKey, i64, f64, Op
             each((key, resource), times.value(row), values.value(row), app);
         }
     }
-}
-
-fn times(batch: &RecordBatch) -> Option<Int64Array> {
-    let column = batch.column_by_name("time")?;
-    let milliseconds = cast(column, &DataType::Timestamp(TimeUnit::Millisecond, None)).ok()?;
-    let whole = cast(&milliseconds, &DataType::Int64).ok()?;
-    Some(whole.as_any().downcast_ref::<Int64Array>()?.clone())
 }

@@ -17,6 +17,6 @@ mod scratch;
 mod trace;
 
 pub use file::{Column, TraceColumns};
-pub use replay::{Backtest, Progress};
+pub use replay::{Backtest, Progress, STEP};
 pub use score::{ContainerScore, Figures, Report, RuleScore};
 pub use trace::{Trace, Traced, Wanted};

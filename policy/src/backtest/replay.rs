@@ -18,7 +18,7 @@ use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
 
 /// Shortest and longest distance of two instants. Rules have whole seconds.
-const STEP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
+pub const STEP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 /// The longest distance that is taken where none is asked for: coarse samples are held, rules run in between.
 const USUAL_STEP: Duration = Duration::from_secs(60);
 /// Most instants of one replay.
@@ -87,7 +87,7 @@ impl Backtest {
             ..self.store.clone()
         };
         let store = tokio::task::spawn_blocking(move || Store::open(config, from)).await;
-        let store = store.map_err(|error| store_error(error.to_string()))?.map_err(|e| store_error(e.to_string()))?;
+        let store = store.map_err(store_error)?.map_err(store_error)?;
         let clock = Arc::new(VirtualClock::new(from));
         let (members, played) = self.trace.play();
         let about = "a trace that is played again; no kernel is measured or changed".to_owned();
@@ -96,9 +96,9 @@ impl Backtest {
 
         let containers = host.containers();
         for known in &self.trace.hosts {
-            store.put_host(known.clone()).map_err(|error| store_error(error.to_string()))?;
+            store.put_host(known.clone()).map_err(store_error)?;
         }
-        store.put_containers(&containers).map_err(|error| store_error(error.to_string()))?;
+        store.put_containers(&containers).map_err(store_error)?;
         let mut score = Score::new(containers.into_iter().map(|container| container.key).collect());
         let instants = |span: Duration| (span.as_millis() / step.as_millis()) as u64;
         let all = instants(to.since(from));
@@ -108,23 +108,23 @@ impl Backtest {
                 return Err(PolicyError::stopped("the backtest was stopped"));
             }
             now = now.plus(step);
+            clock.set(now);
+            let dt = step.as_secs_f64();
+            let measured = host.measure(now, |row, resource, reading| score.measured(row, resource, reading, dt));
             // Where nothing was there, as between two experiments, nothing can happen.
-            if host.idle(now) {
+            if measured.samples.is_empty() {
                 let next = self.trace.next_after(now).unwrap_or(to);
                 now = next.minus(self.trace.spacing() * LOOK_BACK).aligned(step).max(now);
                 continue;
             }
-            clock.set(now);
-            let dt = step.as_secs_f64();
-            let measured = host.measure(now, |row, resource, reading| score.measured(row, resource, reading, dt));
-            let kept = store.append(&measured.samples, now).await.map_err(|error| store_error(error.to_string()))?;
+            let kept = store.append(&measured.samples, now).await.map_err(store_error)?;
             if let Some(refused) = kept.rejected.first() {
                 return Err(store_error(format!("the backtest's store refused a sample: {}", refused.reason)));
             }
             host.learn(&measured, &kept.ids);
             hot += measured.samples.len();
             if hot > HOT_SAMPLES {
-                store.flush(now).await.map_err(|error| store_error(error.to_string()))?;
+                store.flush(now).await.map_err(store_error)?;
                 hot = 0;
             }
             score.ticked(&engine.tick(now).await);
@@ -207,6 +207,6 @@ impl Backtest {
     }
 }
 
-fn store_error(message: impl Into<String>) -> PolicyError {
-    PolicyError::new(PolicyErrorKind::Store, message)
+fn store_error(error: impl std::fmt::Display) -> PolicyError {
+    PolicyError::new(PolicyErrorKind::Store, error.to_string())
 }

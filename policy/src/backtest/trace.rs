@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_actuator::simulated::{Demand, Held, Life, Member, Workload};
+use tidegate_actuator::simulated::{AFTER_KILL, Demand, Held, Life, Member, Workload};
 use tidegate_model::{Host, Limit, Resource, TimeMs};
 
 /// A sample stands for the time since the one before it, but for no more than so many times the usual distance: behind
@@ -13,8 +13,6 @@ const LONGEST_GAP: i64 = 3;
 const USUAL_SPACING_MS: i64 = 1_000;
 /// How long a process that was killed takes until it holds again what it held.
 const RESTART: Duration = Duration::from_secs(30);
-/// What it holds when it begins, as a share of that.
-const RESTARTED: f64 = 0.2;
 
 /// What one container wanted of one resource, sample by sample.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -186,7 +184,7 @@ impl Workload for Played {
         };
         let Traced { cpu, memory, .. } = traced;
         let grown = if life.killed { (life.age.as_secs_f64() / RESTART.as_secs_f64()).min(1.0) } else { 1.0 };
-        let share = RESTARTED + (1.0 - RESTARTED) * grown;
+        let share = AFTER_KILL + (1.0 - AFTER_KILL) * grown;
         let held = |at: usize| {
             let working_set = memory.values[at] * share;
             let anon = memory.anon(at).map_or(working_set, |anon| (anon * share).min(working_set));

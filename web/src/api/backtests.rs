@@ -8,6 +8,7 @@ use axum::http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_model::TimeMs;
+use tidegate_policy::backtest::STEP;
 
 use crate::App;
 use crate::backtests::{Shown, Wanted};
@@ -16,8 +17,6 @@ use crate::extract::{Segments, Text};
 
 /// The span of a backtest that does not name its beginning.
 const USUAL_SPAN: Duration = Duration::from_secs(3600);
-/// The longest step.
-const LONGEST_STEP_S: u64 = 3600;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -51,8 +50,9 @@ pub(crate) async fn start(State(app): State<App>, body: Text) -> Result<(StatusC
             ApiError::bad_request(message).help("from and to are in ms UTC, from before to, to not in the future")
         );
     }
-    if asked.step_s.is_some_and(|step| step == 0 || step > LONGEST_STEP_S) {
-        return Err(ApiError::bad_request(format!("step_s is 1 to {LONGEST_STEP_S}")));
+    let step = asked.step_s.map(Duration::from_secs);
+    if step.is_some_and(|step| step < STEP.0 || step > STEP.1) {
+        return Err(ApiError::bad_request(format!("step_s is {} to {}", STEP.0.as_secs(), STEP.1.as_secs())));
     }
     let rules = match asked.rules {
         Some(rules) if asked.on_top => app.engine.rules_text() + &checked(&app, rules, false).await?,
@@ -65,7 +65,7 @@ pub(crate) async fn start(State(app): State<App>, body: Text) -> Result<(StatusC
         Some("live") => Some(app.engine.rules_text()),
         Some(rules) => Some(checked(&app, rules.to_owned(), true).await?),
     };
-    let wanted = Wanted { from, to, rules, against, step: asked.step_s.map(Duration::from_secs) };
+    let wanted = Wanted { from, to, rules, against, step };
     let shown = app.backtests.start(wanted, &app.engine, &app.store, &app.shutdown)?;
     Ok((StatusCode::ACCEPTED, Json(shown)))
 }
