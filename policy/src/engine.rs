@@ -82,7 +82,7 @@ impl Engine {
                 let message = format!("the stored rule '{}' cannot be used: {why}", row.name);
                 PolicyError::new(PolicyErrorKind::Store, message)
             })?;
-            rules.push(ActiveRule::new(definition));
+            rules.push(ActiveRule::new(Arc::new(definition), Arc::default()));
         }
         rules.sort_by(|a, b| a.definition.name.cmp(&b.definition.name));
         let (announced, _) = broadcast::channel(config.decision_queue.max(1));
@@ -215,7 +215,7 @@ impl Engine {
             rules.iter().map(|rule| (rule.definition.name.as_str(), &rule.running)).collect();
         let next = definitions.into_iter().map(|definition| {
             let running = running.get(definition.name.as_str()).map(|running| Arc::clone(running)).unwrap_or_default();
-            ActiveRule { definition, running }
+            ActiveRule::new(definition, running)
         });
         let next = next.collect();
         *rules = Arc::new(next);

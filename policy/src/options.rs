@@ -13,6 +13,8 @@ use crate::error::{PolicyError, PolicyErrorKind};
 use crate::parse::RawOption;
 use crate::scope::Scope;
 
+/// The `every` of a rule that runs when samples that it reads arrive.
+const ARRIVAL: &str = "arrival";
 /// Shortest and longest `every`.
 const EVERY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
 /// Longest cooldown, age and hold.
@@ -73,11 +75,14 @@ pub enum Emit {
     Limit,
     /// Rows of the table `events`.
     Event,
+    /// Rows of the table `params`.
+    Param,
 }
 
 /// The options of a rule as they hold, its silences filled from the configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct RuleOptions {
+    /// Zero for a rule that runs when samples arrive.
     pub every: Duration,
     pub class: Class,
     pub mode: Option<Mode>,
@@ -180,7 +185,9 @@ type Canonical = fn(&str) -> Result<String, String>;
 
 /// Every option.
 const OPTIONS: [(&str, Canonical); 16] = [
-    ("every", |text| every(text).map(duration_text)),
+    ("every", |text| {
+        every(text).map(|period| if period.is_zero() { ARRIVAL.to_owned() } else { duration_text(period) })
+    }),
     ("class", |text| Class::from_str(text).map(|class| class.to_string())),
     ("mode", |text| Mode::from_str(text).map(|mode| mode.to_string())),
     ("priority", |text| priority(text).map(|value| value.to_string())),
@@ -230,9 +237,12 @@ fn unknown(name: &str) -> PolicyError {
 }
 
 fn every(text: &str) -> Result<Duration, String> {
+    if text.trim() == ARRIVAL {
+        return Ok(Duration::ZERO);
+    }
     let value = span(text)?;
     if value < EVERY.0 || value > EVERY.1 || value.subsec_nanos() != 0 {
-        return Err("expected whole seconds from '1s' to '1h'".to_owned());
+        return Err("expected whole seconds from '1s' to '1h', or 'arrival'".to_owned());
     }
     Ok(value)
 }
@@ -303,7 +313,8 @@ fn emit(text: &str) -> Result<Emit, String> {
     match text {
         "limit" => Ok(Emit::Limit),
         "event" => Ok(Emit::Event),
-        _ => Err("expected 'limit' or 'event'".to_owned()),
+        "param" => Ok(Emit::Param),
+        _ => Err("expected 'limit', 'event' or 'param'".to_owned()),
     }
 }
 

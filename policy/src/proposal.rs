@@ -94,7 +94,7 @@ pub(crate) fn proposals(rule: &Arc<RuleDefinition>, batches: &[RecordBatch]) -> 
     parsed
 }
 
-/// Reads an event rule's rows. A missing or null value counts as 1.
+/// Reads an event rule's rows. A missing or null value counts as 1; a row whose name is null is no event.
 pub(crate) fn events(rule: &RuleDefinition, now: TimeMs, batches: &[RecordBatch]) -> Parsed<Event> {
     let mut parsed = Parsed { items: Vec::new(), problem: None };
     for batch in batches {
@@ -106,8 +106,8 @@ pub(crate) fn events(rule: &RuleDefinition, now: TimeMs, batches: &[RecordBatch]
         for row in 0..batch.num_rows() {
             let value = values.as_ref().filter(|values| values.is_valid(row)).map_or(1.0, |values| values.value(row));
             match (key(batch, row), text_at(&names, row)) {
+                (_, None) => {}
                 (Err(why), _) => parsed.problem = Some(why),
-                (_, None) => parsed.problem = Some(format!("row {}: name is null", row + 1)),
                 (_, _) if !value.is_finite() => parsed.problem = Some(format!("row {}: value is {value}", row + 1)),
                 (Ok((container, resource)), Some(name)) => {
                     let (rule, name) = (rule.name.clone(), name.to_owned());
@@ -119,7 +119,7 @@ pub(crate) fn events(rule: &RuleDefinition, now: TimeMs, batches: &[RecordBatch]
     parsed
 }
 
-fn key(batch: &RecordBatch, row: usize) -> Result<LimitKey, String> {
+pub(crate) fn key(batch: &RecordBatch, row: usize) -> Result<LimitKey, String> {
     let text = |name: &str| -> Result<String, String> {
         let column = texts(batch, name).ok_or_else(|| format!("the rule's result has lost its column '{name}'"))?;
         text_at(&column, row).map(str::to_owned).ok_or_else(|| format!("row {}: {name} is null", row + 1))
@@ -128,7 +128,7 @@ fn key(batch: &RecordBatch, row: usize) -> Result<LimitKey, String> {
     Ok((ContainerKey { host: text("host")?, name: text("container")? }, resource))
 }
 
-fn further_columns(batch: &RecordBatch, row: usize) -> Map<String, Value> {
+pub(crate) fn further_columns(batch: &RecordBatch, row: usize) -> Map<String, Value> {
     let schema = batch.schema();
     let named = schema.fields().iter().map(|field| field.name().as_str()).zip(batch.columns());
     named

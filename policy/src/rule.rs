@@ -8,11 +8,13 @@ use arrow::datatypes::{DataType, Schema};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tidegate_model::{Container, ContainerKey, Mode, TimeMs};
-use tidegate_store::RuleRow;
+use tidegate_store::{RuleRow, RuleView, Store};
+use tokio::sync::OnceCell;
 
 use crate::config::PolicyConfig;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::options::{Class, Emit, RuleOptions};
+use crate::reads::Reads;
 
 /// A rule as it was accepted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -26,7 +28,7 @@ pub struct RuleDefinition {
     pub mode: Mode,
     /// Its rank among the rules.
     pub class: Class,
-    /// The period of its ticks, in ms.
+    /// The period of its ticks, in ms; 0 for a rule that runs when samples that it reads arrive.
     pub every_ms: u64,
     /// What its rows are.
     pub emit: Emit,
@@ -113,9 +115,14 @@ impl RuleDefinition {
         self.resolved.scope.as_ref().is_none_or(|scope| scope.holds(container, known.get(container)))
     }
 
-    /// Whether the rule has a tick at `now`.
+    /// Whether the rule has a tick at `now`. One that runs on arrival has one at every instant that is ticked for it.
     pub(crate) fn is_due(&self, now: TimeMs) -> bool {
         self.mode != Mode::Off && now.0.rem_euclid(self.every_ms.max(1) as i64) == 0
+    }
+
+    /// Whether it runs when samples that it reads arrive.
+    pub(crate) fn on_arrival(&self) -> bool {
+        self.every_ms == 0
     }
 }
 
@@ -136,17 +143,49 @@ fn canonical(name: &str, options: &BTreeMap<String, String>, query: &str) -> Str
     sql + ")\nAS\n" + query
 }
 
+/// How many stages there are; see [`ActiveRule::stage`].
+pub(crate) const STAGES: usize = 3;
+
 /// A rule in force. Its successor after a change shares `running`, so that the two never run at once.
 #[derive(Clone, Debug)]
 pub(crate) struct ActiveRule {
     pub definition: Arc<RuleDefinition>,
     /// The tick whose run is still going.
     pub running: Arc<Mutex<Option<TimeMs>>>,
+    pub reads: Arc<Reads>,
+    /// Known after its first run: the types of its state are found by planning.
+    view: Arc<OnceCell<Arc<RuleView>>>,
 }
 
 impl ActiveRule {
-    pub fn new(definition: RuleDefinition) -> Self {
-        Self { definition: Arc::new(definition), running: Arc::default() }
+    pub fn new(definition: Arc<RuleDefinition>, running: Arc<Mutex<Option<TimeMs>>>) -> Self {
+        let reads = Arc::new(Reads::of(&definition.query));
+        Self { definition, running, reads, view: Arc::default() }
+    }
+
+    /// What the rule sees of state, parameters and events.
+    pub async fn view(&self, store: &Store, now: TimeMs) -> Result<Arc<RuleView>, String> {
+        let RuleDefinition { name, mode, emit, query, .. } = &*self.definition;
+        let view = self.view.get_or_try_init(|| async {
+            let mut view = RuleView::stateless(name, *mode == Mode::Shadow);
+            if self.reads.state {
+                let columns = store.check_rule(query, &contract(*emit), now).await.map_err(|error| error.message)?;
+                view.state = columns.state;
+            }
+            Ok(Arc::new(view))
+        });
+        view.await.cloned()
+    }
+
+    /// In which order the rules of one instant run: parameters are set, then events emitted, then limits proposed, and who
+    /// reads none of what was written before need not wait for it.
+    pub fn stage(&self) -> usize {
+        match self.definition.emit {
+            Emit::Param => 0,
+            Emit::Event => usize::from(self.reads.params),
+            Emit::Limit if self.reads.events => 2,
+            Emit::Limit => usize::from(self.reads.params),
+        }
     }
 }
 
@@ -162,29 +201,49 @@ const fn wanted(name: &'static str, fits: fn(&DataType) -> bool, description: &'
     Wanted { name, fits, description, required: true }
 }
 
+const fn optional(name: &'static str, fits: fn(&DataType) -> bool, description: &'static str) -> Wanted {
+    Wanted { name, fits, description, required: false }
+}
+
 /// What a rule returns to say which limit it is about.
 const KEY: [Wanted; 3] = [
     wanted("host", is_text, "text"),
     wanted("container", is_text, "text"),
     wanted("resource", is_text, "text, 'cpu' or 'memory'"),
 ];
-const PROPOSAL: [Wanted; 2] =
-    [wanted("target", is_number, "a number, in cores or bytes"), wanted("reason", is_text, "text")];
-const EVENT: [Wanted; 2] = [
-    wanted("name", is_text, "text, the event's name"),
-    Wanted { required: false, ..wanted("value", is_number, "a number") },
+const PROPOSAL: [Wanted; 4] = [
+    wanted("target", is_number, "a number, in cores or bytes"),
+    wanted("reason", is_text, "text"),
+    optional(CONSUME_EVENT, is_text, "text, the name of events that it acts on"),
+    optional(CONSUME_COUNT, is_number, "a number, how many of them"),
 ];
+const EVENT: [Wanted; 2] =
+    [wanted("name", is_text, "text, the event's name"), optional("value", is_number, "a number")];
+const PARAM: [Wanted; 2] =
+    [wanted("name", is_text, "text, the parameter's name"), wanted("value", is_number, "a number")];
+
+/// The column that names events on which a rule acts.
+pub(crate) const CONSUME_EVENT: &str = "consume_event";
+/// The column that says on how many of them it acts, the oldest first.
+pub(crate) const CONSUME_COUNT: &str = "consume_count";
+
+fn wanted_columns(emit: Emit) -> impl Iterator<Item = &'static Wanted> {
+    KEY.iter().chain(match emit {
+        Emit::Limit => PROPOSAL.iter(),
+        Emit::Event => EVENT.iter(),
+        Emit::Param => PARAM.iter(),
+    })
+}
+
+/// The columns that mean something to the engine; what a rule returns besides them is its state.
+pub(crate) fn contract(emit: Emit) -> Vec<&'static str> {
+    wanted_columns(emit).map(|column| column.name).collect()
+}
 
 /// Checks that a rule's query returns the columns that the engine reads. Their order is free, further ones are allowed.
 pub(crate) fn check_columns(schema: &Schema, emit: Emit) -> Result<(), PolicyError> {
-    let wanted = || {
-        KEY.iter().chain(match emit {
-            Emit::Limit => &PROPOSAL,
-            Emit::Event => &EVENT,
-        })
-    };
-    let names: Vec<&str> = wanted().filter(|column| column.required).map(|column| column.name).collect();
-    for Wanted { name, fits, description, required } in wanted() {
+    let names: Vec<&str> = wanted_columns(emit).filter(|column| column.required).map(|column| column.name).collect();
+    for Wanted { name, fits, description, required } in wanted_columns(emit) {
         match schema.fields().iter().filter(|field| field.name() == *name).collect::<Vec<_>>().as_slice() {
             [] if !required => {}
             [] => {

@@ -11,7 +11,7 @@ use crate::error::{PolicyError, PolicyErrorKind};
 use crate::explain::BREAKER;
 use crate::options;
 use crate::parse::{self, RawOption, Spanned, Statement};
-use crate::rule::{RuleDefinition, check_columns};
+use crate::rule::{RuleDefinition, check_columns, contract};
 
 /// What one statement did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -87,7 +87,7 @@ impl Engine {
         self.store.put_changed_rules(rows, changes, self.config.max_rule_changes)?;
         let mut history = self.history.lock();
         let dropped = before.iter().map(|rule| &rule.name).filter(|name| rules.iter().all(|rule| rule.name != **name));
-        for name in touched.iter().chain(dropped) {
+        for name in touched.iter().chain(dropped.clone()) {
             history.watches.forget_rule(name);
             // Of a rule that is gone, or whose changes have no end any more, limits stay as they are.
             if !rules.iter().any(|rule| rule.name == *name && rule.resolved.ttl.is_some()) {
@@ -95,6 +95,9 @@ impl Engine {
             }
         }
         drop(history);
+        for name in dropped {
+            self.store.forget_rule(name, now);
+        }
         self.activate(rules);
         Ok(())
     }
@@ -253,9 +256,9 @@ impl Engine {
         if let Some(existing) = existing.filter(|existing| !existing.decides_as(&definition)) {
             definition = define(existing.version.saturating_add(1)).map_err(in_options)?;
         }
-        let schema =
-            self.store.check(&query.value, now).await.map_err(|error| PolicyError::from_query(error, query.span))?;
-        check_columns(&schema, definition.emit).map_err(|error| error.at(query.span))?;
+        let columns = self.store.check_rule(&query.value, &contract(definition.emit), now).await;
+        let columns = columns.map_err(|error| PolicyError::from_query(error, query.span))?;
+        check_columns(&columns.schema, definition.emit).map_err(|error| error.at(query.span))?;
         Ok(definition)
     }
 

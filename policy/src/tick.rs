@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
 use parking_lot::Mutex;
-use tidegate_model::{Decision, Event, TimeMs};
-use tidegate_store::{OnLimit, QueryOptions, QueryPool, RuleStatus, Store};
+use tidegate_model::{ContainerKey, Decision, Event, TimeMs};
+use tidegate_store::{Consumption, OnLimit, Param, QueryOptions, QueryPool, RuleStatus, RuleView, Store};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -17,9 +17,11 @@ use crate::config::PolicyConfig;
 use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::options::Emit;
-use crate::proposal::{self, Parsed, Proposal};
+use crate::proposal::{self, LimitKey, Parsed, Proposal};
+use crate::reads::Reads;
+use crate::remember::{self, Left};
 use crate::restore::Restored;
-use crate::rule::{ActiveRule, RuleDefinition};
+use crate::rule::{ActiveRule, RuleDefinition, STAGES};
 use crate::snapshot::{SNAPSHOT_QUERY, Snapshot};
 use crate::statement::as_shadow;
 
@@ -27,6 +29,10 @@ use crate::statement::as_shadow;
 const GRID: Duration = Duration::from_secs(1);
 /// How long a tick waits, beyond a rule's timeout, for a query that does not let itself be cancelled.
 pub(crate) const GRACE: Duration = Duration::from_millis(500);
+/// Least time between two ticks for rules that run on arrival.
+const ARRIVALS_APART: Duration = Duration::from_millis(100);
+/// How often rules that run on arrival are looked for while there is none.
+const ARRIVAL_LOOK: Duration = Duration::from_millis(500);
 /// How long the end of the program waits for ticks under way.
 const DRAIN: Duration = Duration::from_secs(5);
 /// How late, beyond what its rules may take, a tick may come to its rules.
@@ -68,7 +74,8 @@ pub struct TickReport {
 
 /// What a rule's query gave.
 struct Answer {
-    rule: Arc<RuleDefinition>,
+    rule: ActiveRule,
+    view: Option<Arc<RuleView>>,
     took: Duration,
     result: Result<Vec<RecordBatch>, String>,
 }
@@ -77,7 +84,31 @@ struct Answer {
 #[derive(Default)]
 struct Gathered {
     proposals: Vec<Proposal>,
-    events: Vec<Event>,
+    /// Events on which the proposals act.
+    consumptions: Vec<(LimitKey, Consumption)>,
+    left: Left,
+}
+
+/// Which rules a tick is for.
+#[derive(Clone, Copy)]
+enum For<'a> {
+    /// All whose period begins at its instant.
+    Periods,
+    /// As `Periods`, and those that run on arrival: where time is virtual, samples arrive at each instant.
+    All,
+    /// Those of these that run on arrival.
+    Arrivals(&'a [String]),
+}
+
+impl For<'_> {
+    fn includes(self, rule: &RuleDefinition, now: TimeMs) -> bool {
+        rule.is_due(now)
+            && match self {
+                For::Periods => !rule.on_arrival(),
+                For::All => true,
+                For::Arrivals(names) => rule.on_arrival() && names.contains(&rule.name),
+            }
+    }
 }
 
 impl Engine {
@@ -87,12 +118,12 @@ impl Engine {
     ///
     /// While another tick still reads what former runs did, nothing is evaluated, and the report says so.
     pub async fn tick(self: &Arc<Self>, now: TimeMs) -> TickReport {
-        self.tick_unless_late(now, Duration::MAX).await
+        self.tick_unless_late(now, For::All, Duration::MAX).await
     }
 
     /// A tick that does nothing when it comes to its rules more than `latest` after its instant: ages are counted from the
     /// instant, so the guards would take old data for fresh.
-    async fn tick_unless_late(self: &Arc<Self>, now: TimeMs, latest: Duration) -> TickReport {
+    async fn tick_unless_late(self: &Arc<Self>, now: TimeMs, which: For<'_>, latest: Duration) -> TickReport {
         let mut report = TickReport { now, ..TickReport::default() };
         match self.restore_history(now).await {
             Ok(Restored::Done) => {}
@@ -118,14 +149,24 @@ impl Engine {
             self.ticked.store(true, Ordering::Release);
             return report;
         }
-        let mut answers = self.start_due(now, &mut report);
-        if !answers.is_empty() || self.owes() {
+        // Rules that read what others write run behind those, so that what happens at an instant is acted on at the same.
+        let mut stages: [Vec<ActiveRule>; STAGES] = Default::default();
+        for rule in self.active().iter().filter(|rule| which.includes(&rule.definition, now)) {
+            stages[rule.stage()].push(rule.clone());
+        }
+        // What the engine owes to its changes it looks at once a second.
+        let at_period = !matches!(which, For::Arrivals(_));
+        let mut answers = JoinSet::new();
+        self.start(std::mem::take(&mut stages[0]), now, &mut answers, &mut report);
+        if !answers.is_empty() || stages.iter().any(|rules| !rules.is_empty()) || (at_period && self.owes()) {
             let gather_until = tokio::time::Instant::now() + self.config.gather();
             let mut together = Gathered::default();
             let snapshot = match self.snapshot(now).await {
                 Ok(snapshot) => {
                     self.history.lock().observe(&snapshot);
-                    together.proposals.extend(self.own_proposals(&snapshot, &mut report).await);
+                    if at_period {
+                        together.proposals.extend(self.own_proposals(&snapshot, &mut report).await);
+                    }
                     snapshot
                 }
                 Err(error) => {
@@ -136,8 +177,12 @@ impl Engine {
                 }
             };
             let mut writes: Vec<JoinHandle<Vec<Decision>>> = Vec::new();
-            while let Ok(Some(answer)) = tokio::time::timeout_at(gather_until, answers.join_next()).await {
-                self.take_answer(answer.ok(), &snapshot, &mut together, &mut report);
+            self.gather(gather_until, &mut answers, &snapshot, &mut together, &mut report).await;
+            for rules in stages.into_iter().filter(|rules| !rules.is_empty()) {
+                self.leave(std::mem::take(&mut together.left), now, &mut report).await;
+                self.start(rules, now, &mut answers, &mut report);
+                let gather_until = tokio::time::Instant::now() + self.config.gather();
+                self.gather(gather_until, &mut answers, &snapshot, &mut together, &mut report).await;
             }
             writes.extend(self.act_on(together, &snapshot, &mut report).await);
             // Whoever answers later is judged alone, against the history as it is by then.
@@ -162,6 +207,7 @@ impl Engine {
     /// moves by itself.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut under_way = JoinSet::new();
+        let arrivals = tokio::spawn(Arc::clone(&self).run_on_arrival());
         let latest = self.config.tick_delay() + self.config.rule_timeout() + self.config.gather() + LATE;
         let mut last = self.clock.now().minus(self.config.tick_delay()).aligned(GRID);
         loop {
@@ -179,13 +225,49 @@ impl Engine {
             last = instant;
             while under_way.try_join_next().is_some() {}
             let engine = Arc::clone(&self);
-            under_way.spawn(async move { engine.tick_unless_late(instant, latest).await });
+            under_way.spawn(async move { engine.tick_unless_late(instant, For::Periods, latest).await });
         }
+        arrivals.abort();
         let drained = tokio::time::timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await;
         if drained.is_err() {
             tracing::warn!("ticks were still under way at the end; their last decisions may be unrecorded");
         }
         self.flush_outbox().await;
+    }
+
+    /// Ticks for rules that run on arrival, for ever: when samples arrive that they read, at most ten times a second.
+    async fn run_on_arrival(self: Arc<Self>) {
+        let mut news = None;
+        loop {
+            let rules: Vec<ActiveRule> =
+                self.active().iter().filter(|rule| rule.definition.on_arrival()).cloned().collect();
+            if rules.is_empty() {
+                news = None;
+                tokio::time::sleep(ARRIVAL_LOOK).await;
+                continue;
+            }
+            let next = news.get_or_insert_with(|| self.store.news()).next();
+            // Not for ever, since rules may have come or gone.
+            let Ok(since) = tokio::time::timeout(ARRIVAL_LOOK, next).await else { continue };
+            let began = tokio::time::Instant::now();
+            let has_news = |rule: &&ActiveRule| {
+                let Reads { usage, metrics, samples, .. } = &*rule.reads;
+                *samples
+                    || self.store.arrived_since(since, metrics.iter().map(String::as_str))
+                    || (*usage && self.store.usage_arrived_since(since))
+            };
+            let due: Vec<String> = rules.iter().filter(has_news).map(|rule| rule.definition.name.clone()).collect();
+            if due.is_empty() {
+                continue;
+            }
+            let engine = Arc::clone(&self);
+            // Not aborted with this loop: what is decided is also recorded.
+            let now = self.clock.now();
+            let ticked = tokio::spawn(async move { engine.tick_unless_late(now, For::Arrivals(&due), LATE).await });
+            // The next one need not wait for a rule that takes longer.
+            let _ = tokio::time::timeout_at(began + ARRIVALS_APART, ticked).await;
+            tokio::time::sleep_until(began + ARRIVALS_APART).await;
+        }
     }
 
     /// See [`Engine::preview`].
@@ -195,9 +277,9 @@ impl Engine {
         now: TimeMs,
     ) -> Result<Vec<Decision>, PolicyError> {
         let in_query = |message| PolicyError::new(PolicyErrorKind::Query, message);
-        if definition.emit == Emit::Event {
+        if definition.emit != Emit::Limit {
             return Err(in_query(
-                "a rule with emit = 'event' proposes no limits, so there is nothing to preview".to_owned(),
+                "a rule that emits events or parameters proposes no limits, so there is nothing to preview".to_owned(),
             ));
         }
         if self.restore_history(now).await.map_err(in_query)? == Restored::UnderWay {
@@ -208,7 +290,8 @@ impl Engine {
         let rule = as_shadow(&definition);
         // What a person tries out must not keep the threads that rules need.
         let limits = rule_query_options(&self.store, &self.config, now);
-        let options = QueryOptions { pool: QueryPool::Interactive, ..limits };
+        let view = ActiveRule::new(Arc::clone(&rule), Arc::default()).view(&self.store, now).await.map_err(in_query)?;
+        let options = QueryOptions { pool: QueryPool::Interactive, rule: Some(view), ..limits };
         let answer = self.store.query(&rule.query, &options).await;
         let batches = answer.map_err(|error| in_query(error.message))?.batches;
         let snapshot = self.snapshot(now).await.map_err(in_query)?;
@@ -221,26 +304,36 @@ impl Engine {
         Ok(judge(items, &snapshot, &history, &self.config).settled)
     }
 
-    fn start_due(&self, now: TimeMs, report: &mut TickReport) -> JoinSet<Answer> {
-        let mut answers = JoinSet::new();
-        for ActiveRule { definition, running } in self.active().iter() {
-            if !definition.is_due(now) {
-                continue;
-            }
-            let guard = match Running::begin(running, now) {
+    /// Takes what rules answer until an instant.
+    async fn gather(
+        &self,
+        until: tokio::time::Instant,
+        answers: &mut JoinSet<Answer>,
+        snapshot: &Snapshot,
+        together: &mut Gathered,
+        report: &mut TickReport,
+    ) {
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.join_next()).await {
+            self.take_answer(answer.ok(), snapshot, together, report);
+        }
+    }
+
+    /// Starts rules, but for those whose last run is still going.
+    fn start(&self, rules: Vec<ActiveRule>, now: TimeMs, answers: &mut JoinSet<Answer>, report: &mut TickReport) {
+        for rule in rules {
+            let guard = match Running::begin(&rule.running, now) {
                 Ok(guard) => guard,
                 Err(since) => {
                     let elapsed = now.since(since);
                     let error = format!("skipped, since the run of {elapsed:?} ago is still going");
-                    self.set_status(&definition.name, now, elapsed, None, Some(error));
-                    report.skipped.push(definition.name.clone());
+                    self.set_status(&rule.definition.name, now, elapsed, None, Some(error));
+                    report.skipped.push(rule.definition.name.clone());
                     continue;
                 }
             };
             let options = rule_query_options(&self.store, &self.config, now);
-            answers.spawn(evaluate(Arc::clone(&self.store), Arc::clone(definition), options, guard));
+            answers.spawn(evaluate(Arc::clone(&self.store), rule, options, guard));
         }
-        answers
     }
 
     fn take_answer(
@@ -250,24 +343,52 @@ impl Engine {
         gathered: &mut Gathered,
         report: &mut TickReport,
     ) {
-        let Some(Answer { rule, took, result }) = answer else { return };
+        let Some(Answer { rule: ActiveRule { definition: rule, .. }, view, took, result }) = answer else { return };
         let now = snapshot.now;
         let rows = result.as_ref().ok().map(|batches| batches.iter().map(|batch| batch.num_rows() as u64).sum());
+        let acts = |container: &ContainerKey| canary::acts(rule.mode, container);
         let error = match (result, rule.emit) {
             (Err(error), _) => Some(error),
-            (Ok(batches), Emit::Limit) => {
-                let Parsed { items, problem } = proposal::proposals(&rule, &batches);
-                let meant = items.into_iter().filter(|item| rule.is_for(&item.key.0, &snapshot.containers));
-                gathered.proposals.extend(meant);
-                problem
-            }
-            (Ok(batches), Emit::Event) => {
-                let Parsed { items, problem } = proposal::events(&rule, now, &batches);
-                // An event may move another rule, so a shadow rule writes none.
-                gathered.events.extend(items.into_iter().filter(|item| {
-                    canary::acts(rule.mode, &item.container) && rule.is_for(&item.container, &snapshot.containers)
-                }));
-                problem
+            (Ok(batches), emit) => {
+                let forgotten = view.and_then(|view| self.remember_state(&view, now, &batches));
+                let is_for = |container: &ContainerKey| rule.is_for(container, &snapshot.containers);
+                let problem = match emit {
+                    Emit::Limit => {
+                        let Parsed { items, problem } = proposal::proposals(&rule, &batches);
+                        gathered.proposals.extend(items.into_iter().filter(|item| is_for(&item.key.0)));
+                        for acted in remember::consumptions(&batches) {
+                            if !is_for(&acted.key.0) {
+                                continue;
+                            }
+                            let one = acted.by(&rule, !acts(&acted.key.0));
+                            // Who proposes nothing has seen all he wanted to; otherwise it depends on what becomes of it.
+                            match acted.proposes {
+                                true => gathered.consumptions.push((acted.key, one)),
+                                false => gathered.left.consumptions.push(one),
+                            }
+                        }
+                        problem
+                    }
+                    Emit::Event => {
+                        let Parsed { items, problem } = proposal::events(&rule, now, &batches);
+                        let items = remember::merged(items).into_iter().filter(|item| is_for(&item.container));
+                        // An event may move another rule, so those of a shadow rule move only shadow rules.
+                        let (events, shadow): (Vec<_>, Vec<_>) = items.partition(|item| acts(&item.container));
+                        gathered.left.events.extend(events);
+                        gathered.left.shadow_events.extend(shadow);
+                        problem
+                    }
+                    Emit::Param => {
+                        let Parsed { items, problem } = remember::params(&rule, now, &batches);
+                        let items = items.into_iter().filter(|item| is_for(&item.container));
+                        gathered
+                            .left
+                            .params
+                            .extend(items.map(|param| Param { shadow: !acts(&param.container), ..param }));
+                        problem
+                    }
+                };
+                problem.or(forgotten)
             }
         };
         if let Some(error) = &error {
@@ -282,26 +403,21 @@ impl Engine {
         report.runs.push(RuleRun { rule: rule.name.clone(), rows: rows.unwrap_or(0), took, error });
     }
 
-    /// Records events and starts what the guards let through. Neither is visible to the rules that were gathered with
-    /// them, so that it does not depend on chance what a rule sees of its own instant.
+    /// Records what is left for others and starts what the guards let through.
     async fn act_on(
         self: &Arc<Self>,
         gathered: Gathered,
         snapshot: &Snapshot,
         report: &mut TickReport,
     ) -> Option<JoinHandle<Vec<Decision>>> {
-        let Gathered { proposals, events } = gathered;
-        if let Err(error) = self.record_events(&events).await {
-            tracing::error!(error, "events are lost");
-            report.problems.push(error);
+        let Gathered { proposals, consumptions, mut left } = gathered;
+        let judged = (!proposals.is_empty()).then(|| self.settle(proposals, snapshot));
+        if let Some(judged) = &judged {
+            left.consumptions.extend(remember::acted_on(consumptions, judged));
         }
-        report.events.extend(events);
-        if proposals.is_empty() {
-            return None;
-        }
-        let judged = self.settle(proposals, snapshot);
+        self.leave(left, snapshot.now, report).await;
         // On its own, so that a tick that is given up does not lose what is being written.
-        Some(tokio::spawn(Arc::clone(self).carry_out(judged)))
+        judged.map(|judged| tokio::spawn(Arc::clone(self).carry_out(judged)))
     }
 
     async fn snapshot(&self, now: TimeMs) -> Result<Snapshot, String> {
@@ -357,10 +473,15 @@ fn rule_query_options(store: &Store, config: &PolicyConfig, now: TimeMs) -> Quer
 }
 
 /// Runs one rule's query in a task of its own: one that does not let itself be cancelled keeps its flag, not the tick.
-async fn evaluate(store: Arc<Store>, rule: Arc<RuleDefinition>, options: QueryOptions, running: Running) -> Answer {
+async fn evaluate(store: Arc<Store>, rule: ActiveRule, mut options: QueryOptions, running: Running) -> Answer {
     let started = Instant::now();
     let limit = options.timeout + GRACE;
-    let query = rule.query.clone();
+    let view = match rule.view(&store, options.now).await {
+        Ok(view) => view,
+        Err(error) => return Answer { rule, view: None, took: started.elapsed(), result: Err(error) },
+    };
+    options.rule = Some(Arc::clone(&view));
+    let query = rule.definition.query.clone();
     let task = tokio::spawn(async move {
         let answer = store.query(&query, &options).await;
         drop(running);
@@ -374,7 +495,8 @@ async fn evaluate(store: Arc<Store>, rule: Arc<RuleDefinition>, options: QueryOp
         Ok(Ok(Err(error))) => Err(error.message),
         Ok(Ok(Ok(answer))) => Ok(answer.batches),
     };
-    Answer { rule, took: started.elapsed(), result }
+    let view = rule.reads.state.then_some(view);
+    Answer { rule, view, took: started.elapsed(), result }
 }
 
 #[cfg(test)]
@@ -404,9 +526,9 @@ mod tests {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(VirtualClock::new(NOW)));
         let engine = engine(&dir, &clock).await;
         let latest = Duration::from_secs(6);
-        assert_eq!(engine.tick_unless_late(NOW, latest).await.runs.len(), 1);
+        assert_eq!(engine.tick_unless_late(NOW, For::Periods, latest).await.runs.len(), 1);
         clock.advance(latest + Duration::from_millis(1));
-        let late = engine.tick_unless_late(NOW, latest).await;
+        let late = engine.tick_unless_late(NOW, For::Periods, latest).await;
         assert!(late.runs.is_empty() && late.problems[0].contains("6.001s ago"), "{late:?}");
         assert_eq!(engine.tick(NOW).await.runs.len(), 1, "whoever names an instant himself means it");
     }

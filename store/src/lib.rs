@@ -12,6 +12,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod aggregate;
+
 mod catalog;
 mod config;
 mod dir;
@@ -25,7 +26,9 @@ mod history;
 mod hot;
 mod keep;
 mod maintain;
+mod memory;
 mod newest;
+mod news;
 mod query;
 mod remote;
 mod scan;
@@ -45,6 +48,9 @@ pub use functions::FunctionInfo;
 pub use keep::{
     BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,
 };
+pub use memory::{Consumption, Param, RuleView};
+pub use news::News;
+pub use query::check_rule::RuleColumns;
 pub use query::error::{QueryError, QueryErrorKind};
 pub use query::export;
 pub use query::parameter::Parameter;

@@ -22,7 +22,7 @@ impl Store {
         let mut every_second = tokio::time::interval(Duration::from_secs(1));
         every_second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let flush_every = Duration::from_secs(self.config.flush_every_s.max(1));
-        let mut last_flush = Instant::now();
+        let (mut last_flush, mut last_memory) = (Instant::now(), Instant::now());
         let uploads = tokio::spawn(self.clone().upload_until(shutdown.clone()));
         let mut compaction = Compaction::default();
         loop {
@@ -47,6 +47,12 @@ impl Store {
                 log_failure("flush", self.flush_aged(clock.now()).await);
                 last_flush = Instant::now();
             }
+            if last_memory.elapsed() >= MEMORY_EVERY {
+                let store = Arc::clone(&self);
+                let written = tokio::task::spawn_blocking(move || store.memory.write(store.dir.path())).await;
+                log_failure("memory of rules", written.unwrap_or(Ok(())));
+                last_memory = Instant::now();
+            }
             compaction.begin_or_end(&self, clock.now()).await;
         }
         compaction.stop().await;
@@ -66,12 +72,15 @@ impl Store {
         let store = self.shared();
         let write = tokio::task::spawn_blocking(move || {
             store.series_log.sync()?;
+            store.memory.write(store.dir.path())?;
             store.facts.write_rest(store.dir.path())
         });
         write.await.map_err(|error| StoreError::Interrupted { what: "close", why: error.to_string() })?
     }
 }
 
+/// How often what rules remember is written.
+const MEMORY_EVERY: Duration = Duration::from_secs(10);
 /// Seconds from the end of one look for compactions to the next.
 const LOOK_EVERY_S: u64 = 10;
 

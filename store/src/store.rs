@@ -21,7 +21,9 @@ use crate::facts::FactBook;
 use crate::functions::Recents;
 use crate::history::History;
 use crate::hot::{Data, Generation, Row};
+use crate::memory::RuleMemory;
 use crate::newest::{LookUps, Newest};
+use crate::news::NewsBoard;
 use crate::query::Plans;
 use crate::query::session::QueryThreads;
 use crate::remote::{Bucket, SegmentCache, UploadProgress};
@@ -47,6 +49,7 @@ pub struct Store {
     pub(crate) commit: GroupCommit,
     pub(crate) series_log: SeriesLog,
     pub(crate) facts: FactBook,
+    pub(crate) memory: RuleMemory,
     /// What queries know of series.
     pub(crate) labels: LabelCache,
     pub(crate) known_names: KnownNames,
@@ -57,6 +60,7 @@ pub struct Store {
     /// Taken before the catalog.
     pub(crate) upload_progress: UploadProgress,
     pub(crate) history: History,
+    pub(crate) news: NewsBoard,
     pub(crate) counters: Counters,
     /// Dropped before what queries read.
     pub(crate) interactive: QueryThreads,
@@ -148,6 +152,7 @@ impl Store {
         replay.index.date_unknown(now.0, in_segments);
         let wal = Wal::begin(&dir.wal(), next_wal, replay.files)?;
         let facts = FactBook::load(dir.path())?;
+        let memory = RuleMemory::load(dir.path());
         let counters = Counters::default();
         counters.last_flush.store(catalog.last_flush.map_or(0, |time| time.0), Ordering::Relaxed);
         let active = Generation::new(next_wal, replay.newest);
@@ -165,12 +170,14 @@ impl Store {
             commit: GroupCommit::default(),
             series_log: replay.series_log,
             facts,
+            memory,
             labels: LabelCache::default(),
             known_names: KnownNames::default(),
             lookups: Mutex::default(),
             recents: Recents::default(),
             remote,
             upload_progress: UploadProgress::default(),
+            news: NewsBoard::default(),
             counters,
             plans: Plans::default(),
             interactive: QueryThreads::new("tidegate-query"),

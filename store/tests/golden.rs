@@ -8,6 +8,7 @@
 //! - `containers`: one a line, `host/name app=.. user=.. cpu=min..max memory=min..max`, all of them optional.
 //! - `hosts`: one a line, `name cpu=cores memory=bytes`.
 //! - `rules`, `rule_changes`, `decisions`, `events`: one a line, as JSON. A time may be an offset.
+//! - `params`, `states`: one a line, as JSON. `consumed`: an event as JSON whose rule acts on the oldest of its name.
 //! - `flush`: everything goes to segments.
 //! - `query`: SQL lines, a line `----`, then a header and the rows, cells separated by ` | `.
 //! - `error`: SQL lines, a line `----`, then the kind, the place, the message, and the help on a line of its own.
@@ -25,7 +26,7 @@ use tidegate_model::{
     Bounds, Bytes, CgroupVersion, Container, ContainerKey, Cores, Decision, Event, Host, Resource, Runtime,
     SampleBatch, SeriesKey, TimeMs,
 };
-use tidegate_store::{QueryError, QueryResult, RuleChange, RuleRow, Store, StoreConfig, export};
+use tidegate_store::{Consumption, Param, QueryError, QueryResult, RuleChange, RuleRow, Store, StoreConfig, export};
 
 #[tokio::test]
 async fn golden_files_give_the_answers_that_stand_in_them() {
@@ -113,6 +114,24 @@ impl Script {
             "events" => {
                 let rows: Vec<Event> = rest.iter().map(|line| from_json(line, now)).collect();
                 store.append_events(&rows).await.unwrap();
+            }
+            "params" => store.put_params(now, rest.iter().map(|line| from_json::<Param>(line, now))).unwrap(),
+            "states" => {
+                for line in rest {
+                    let row: Value = from_json(line, now);
+                    let container = serde_json::from_value(row["container"].clone()).unwrap();
+                    let resource = serde_json::from_value(row["resource"].clone()).unwrap();
+                    let columns = row["columns"].as_object().unwrap().clone();
+                    store.put_state(row["rule"].as_str().unwrap(), now, [(container, resource, columns)]).unwrap();
+                }
+            }
+            "consumed" => {
+                for line in rest {
+                    let event: Event = from_json(line, now);
+                    let Event { rule, container, resource, name, .. } = event;
+                    let consumed = Consumption { rule, shadow: false, container, resource, name, most: Some(1) };
+                    assert_eq!(store.consume_events(now, &[consumed]).unwrap(), 1);
+                }
             }
             "flush" => {
                 store.flush(TimeMs(now.0 + 60_000)).await.unwrap();

@@ -3,12 +3,14 @@
 
 mod world;
 
+mod arrival;
 mod backtest;
 mod default_pack;
 mod documented;
 mod freeze;
 mod hosts;
 mod options;
+mod remember;
 mod safety;
 mod simulated;
 mod statements;

@@ -245,7 +245,7 @@ impl Filling {
             let samples = (first.saturating_mul(self.step), (last + 1).saturating_mul(self.step) - 1);
             let samples = (samples.0, samples.1.min(making.run.now.0));
             let filter = LabelFilter::new(wanted, Arc::clone(label_schema));
-            for part in Selected::of(self.source.as_ref(), store, &filter)? {
+            for part in Selected::of(self.source.as_ref(), &making.run, &filter)? {
                 let part = Wanted { labels: tuples(&part.part.labels.columns), kept: kept(&part), part };
                 self.read(making, samples, first, buckets, part, &mut series)?;
             }

@@ -1,6 +1,7 @@
 //! Asking: read-only SQL with limits on time, memory and rows.
 
 pub(crate) mod cache;
+pub(crate) mod check_rule;
 pub(crate) mod error;
 pub mod export;
 pub(crate) mod guard;
@@ -29,6 +30,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use crate::functions::{self, FunctionInfo};
+use crate::memory::RuleView;
 use crate::query::cache::{Found, PlanCache};
 use crate::query::error::{QueryError, QueryErrorKind};
 use crate::query::guard::{Deadline, Stop, guarded};
@@ -81,6 +83,8 @@ pub struct QueryOptions {
     pub pool: QueryPool,
     /// Values of the parameters in the text: of `$name` by `name`, of `$1` by `1`.
     pub parameters: Vec<(String, Parameter)>,
+    /// The rule that asks, if one does: what it sees of state, parameters and events.
+    pub rule: Option<Arc<RuleView>>,
 }
 
 /// The answer to a query. Texts are plain `Utf8`, whatever the tables hold them as.
@@ -115,6 +119,7 @@ impl Store {
             on_limit: OnLimit::Truncate,
             pool: QueryPool::Interactive,
             parameters: Vec::new(),
+            rule: None,
         }
     }
 
@@ -158,7 +163,7 @@ impl Store {
             let text = Text { sql: &sql, store: &store };
             let tokens = text.tokens()?;
             parameter::check(&tokens, &[])?;
-            Ok(text.fixed(tokens, &session(&store, Present::At(now))).await?.schema)
+            Ok(text.fixed(tokens, &session(&store, Present::At(now), None)).await?.schema)
         };
         self.on_query_threads(options.pool, deadline, options.timeout, planning).await
     }
@@ -251,7 +256,7 @@ impl Plans {
     }
 
     fn session(&self, store: &Arc<Store>) -> &SessionState {
-        self.session.get_or_init(|| session(store, Present::OfTheRun))
+        self.session.get_or_init(|| session(store, Present::OfTheRun, None))
     }
 }
 
@@ -260,7 +265,7 @@ pub(crate) struct Plan {
     /// Guarded.
     pub(crate) operators: Arc<dyn ExecutionPlan>,
     /// The columns of its answer as others see them.
-    schema: SchemaRef,
+    pub(crate) schema: SchemaRef,
     /// Where its expressions find the run.
     cell: Arc<RunCell>,
 }
@@ -288,14 +293,17 @@ async fn answer(
     };
     let run = |values| {
         let (store, deadline) = (Arc::clone(store), Arc::clone(&deadline));
-        Arc::new(Run { store, now: options.now, values, deadline })
+        Arc::new(Run { store, now: options.now, values, deadline, rule: options.rule.clone() })
     };
     let timed = |result: QueryResult| QueryResult { took: began.elapsed(), ..result };
     // Keys of other texts have this sign in them.
     let plain = options.parameters.is_empty() && !sql.contains('\0');
-    let mut found = if plain { plans.take(sql, store) } else { Found::Unknown };
+    // The columns of a rule's own state stand in its plan.
+    let own = options.rule.as_ref().and_then(|view| view.plan_key());
+    let keyed = |text: &str| own.as_ref().map_or_else(|| text.to_owned(), |own| format!("{own}{text}"));
+    let mut found = if plain { plans.take(&keyed(sql), store) } else { Found::Unknown };
     // What the text is kept as, if it can be kept.
-    let mut key = (!matches!(found, Found::Unknown)).then(|| sql.to_owned());
+    let mut key = (!matches!(found, Found::Unknown)).then(|| keyed(sql));
     let mut values = Vec::new();
     let mut tokens = None;
     if !matches!(found, Found::Kept(_)) {
@@ -306,16 +314,23 @@ async fn answer(
             && is_select(&read)
             && let Some(template) = Template::new(sql, &read, &options.parameters)
         {
-            found = plans.take(&template.key, store);
+            let template_key = keyed(&template.key);
+            found = plans.take(&template_key, store);
             if matches!(found, Found::Unknown) {
+                let made = match &options.rule {
+                    Some(view) if own.is_some() => {
+                        let session = session(store, Present::OfTheRun, Some(&view.state));
+                        text.repeatable(&template, &session).await
+                    }
+                    _ => text.repeatable(&template, store.plans.session(store)).await,
+                };
                 // Whatever is wrong is said below, where the text is as it was sent.
-                let session = store.plans.session(store);
-                found = match text.repeatable(&template, session).await {
+                found = match made {
                     Ok(Some(kept)) => Found::Kept(kept),
                     Ok(None) | Err(_) => Found::Fixed,
                 };
             }
-            key = Some(template.key);
+            key = Some(template_key);
             values = template.values;
         }
         tokens = Some(read);
@@ -340,7 +355,8 @@ async fn answer(
         None => text.tokens()?,
     };
     let tokens = parameter::spelled_out(&tokens, &options.parameters);
-    let plan = text.fixed(tokens, &session(store, Present::At(options.now))).await?;
+    let state = options.rule.as_ref().map(|view| &view.state);
+    let plan = text.fixed(tokens, &session(store, Present::At(options.now), state)).await?;
     let result = execute(&plan, run(Vec::new()), options).await?;
     if let Some(key) = key {
         plans.put_fixed(key, most);

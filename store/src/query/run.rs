@@ -25,6 +25,7 @@ use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use parking_lot::Mutex;
 use tidegate_model::TimeMs;
 
+use crate::memory::RuleView;
 use crate::query::guard::Deadline;
 use crate::store::Store;
 use crate::tables::{UTC, time_type};
@@ -41,6 +42,8 @@ pub(crate) struct Run {
     /// The values of the plan's parameters.
     pub(crate) values: Vec<ScalarValue>,
     pub(crate) deadline: Arc<Deadline>,
+    /// The rule that asks, if one does.
+    pub(crate) rule: Option<Arc<RuleView>>,
 }
 
 impl Run {

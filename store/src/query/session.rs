@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock};
 
+use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
@@ -139,8 +140,10 @@ pub(crate) enum Present {
     OfTheRun,
 }
 
-/// Everything that queries are planned with. Built without a `SessionContext`, which would set the clock anew.
-pub(crate) fn session(store: &Arc<Store>, present: Present) -> SessionState {
+/// Everything that queries are planned with. Built without a `SessionContext`, which would set the clock anew. `state` are
+/// the columns of the asking rule's own state.
+pub(crate) fn session(store: &Arc<Store>, present: Present, state: Option<&SchemaRef>) -> SessionState {
+    let own_state = state.filter(|state| !state.fields().is_empty()).cloned();
     let now = match present {
         Present::At(now) => Some(now),
         Present::OfTheRun => None,
@@ -151,7 +154,7 @@ pub(crate) fn session(store: &Arc<Store>, present: Present) -> SessionState {
     props.query_execution_start_time = now.and_then(|now| chrono::DateTime::from_timestamp_millis(now.0));
     props.config_options = Some(Arc::clone(state.config_options()));
     *state.execution_props_mut() = props;
-    state.register_catalog_list(Arc::new(Catalog::new(Arc::downgrade(store), now)));
+    state.register_catalog_list(Arc::new(Catalog::new(Arc::downgrade(store), now, own_state)));
     let _ = functions::register_for(&mut state, store, now);
     state
 }

@@ -8,6 +8,7 @@ use datafusion::common::Result;
 use tidegate_model::{CgroupVersion, Resource, TimeMs};
 
 use super::{Column, Kind, UTC, schema_of};
+use crate::query::run::Run;
 use crate::store::Store;
 
 /// One table of current facts.
@@ -20,10 +21,12 @@ pub(crate) enum Current {
     Bounds,
     Rules,
     RuleChanges,
+    Params,
+    State,
 }
 
 impl Current {
-    pub(crate) const ALL: [Current; 7] = [
+    pub(crate) const ALL: [Current; 9] = [
         Current::Containers,
         Current::Hosts,
         Current::Apps,
@@ -31,6 +34,8 @@ impl Current {
         Current::Bounds,
         Current::Rules,
         Current::RuleChanges,
+        Current::Params,
+        Current::State,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -42,6 +47,8 @@ impl Current {
             Current::Bounds => "bounds",
             Current::Rules => "rules",
             Current::RuleChanges => "rule_changes",
+            Current::Params => "params",
+            Current::State => "state",
         }
     }
 
@@ -119,11 +126,33 @@ impl Current {
                 text("note", "why, when the engine changed it by itself"),
                 text("sql", "the whole CREATE RULE statement from then on; the last one of a rule that was dropped"),
             ],
+            Current::Params => vec![
+                text("rule", "the rule that set it"),
+                text("host", "the container's host"),
+                text("container", "the container's name"),
+                text("resource", "cpu or memory"),
+                text("name", "the parameter's name"),
+                double("value", "its value"),
+                time("time", "the tick that set it"),
+                text("mode", "on, or shadow: then only rules in shadow mode see it"),
+            ],
+            Current::State => vec![
+                text(
+                    "rule",
+                    "the rule that returned it; in a rule this table is its own state, a column for each column",
+                ),
+                text("host", "the container's host"),
+                text("container", "the container's name"),
+                text("resource", "cpu or memory"),
+                time("time", "the tick that returned it last"),
+                text("columns", "what it returned beyond the contract, as a JSON object"),
+            ],
         }
     }
 
     /// The table as it is now.
-    pub(crate) fn rows(self, store: &Store) -> Result<RecordBatch> {
+    pub(crate) fn rows(self, run: &Run) -> Result<RecordBatch> {
+        let store = &*run.store;
         let columns = match self {
             Current::Containers => containers(store),
             Current::Hosts => hosts(store),
@@ -132,6 +161,8 @@ impl Current {
             Current::Bounds => bounds(store),
             Current::Rules => rules(store),
             Current::RuleChanges => rule_changes(store),
+            Current::Params => params(store, run),
+            Current::State => states(store),
         };
         Ok(RecordBatch::try_new(schema_of(&self.columns()), columns)?)
     }
@@ -277,5 +308,31 @@ fn rule_changes(store: &Store) -> Vec<ArrayRef> {
         texts(&rows, |row| Some(row.changed_by.clone())),
         texts(&rows, |row| row.note.clone()),
         texts(&rows, |row| Some(row.sql.clone())),
+    ]
+}
+
+fn params(store: &Store, run: &Run) -> Vec<ArrayRef> {
+    let rows = store.params(run.rule.as_deref(), run.now);
+    vec![
+        texts(&rows, |row| Some(row.rule.clone())),
+        texts(&rows, |row| Some(row.container.host.clone())),
+        texts(&rows, |row| Some(row.container.name.clone())),
+        texts(&rows, |row| Some(row.resource.as_str())),
+        texts(&rows, |row| Some(row.name.clone())),
+        doubles(&rows, |row| Some(row.value)),
+        times(&rows, |row| Some(row.time)),
+        texts(&rows, |row| Some(if row.shadow { "shadow" } else { "on" })),
+    ]
+}
+
+fn states(store: &Store) -> Vec<ArrayRef> {
+    let rows = store.all_states();
+    vec![
+        texts(&rows, |row| Some(row.rule.clone())),
+        texts(&rows, |row| Some(row.container.host.clone())),
+        texts(&rows, |row| Some(row.container.name.clone())),
+        texts(&rows, |row| Some(row.resource.as_str())),
+        times(&rows, |row| Some(row.time)),
+        texts(&rows, |row| Some(serde_json::Value::Object(row.columns.clone()).to_string())),
     ]
 }

@@ -7,8 +7,8 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
@@ -19,18 +19,74 @@ use futures::TryStreamExt;
 
 use super::current::Current;
 use super::schema_of;
+use crate::memory::state_schema;
 use crate::query::run::Run;
+
+/// Where a table of current facts has its rows from.
+pub(crate) trait Facts: fmt::Debug + Send + Sync {
+    /// The table's name.
+    fn name(&self) -> &str;
+    /// Its columns.
+    fn schema(&self) -> SchemaRef;
+    /// The table as it is now.
+    ///
+    /// # Errors
+    /// When its columns cannot be made.
+    fn rows(&self, run: &Run) -> Result<RecordBatch>;
+}
+
+impl Facts for Current {
+    fn name(&self) -> &str {
+        Current::name(*self)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        schema_of(&self.columns())
+    }
+
+    fn rows(&self, run: &Run) -> Result<RecordBatch> {
+        Current::rows(*self, run)
+    }
+}
+
+/// What the asking rule returned before.
+#[derive(Debug)]
+pub(crate) struct OwnState(SchemaRef);
+
+impl OwnState {
+    /// `own` are the columns that the rule returns beyond the contract.
+    pub(crate) fn new(own: &SchemaRef) -> Self {
+        Self(state_schema(own))
+    }
+}
+
+impl Facts for OwnState {
+    fn name(&self) -> &str {
+        "own state"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.0)
+    }
+
+    fn rows(&self, run: &Run) -> Result<RecordBatch> {
+        match &run.rule {
+            Some(view) => run.store.own_state(view),
+            None => internal_err!("only a rule has state of its own"),
+        }
+    }
+}
 
 /// A table of current facts.
 #[derive(Debug)]
 pub(crate) struct CurrentTable {
-    table: Current,
+    table: Arc<dyn Facts>,
     schema: SchemaRef,
 }
 
 impl CurrentTable {
-    pub(crate) fn new(table: Current) -> Self {
-        Self { table, schema: schema_of(&table.columns()) }
+    pub(crate) fn new(table: Arc<dyn Facts>) -> Self {
+        Self { schema: table.schema(), table }
     }
 }
 
@@ -59,14 +115,14 @@ impl TableProvider for CurrentTable {
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        Ok(Arc::new(CurrentExec { table: self.table, projection, schema, properties }))
+        Ok(Arc::new(CurrentExec { table: Arc::clone(&self.table), projection, schema, properties }))
     }
 }
 
 /// Reads a [`CurrentTable`].
 #[derive(Debug)]
 struct CurrentExec {
-    table: Current,
+    table: Arc<dyn Facts>,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
@@ -103,9 +159,9 @@ impl ExecutionPlan for CurrentExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (run, table, projection) = (Run::of(&context)?, self.table, self.projection.clone());
+        let (run, table, projection) = (Run::of(&context)?, Arc::clone(&self.table), self.projection.clone());
         let batch_rows = context.session_config().batch_size();
-        let rows = async move { Result::<_>::Ok(table.rows(&run.store)?.project(&projection)?) };
+        let rows = async move { Result::<_>::Ok(table.rows(&run)?.project(&projection)?) };
         let batches = futures::stream::once(rows).map_ok(move |rows: RecordBatch| {
             let starts = (0..rows.num_rows()).step_by(batch_rows);
             let batches: Vec<_> =

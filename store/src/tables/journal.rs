@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewArray, TimestampMillisecondArray, UInt32Array};
 use arrow::datatypes::SchemaRef;
-use tidegate_model::{Decision, Event};
+use tidegate_model::Decision;
 
 use super::choice::LabelFilter;
 use super::filter::TIME;
 use super::labels::LabelTable;
 use super::source::{Block, Part, Read, ReadRows, Source};
 use super::{Column, Kind, UTC, schema_of};
+use crate::memory::{RuleView, SeenEvent};
+use crate::query::run::Run;
 use crate::store::Store;
 
 /// The columns of `events`.
@@ -24,6 +26,8 @@ pub(crate) fn events_columns() -> Vec<Column> {
         text("resource", "cpu or memory"),
         text("name", "the event's name"),
         Column::new("value", Kind::Double, "a value that goes with it"),
+        text("mode", "on, or shadow: then only rules in shadow mode see it"),
+        text("consumed_by", "the rule that acted on it; null while it is open"),
     ]
 }
 
@@ -49,21 +53,31 @@ impl Source for EventsSource {
     }
 
     fn parts(&self, _: &Store, _: &LabelFilter) -> Vec<Part> {
-        let read: ReadRows = Box::new(|store, _, from, to| {
-            let rows = store.scan_events(from, to)?;
-            let value: Float64Array = rows.iter().map(|row| Some(row.value)).collect();
-            let values = vec![
-                texts(&rows, |row: &Event| Some(row.rule.as_str())),
-                texts(&rows, |row| Some(row.container.host.as_str())),
-                texts(&rows, |row| Some(row.container.name.as_str())),
-                texts(&rows, |row| Some(row.resource.as_str())),
-                texts(&rows, |row| Some(row.name.as_str())),
-                Arc::new(value),
-            ];
-            Ok(block(rows.iter().map(|row| row.time.0), values))
-        });
-        vec![Part { labels: Arc::new(LabelTable::none()), read: Read::Rows(read) }]
+        events_as_seen_by(None)
     }
+
+    fn parts_for(&self, run: &Run, _: &LabelFilter) -> Vec<Part> {
+        events_as_seen_by(run.rule.clone())
+    }
+}
+
+fn events_as_seen_by(view: Option<Arc<RuleView>>) -> Vec<Part> {
+    let read: ReadRows = Box::new(move |store, _, from, to| {
+        let rows = store.seen_events(view.as_deref(), from, to)?;
+        let value: Float64Array = rows.iter().map(|row| Some(row.event.value)).collect();
+        let values = vec![
+            texts(&rows, |row: &SeenEvent| Some(row.event.rule.as_str())),
+            texts(&rows, |row| Some(row.event.container.host.as_str())),
+            texts(&rows, |row| Some(row.event.container.name.as_str())),
+            texts(&rows, |row| Some(row.event.resource.as_str())),
+            texts(&rows, |row| Some(row.event.name.as_str())),
+            Arc::new(value),
+            texts(&rows, |row| Some(if row.shadow { "shadow" } else { "on" })),
+            texts(&rows, |row| row.consumed_by.as_deref()),
+        ];
+        Ok(block(rows.iter().map(|row| row.event.time.0), values))
+    });
+    vec![Part { labels: Arc::new(LabelTable::none()), read: Read::Rows(read) }]
 }
 
 /// The columns of `decisions`.

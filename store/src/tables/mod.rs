@@ -33,7 +33,7 @@ pub(crate) use self::timed::{Filters, Reader, TimedScanExec, TimedTable, pushdow
 pub(crate) use self::usage::{KnownNames, Subject, SubjectSource, UsageSource, each_row, subjects, unit};
 
 use self::current::Current;
-use self::current_table::CurrentTable;
+use self::current_table::{CurrentTable, OwnState};
 use crate::scan::MetricInfo;
 use crate::store::Store;
 
@@ -182,11 +182,13 @@ pub(crate) struct Catalog {
     store: Weak<Store>,
     /// The instant, for plans that are made for one only.
     now: Option<TimeMs>,
+    /// The columns of the asking rule's own state; without any, `state` is that of all rules.
+    own_state: Option<SchemaRef>,
 }
 
 impl Catalog {
-    pub(crate) fn new(store: Weak<Store>, now: Option<TimeMs>) -> Self {
-        Self { store, now }
+    pub(crate) fn new(store: Weak<Store>, now: Option<TimeMs>, own_state: Option<SchemaRef>) -> Self {
+        Self { store, now, own_state }
     }
 
     fn timed(&self, source: Arc<dyn Source>) -> Arc<dyn TableProvider> {
@@ -198,8 +200,11 @@ impl Catalog {
     }
 
     fn public_table(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
+        if let Some(own) = self.own_state.as_ref().filter(|_| name == Current::State.name()) {
+            return Some(Arc::new(CurrentTable::new(Arc::new(OwnState::new(own)))));
+        }
         if let Some(table) = Current::ALL.into_iter().find(|table| table.name() == name) {
-            return Some(Arc::new(CurrentTable::new(table)));
+            return Some(Arc::new(CurrentTable::new(Arc::new(table))));
         }
         let store = self.store.upgrade()?;
         timed_source(&store, name).map(|source| self.timed(source))

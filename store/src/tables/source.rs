@@ -11,6 +11,7 @@ use super::choice::{Choice, LabelFilter};
 use super::labels::{LabelTable, Rank};
 use super::usage::sums;
 use crate::error::StoreError;
+use crate::query::run::Run;
 use crate::scan::Wanted;
 use crate::store::Store;
 
@@ -31,6 +32,10 @@ pub(crate) trait Source: fmt::Debug + Send + Sync {
     /// The parts that are read one by one; their union is the table's rows. Parts in which `filter` can let nothing through
     /// may be left out.
     fn parts(&self, store: &Store, filter: &LabelFilter) -> Vec<Part>;
+    /// As [`Source::parts`], for one run of a query.
+    fn parts_for(&self, run: &Run, filter: &LabelFilter) -> Vec<Part> {
+        self.parts(&run.store, filter)
+    }
     /// Whether every row has a value in its only value column, so that it can be aggregated without being shown.
     fn has_one_value(&self) -> bool {
         true
@@ -90,9 +95,9 @@ impl Selected {
     ///
     /// # Errors
     /// When the filter cannot be evaluated.
-    pub(crate) fn of(source: &dyn Source, store: &Store, filter: &LabelFilter) -> Result<Vec<Selected>> {
+    pub(crate) fn of(source: &dyn Source, run: &Run, filter: &LabelFilter) -> Result<Vec<Selected>> {
         let mut selected = Vec::new();
-        for part in source.parts(store, filter) {
+        for part in source.parts_for(run, filter) {
             let choice = filter.choose(&part.labels)?;
             if choice.is_nothing() {
                 continue;

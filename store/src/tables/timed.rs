@@ -317,7 +317,7 @@ impl Reader {
     pub(crate) fn selected(&self, run: &Run) -> Result<Vec<Selected>> {
         let labels = self.labels.as_ref().map(|labels| run.bind(labels)).transpose()?;
         let filter = LabelFilter::new(labels.as_ref(), Arc::clone(&self.label_schema));
-        Selected::of(self.source.as_ref(), &run.store, &filter)
+        Selected::of(self.source.as_ref(), run, &filter)
     }
 
     /// The wanted columns of a block.

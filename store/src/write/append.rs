@@ -265,6 +265,7 @@ impl Store {
         let rows = rows.map(|((&series, &time), &value)| Row { series, time, value });
         self.data.write().active.push(now.0, metrics.iter().copied().zip(rows));
         self.history.see(self, &series, &times);
+        self.news.note(&metrics);
     }
 
     fn refuse_when_stopped(&self) -> Result<(), StoreError> {

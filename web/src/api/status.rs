@@ -47,7 +47,8 @@ pub(crate) fn snapshot(app: &App) -> Value {
 
 /// By how much the most overdue rule missed its time: less than a second while the ticks keep up.
 pub(crate) fn overdue(rules: &[RuleRow], now: TimeMs) -> Duration {
-    let active = rules.iter().filter(|rule| rule.mode != Mode::Off);
+    // One that runs when samples arrive has no time to miss.
+    let active = rules.iter().filter(|rule| rule.mode != Mode::Off && rule.every_ms > 0);
     let late = active.map(|rule| {
         let last = rule.last_run.unwrap_or(rule.updated_at);
         now.since(last.plus(Duration::from_millis(rule.every_ms)))
