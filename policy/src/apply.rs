@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::arbiter::{Approved, Judged, judge};
 use crate::engine::Engine;
 use crate::history::Follow;
-use crate::proposal::{Origin, Proposal};
+use crate::proposal::Proposal;
 use crate::snapshot::Snapshot;
 
 /// How long the first record of a batch waits for writes. CPU quotas take microseconds, so nearly everything is recorded at
@@ -26,9 +26,6 @@ impl Engine {
     /// Judges proposals and marks what is to be written as pending, under one lock.
     pub(crate) fn settle(&self, proposals: Vec<Proposal>, snapshot: &Snapshot) -> Judged {
         let mut history = self.history.lock();
-        for Proposal { rule, key, .. } in proposals.iter().filter(|proposal| proposal.origin == Origin::Row) {
-            history.renew(key, &rule.name, snapshot.now);
-        }
         let judged = judge(proposals, snapshot, &history, &self.config);
         for approved in &judged.approved {
             history.begin(&approved.decision);

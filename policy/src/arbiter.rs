@@ -298,6 +298,7 @@ fn context(
         pending: track.pending.filter(|_| acts).map(|pending| pending.at),
         foreign: track.foreign.as_ref().map(|foreign| (foreign.until, foreign.found)),
         backoff: history.watches.backoff(key, &rule.name),
+        unknown_past: history.unknown_past,
         options: Tuning {
             floor: config.floor(key.1),
             max_age: options.max_age,

@@ -166,6 +166,8 @@ pub(crate) struct History {
     tracks: HashMap<LimitKey, Track>,
     /// What decreases are doing.
     pub watches: Watches,
+    /// Whether what happened before the start could not be read yet.
+    pub unknown_past: bool,
 }
 
 impl History {
@@ -209,6 +211,7 @@ impl History {
             track.last_data.get_or_insert(snapshot.now);
         }
         self.watches.forget_after(ahead);
+        self.forget_former_containers(snapshot);
         for (key, reading) in &snapshot.readings {
             let track = self.track_mut(key);
             track.first_data.get_or_insert(snapshot.now);
@@ -222,6 +225,28 @@ impl History {
             }
             track.newest().is_some_and(|newest| newest >= oldest)
         });
+    }
+
+    /// A container that was made anew under its name owes nothing to what was done to the former one: its limit is whoever
+    /// made it, its data begin with it.
+    fn forget_former_containers(&mut self, snapshot: &Snapshot) {
+        for (key, track) in &mut self.tracks {
+            let Some(begin) = snapshot.containers.get(&key.0).map(|container| container.first_seen) else { continue };
+            let changed = track.up.iter().chain(&track.down).map(|applied| applied.read_at).max();
+            let former = |at: Option<TimeMs>| at.is_some_and(|at| at < begin);
+            if former(changed) {
+                // Cooldowns go on: who comes and goes all the time is not to be changed all the time, too.
+                (track.lease, track.changed_by) = (None, None);
+                for applied in [&mut track.up, &mut track.down].into_iter().flatten() {
+                    applied.to = None;
+                }
+            }
+            if former(track.first_data) {
+                track.first_data = None;
+            }
+            track.foreign.take_if(|foreign| foreign.at < begin);
+            self.watches.cancel_before(key, begin);
+        }
     }
 
     /// A change is on its way to the actuator.

@@ -1,6 +1,7 @@
 //! What the engine owes to changes that it has made: a look at what decreases did, the way back from what nobody asks for any
 //! more, and the baseline of containers of which nothing is known.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::Array;
@@ -13,6 +14,7 @@ use crate::canary;
 use crate::engine::Engine;
 use crate::proposal::{LimitKey, Origin, Proposal, numbers, times};
 use crate::restore::keys;
+use crate::rule::RuleDefinition;
 use crate::snapshot::Snapshot;
 use crate::tick::{GRACE, TickReport};
 use crate::watch::{Regression, Sample, Tuning};
@@ -38,7 +40,6 @@ impl Engine {
         let worse = self.history.lock().watches.unrestored(now);
         let mut proposals: Vec<Proposal> =
             worse.into_iter().map(|regression| Proposal::put_back(&self.own.watch, regression)).collect();
-        proposals.extend(self.expired(snapshot));
         if now.aligned(SILENCE_EVERY) == now {
             proposals.extend(self.baselines(snapshot));
         }
@@ -89,17 +90,13 @@ impl Engine {
         Ok(answer.batches.iter().flat_map(samples).collect())
     }
 
-    /// The way back from changes that their rules have not asked for lately.
-    fn expired(&self, snapshot: &Snapshot) -> Vec<Proposal> {
+    /// The way back from changes that their rules have not asked for lately: of those that have just `answered`, after what
+    /// they ask for is noted. A rule that failed, or is still at it, has not said that it does not ask any more.
+    pub(crate) fn expired(&self, snapshot: &Snapshot, answered: &[Arc<RuleDefinition>]) -> Vec<Proposal> {
         let mut proposals = Vec::new();
-        // A rule that failed has not said that it does not ask any more.
-        let rows = self.store.rules();
-        let failing = |name: &str| rows.iter().any(|row| row.name == name && row.last_error.is_some());
         let mut history = self.history.lock();
-        for rule in self.active().iter().map(|rule| &rule.definition) {
-            let Some(ttl) = rule.resolved.ttl.filter(|_| rule.is_due(snapshot.now) && !failing(&rule.name)) else {
-                continue;
-            };
+        for rule in answered {
+            let Some(ttl) = rule.resolved.ttl else { continue };
             for (key, lease) in history.expired(&rule.name, ttl, rule.resolved.dead_band, snapshot) {
                 if !canary::acts(rule.mode, &key.0) {
                     continue;

@@ -90,6 +90,7 @@ impl Engine {
         if first {
             self.restore_watches(&mut history, &regressions, &decreases, now);
         }
+        history.unknown_past = false;
         *self.restored.lock() = Some(reach);
         Ok(Restored::Done)
     }

@@ -17,7 +17,7 @@ use crate::config::PolicyConfig;
 use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::options::Emit;
-use crate::proposal::{self, LimitKey, Parsed, Proposal};
+use crate::proposal::{self, LimitKey, Origin, Parsed, Proposal};
 use crate::reads::Reads;
 use crate::remember::{self, Left};
 use crate::restore::Restored;
@@ -87,6 +87,8 @@ struct Gathered {
     /// Events on which the proposals act.
     consumptions: Vec<(LimitKey, Consumption)>,
     left: Left,
+    /// The limit rules that answered without an error.
+    answered: Vec<Arc<RuleDefinition>>,
 }
 
 /// Which rules a tick is for.
@@ -133,7 +135,8 @@ impl Engine {
                 return report;
             }
             Err(error) => {
-                tracing::warn!(error, "cooldowns of former runs are unknown until the next tick");
+                tracing::warn!(error, "cooldowns of former runs are unknown until the next tick: nothing is lowered");
+                self.history.lock().unknown_past = true;
                 report.problems.push(error);
             }
         }
@@ -356,6 +359,9 @@ impl Engine {
                     Emit::Limit => {
                         let Parsed { items, problem } = proposal::proposals(&rule, &batches);
                         gathered.proposals.extend(items.into_iter().filter(|item| is_for(&item.key.0)));
+                        if problem.is_none() {
+                            gathered.answered.push(Arc::clone(&rule));
+                        }
                         for acted in remember::consumptions(&batches) {
                             if !is_for(&acted.key.0) {
                                 continue;
@@ -410,7 +416,9 @@ impl Engine {
         snapshot: &Snapshot,
         report: &mut TickReport,
     ) -> Option<JoinHandle<Vec<Decision>>> {
-        let Gathered { proposals, consumptions, mut left } = gathered;
+        let Gathered { mut proposals, consumptions, mut left, answered } = gathered;
+        self.renew(&proposals, snapshot.now);
+        proposals.extend(self.expired(snapshot, &answered));
         let judged = (!proposals.is_empty()).then(|| self.settle(proposals, snapshot));
         if let Some(judged) = &judged {
             left.consumptions.extend(remember::acted_on(consumptions, judged));
@@ -418,6 +426,14 @@ impl Engine {
         self.leave(left, snapshot.now, report).await;
         // On its own, so that a tick that is given up does not lose what is being written.
         judged.map(|judged| tokio::spawn(Arc::clone(self).carry_out(judged)))
+    }
+
+    /// Notes what rules ask for, so that what they changed stands.
+    fn renew(&self, proposals: &[Proposal], now: TimeMs) {
+        let mut history = self.history.lock();
+        for Proposal { rule, key, .. } in proposals.iter().filter(|proposal| proposal.origin == Origin::Row) {
+            history.renew(key, &rule.name, now);
+        }
     }
 
     async fn snapshot(&self, now: TimeMs) -> Result<Snapshot, String> {

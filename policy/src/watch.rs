@@ -165,6 +165,13 @@ impl Watches {
         self.under_way.insert(key.clone(), watch);
     }
 
+    /// The limit that may have to be put back: what a decrease took is not free before it is known to do without.
+    pub fn reserved(&self, key: &LimitKey) -> Option<f64> {
+        let watched = self.under_way.get(key).map(|watch| watch.from);
+        let regressed = self.restoring.get(key).map(|(regression, _)| regression.from);
+        watched.into_iter().chain(regressed).reduce(f64::max)
+    }
+
     /// Whether there is anything to look at.
     pub fn is_busy(&self) -> bool {
         !self.under_way.is_empty() || !self.restoring.is_empty()
@@ -354,6 +361,16 @@ impl Watches {
     pub fn cancel(&mut self, key: &LimitKey) {
         self.under_way.remove(key);
         self.restoring.remove(key);
+    }
+
+    /// As [`Watches::cancel`], for decreases before `begin`: those of a former container of that name.
+    pub fn cancel_before(&mut self, key: &LimitKey, begin: TimeMs) {
+        if self.under_way.get(key).is_some_and(|watch| watch.lowered_at < begin) {
+            self.under_way.remove(key);
+        }
+        if self.restoring.get(key).is_some_and(|(_, until)| until.minus(RESTORING) < begin) {
+            self.restoring.remove(key);
+        }
     }
 
     /// Somebody changed the rule: it begins anew.

@@ -3,9 +3,14 @@
 use super::{Context, Direction, Verdict, seconds};
 
 /// An increase waits `cooldown_up` after the last increase, a decrease `cooldown_down` after the last change in either
-/// direction or the last attempt that came to nothing; and any change waits the engine's least interval.
+/// direction or the last attempt that came to nothing; and any change waits the engine's least interval. While it is not
+/// known what happened before the start, nothing is lowered.
 pub(super) fn check(target: f64, context: &Context) -> Verdict {
     let options = &context.options;
+    if context.unknown_past && context.may_shrink(target) {
+        let why = "what was decided before the start could not be read yet, and it may have been a moment ago";
+        return Verdict::Refuse(why.to_owned());
+    }
     let changed = context.last_up.max(context.last_down);
     let (last, wanted, name) = match context.direction(target) {
         Direction::Up => (context.last_up, options.cooldown_up, "cooldown_up"),
@@ -45,6 +50,13 @@ mod tests {
         let lowered = Context { last_down: Some(TimeMs(999_500)), ..context() };
         assert!(matches!(check(2.0, &lowered), Verdict::Refuse(_)), "the engine's least interval holds for both");
         assert_eq!(check(2.0, &Context { last_down: Some(TimeMs(999_000)), ..context() }), Verdict::Pass);
+    }
+
+    #[test]
+    fn with_an_unknown_past_nothing_is_lowered() {
+        let unknown = Context { unknown_past: true, ..context() };
+        assert!(matches!(check(0.5, &unknown), Verdict::Refuse(_)));
+        assert_eq!(check(2.0, &unknown), Verdict::Pass);
     }
 
     #[test]

@@ -102,7 +102,8 @@ impl Room {
             let stands = track.map_or_else(|| reading.get("allocated"), |track| track.limit(reading, snapshot.now));
             let coming = track.and_then(|track| track.pending.as_ref()).map(|pending| pending.to);
             // Whatever comes of what is under way and of what is lowered now: a limit that begins to be one counts for more.
-            let states = [coming, lowered.get(key).copied()].into_iter().flatten().map(Some).chain([stands]);
+            let reserved = reserved(history, key, capacity);
+            let states = [coming, lowered.get(key).copied(), reserved].into_iter().flatten().map(Some).chain([stands]);
             states.map(|limit| counted(limit, reading.get("usage"), capacity)).fold(0.0, f64::max)
         });
         Self { resource, ratio: config.capacity_ratio(resource), capacity, committed: committed.sum(), used }
@@ -119,7 +120,7 @@ impl Room {
             classes.entry(moves[*at].class).or_default().push(*at);
         }
         for members in classes.into_values() {
-            let growth = |at: usize| moves[at].context.limit.map_or(0.0, |limit| moves[at].target - limit);
+            let growth = |at: usize| (moves[at].target - self.base(&moves[at], view.history)).max(0.0);
             let wish = |at: &usize| Wish { growth: growth(*at), weight: view.snapshot.weight(&moves[*at].key.0) };
             let wishes: Vec<Wish> = members.iter().map(wish).collect();
             for (at, mut grant) in members.into_iter().zip(grants(free, &wishes)) {
@@ -131,13 +132,25 @@ impl Room {
                 }
                 free -= grant;
                 if grant < growth(at) {
-                    verdicts[at] = Some(("capacity", self.verdict(&moves[at], grant)));
+                    verdicts[at] =
+                        Some(("capacity", self.verdict(&moves[at], self.base(&moves[at], view.history), grant)));
                 }
             }
         }
     }
 
-    fn verdict(&self, change: &Move, grant: f64) -> Verdict {
+    /// What a container has or has reserved: to get there takes no room. On a host that has promised too much already,
+    /// nothing is reserved.
+    fn base(&self, change: &Move, history: &History) -> f64 {
+        let limit = change.context.limit.unwrap_or(change.target);
+        if self.committed > self.ratio * self.capacity {
+            return limit;
+        }
+        reserved(history, change.key, self.capacity).map_or(limit, |reserved| reserved.max(limit))
+    }
+
+    /// `base` is what the container has or has reserved; `grant` is on top of it.
+    fn verdict(&self, change: &Move, base: f64, grant: f64) -> Verdict {
         let Move { context, target, key, .. } = *change;
         let limit = context.limit.unwrap_or(target);
         let show = |value: f64| self.resource.display(value);
@@ -148,8 +161,8 @@ impl Room {
             show(self.ratio * self.capacity),
             self.ratio
         );
-        let granted = limit + grant;
-        let short = format!("{sum}; of the {} wanted, there is {}", show(target - limit), show(grant));
+        let granted = base + grant;
+        let short = format!("{sum}; of the {} wanted, there is {}", show(target - limit), show(granted - limit));
         if granted <= limit {
             return Verdict::Refuse(format!("{sum}, so nothing is left"));
         }
@@ -160,6 +173,11 @@ impl Room {
             }
         }
     }
+}
+
+/// What a container had before a decrease that may have to be taken back. Without a limit it had nothing that counts.
+fn reserved(history: &History, key: &LimitKey, capacity: f64) -> Option<f64> {
+    history.watches.reserved(key).filter(|reserved| *reserved < capacity)
 }
 
 fn at_limit(change: &Move, snapshot: &Snapshot) -> bool {

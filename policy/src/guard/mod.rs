@@ -61,6 +61,8 @@ pub(crate) struct Context {
     pub foreign: Option<(TimeMs, Option<f64>)>,
     /// Until when the rule does not lower this limit, after how many regressions in a row.
     pub backoff: Option<(TimeMs, u32)>,
+    /// Whether what happened before the start could not be read yet.
+    pub unknown_past: bool,
     pub options: Tuning,
 }
 
@@ -220,6 +222,7 @@ pub(crate) mod tests {
             pending: None,
             foreign: None,
             backoff: None,
+            unknown_past: false,
             options: Tuning {
                 floor: 0.05,
                 max_age: Duration::from_secs(3),

@@ -1,6 +1,6 @@
 //! What a host's containers share: its capacity, and how many of them may shrink within a minute.
 
-use tidegate_model::{Limit, Resource};
+use tidegate_model::{Clock, Limit, Resource};
 use tidegate_policy::PolicyConfig;
 
 use crate::world::{World, cpu, refused_by};
@@ -89,4 +89,52 @@ async fn only_a_share_of_a_hosts_containers_is_shrunk_within_a_minute() {
         counts.push(shrunk());
     }
     assert_eq!([0, 59, 60, 119, 120].map(|second: usize| counts[second]), [2, 2, 4, 4, 5]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_decrease_took_is_free_when_the_container_is_known_to_do_without() {
+    let world = World::with(PolicyConfig { capacity_ratio_cpu: 1.0, warm_up_s: 0, ..config() });
+    world.set_limit("gives", Resource::Cpu, 6.0);
+    world.set_limit("wants", Resource::Cpu, 2.0);
+    let one = |name: &str, target: f64| {
+        format!(
+            "CREATE RULE {name} WITH (mode = 'on', step_down = 1, cooldown_down = '0s', watch = '10s') AS
+             SELECT host, container, resource, {target} AS target, 'a test' AS reason
+             FROM recent(INTERVAL '10 seconds') WHERE container = '{name}'"
+        )
+    };
+    world.run_sql(&one("gives", 3.0)).await;
+    world.run_sql(&one("wants", 4.0)).await;
+    let demands = [("gives", cpu(1.0)), ("wants", cpu(1.0))];
+    let mut waited = 0;
+    while world.limit("wants", Resource::Cpu) < 4.0 {
+        world.second(&demands).await;
+        assert_eq!(world.limit("gives", Resource::Cpu), 3.0);
+        waited += 1;
+        assert!(waited < 30, "it never got what it wants");
+    }
+    assert!(waited > 10, "it got after {waited} s what may have to be given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_made_anew_owes_nothing_to_the_former_one() {
+    let world = World::new().await;
+    world.put_container("job", None, &[], Limit::Unlimited);
+    world.set_limit("job", Resource::Cpu, 1.0);
+    let lease = "CREATE RULE shift WITH (mode = 'on', ttl = '5s') AS
+        SELECT host, container, resource, 4.0 AS target, 'a long queue' AS reason
+        FROM recent(INTERVAL '10 seconds') WHERE now() < to_timestamp_millis(1700000002000)";
+    world.run_sql(lease).await;
+    let demand = [("job", cpu(0.5))];
+    world.second(&demand).await;
+    assert_eq!(world.limit("job", Resource::Cpu), 4.0);
+    // It ends, and another one of that name begins with a limit of its own.
+    let mut anew = world.store.containers().remove(0);
+    (anew.incarnation, anew.first_seen) = (2, world.clock.now().plus(std::time::Duration::from_millis(500)));
+    world.store.put_containers(&[anew]).unwrap();
+    world.set_limit("job", Resource::Cpu, 2.0);
+    for _ in 0..20 {
+        world.second(&demand).await;
+    }
+    assert_eq!(world.limit("job", Resource::Cpu), 2.0, "what the former one had before is no business of this one");
 }

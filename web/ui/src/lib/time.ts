@@ -45,6 +45,11 @@ export function span(ms: number): string {
   return `${Math.round(s / 86_400)} d`;
 }
 
+/** How often a rule runs; one without a period runs when samples arrive that it reads. */
+export function period(ms: number): string {
+  return ms === 0 ? 'on arrival' : span(ms);
+}
+
 /** Labels of a time axis whose ticks are `stepMs` apart: seconds, minutes or days, whatever differs. */
 export function axisLabel(ms: number, stepMs: number): string {
   if (stepMs >= DAY) return day(ms).slice(5);
