@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tidegate_model::TimeMs;
-use tidegate_policy::backtest::{Progress, Report, Trace};
+use tidegate_policy::backtest::{Progress, Report, Trace, pushed_metrics};
 use tidegate_policy::{Engine, PolicyError};
 use tidegate_store::Store;
 use tokio_util::sync::CancellationToken;
@@ -173,7 +173,15 @@ async fn run(
     store: &Store,
 ) -> Result<(Report, Option<Report>), PolicyError> {
     let progress = |share| job.at(Phase::Reading, 0, share);
-    let reading = Trace::of_history(store, wanted.from, wanted.to, wanted.step, progress);
+    let reading = async {
+        let mut trace = Trace::of_history(store, wanted.from, wanted.to, wanted.step, progress).await?;
+        let mut metrics = pushed_metrics(&wanted.rules);
+        metrics.extend(wanted.against.iter().flat_map(|rules| pushed_metrics(rules)));
+        metrics.sort_unstable();
+        metrics.dedup();
+        trace.add_pushed(store, &metrics, wanted.from, wanted.to).await?;
+        Ok::<_, PolicyError>(trace)
+    };
     let stopped = || PolicyError::stopped("the backtest was stopped");
     let trace = tokio::select! {
         trace = reading => Arc::new(trace?),

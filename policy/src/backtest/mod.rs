@@ -11,12 +11,14 @@
 mod blind;
 mod file;
 mod history;
+mod pushed;
 mod replay;
 mod score;
 mod scratch;
 mod trace;
 
 pub use file::{Column, TraceColumns};
+pub use pushed::{Pushed, pushed_metrics};
 pub use replay::{Backtest, Progress, STEP};
 pub use score::{ContainerScore, Figures, Report, RuleScore};
 pub use trace::{Trace, Traced, Wanted};

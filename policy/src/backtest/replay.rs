@@ -83,6 +83,8 @@ impl Backtest {
             max_past_s: None,
             object_store: None,
             local_cache_bytes: None,
+            // Usage is what the simulated host measures, never also what was pushed at the time.
+            usage_maps: Vec::new(),
             max_hot_samples: HOT_SAMPLES * 4,
             ..self.store.clone()
         };
@@ -122,6 +124,10 @@ impl Backtest {
                 return Err(store_error(format!("the backtest's store refused a sample: {}", refused.reason)));
             }
             host.learn(&measured, &kept.ids);
+            let pushed = self.trace.pushed_between(TimeMs(now.0 - step.as_millis() as i64), now);
+            if !pushed.is_empty() {
+                store.append(&pushed, now).await.map_err(store_error)?;
+            }
             hot += measured.samples.len();
             if hot > HOT_SAMPLES {
                 store.flush(now).await.map_err(store_error)?;
@@ -134,7 +140,7 @@ impl Backtest {
         let mut report = score.report(from, to, step.as_millis() as u64, took);
         let blind = blind
             .into_iter()
-            .map(|name| format!("rule {name} reads pushed metrics, which a backtest does not play: it is left out"));
+            .map(|name| format!("rule {name} reads pushed metrics that are not in what is played: it is left out"));
         let notes = engine.rules().into_iter().filter_map(|rule| Some(format!("rule {}: {}", rule.name, rule.note?)));
         report.problems.splice(0..0, self.doubts().into_iter().chain(blind).chain(notes));
         Ok(report)
@@ -182,8 +188,17 @@ impl Backtest {
         };
         let actuator = Arc::clone(host) as Arc<dyn Actuator>;
         let engine = Engine::new(Arc::clone(store), actuator, config, Arc::clone(clock) as Arc<dyn Clock>)?;
-        let blind =
-            if self.rules.trim().is_empty() { Vec::new() } else { engine.execute_but_blind(&self.rules, now).await? };
+        let played: Vec<&str> = self.trace.pushed.iter().map(|pushed| pushed.key.metric()).collect();
+        let (first, latest) = self.trace.first_pushed();
+        if !first.is_empty() {
+            // Stored ahead of its time; no query sees it before.
+            store.append(&first, latest).await.map_err(store_error)?;
+        }
+        let blind = if self.rules.trim().is_empty() {
+            Vec::new()
+        } else {
+            engine.execute_but_blind(&self.rules, &played, now).await?
+        };
         for rule in engine.rules().iter().filter(|rule| !matches!(rule.mode, Mode::Off | Mode::On)) {
             engine.execute(&format!("ALTER RULE {} SET (mode = 'on')", rule.name), "backtest", now).await?;
         }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tidegate_actuator::simulated::{AFTER_KILL, Demand, Held, Life, Member, Workload};
 use tidegate_model::{Host, Limit, Resource, TimeMs};
 
+use super::pushed::Pushed;
+
 /// A sample stands for the time since the one before it, but for no more than so many times the usual distance: behind
 /// that, the container was not there or not measured.
 const LONGEST_GAP: i64 = 3;
@@ -125,6 +127,8 @@ pub struct Trace {
     pub hosts: Vec<Host>,
     /// The containers.
     pub containers: Vec<Traced>,
+    /// Pushed metrics that rules read.
+    pub pushed: Vec<Pushed>,
     /// What was left out or is doubtful, for a person.
     pub problems: Vec<String>,
 }

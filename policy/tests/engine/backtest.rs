@@ -8,8 +8,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidegate_actuator::simulated::{Member, SimulatedHost};
 use tidegate_actuator::{Actuator, ActuatorConfig, Change};
-use tidegate_model::{Clock, Decision, Limit, Mode, Outcome, Resource, SampleBatch, VirtualClock};
-use tidegate_policy::backtest::{Backtest, Report, Trace, Traced, Wanted};
+use tidegate_model::{Clock, Decision, Limit, Mode, Outcome, Resource, SampleBatch, SeriesKey, VirtualClock};
+use tidegate_policy::backtest::{Backtest, Report, Trace, Traced, Wanted, pushed_metrics};
 use tidegate_policy::{DEFAULT_PACK, Engine, PolicyConfig};
 use tidegate_store::{Durability, Store, StoreConfig};
 use tokio_util::sync::CancellationToken;
@@ -117,7 +117,7 @@ async fn a_rule_that_asks_for_what_is_not_played_is_named() {
                 CREATE RULE blind AS SELECT host, container, 'cpu' AS resource, value AS target, 'x' AS reason
                 FROM (SELECT tag(tags, 'host') AS host, tag(tags, 'container') AS container, value FROM samples)";
     let report = run(&backtest(vec![traced("web", 1.0, &[0.5; 5])], rule, dir.path())).await;
-    assert_eq!(report.problems, ["rule blind reads pushed metrics, which a backtest does not play: it is left out"]);
+    assert_eq!(report.problems, ["rule blind reads pushed metrics that are not in what is played: it is left out"]);
     assert_eq!(report.rules.iter().map(|rule| rule.rule.as_str()).collect::<Vec<_>>(), ["sees"]);
 }
 
@@ -192,6 +192,35 @@ async fn the_stored_history_is_played_as_it_was() {
         "START is 20 s behind a full minute"
     );
     assert!(trace.span().unwrap().1 >= end && trace.problems[0].starts_with("the samples of each 1m"), "{trace:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pushed_metrics_that_rules_read_are_played_as_they_were() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 2.0);
+    for second in 0..60 {
+        world.second(&[("web", Second { resource: Resource::Cpu, demand: 1.0 })]).await;
+        let mut queue = SampleBatch::new();
+        let depth = if second < 30 { 0.0 } else { 100.0 };
+        queue.push(SeriesKey::new("queue.depth", [("pool".to_owned(), "a".to_owned())]), world.clock.now(), depth);
+        world.store.append(&queue, world.clock.now()).await.unwrap();
+    }
+    let rules = "CREATE RULE queue WITH (mode = 'on') AS
+        SELECT host, container, resource, 4.0 AS target, 'the queue is long' AS reason
+        FROM recent(INTERVAL '10 seconds')
+        JOIN (SELECT max(value) AS depth FROM metric.\"queue.depth\" WHERE pool = 'a' AND time > now() - INTERVAL '5 seconds')
+        ON depth > 50 WHERE allocated < 4";
+    let (from, to) = (START, world.clock.now());
+    let mut trace = Trace::of_history(&world.store, from, to, None, |_| {}).await.unwrap();
+    trace.add_pushed(&world.store, &pushed_metrics(rules), from, to).await.unwrap();
+    assert_eq!((trace.pushed.len(), trace.pushed[0].samples.len()), (1, 60));
+    let dir = tempfile::tempdir().unwrap();
+    let report = run(&Backtest { trace: Arc::new(trace), ..backtest(Vec::new(), rules, dir.path()) }).await;
+    assert_eq!(report.problems, Vec::<String>::new());
+    let cpu = report.resources[&Resource::Cpu];
+    assert_eq!(cpu.changes, 1);
+    // Two cores for half of the time, four for the other half.
+    assert!((cpu.mean_limit - 3.0).abs() < 0.1, "{cpu:?}");
 }
 
 /// Answers as somebody did before.
