@@ -29,6 +29,7 @@ mod guard;
 mod history;
 mod options;
 mod owed;
+mod packs;
 mod parse;
 mod proposal;
 mod reads;
@@ -50,10 +51,7 @@ pub use error::{PolicyError, PolicyErrorKind};
 pub use explain::{Explanation, explain_sentence};
 pub use freeze::Frozen;
 pub use options::{Class, Emit};
+pub use packs::{DEFAULT_PACK, PACKS, Pack, PackSummary, pack};
 pub use rule::RuleDefinition;
 pub use statement::StatementOutcome;
 pub use tick::{RuleRun, TickReport};
-
-/// The rules that ship with Tidegate: CPU and memory limits that follow usage. They state no mode, so the configured one
-/// holds.
-pub const DEFAULT_PACK: &str = include_str!("../packs/default.sql");

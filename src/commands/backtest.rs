@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
@@ -72,7 +74,13 @@ pub fn run(args: BacktestArgs) -> Result<ExitCode> {
 
 fn wait(client: &Client, id: &str) -> Result<Value> {
     let bar = Progress::of_instants();
+    let interrupted = interrupted();
     loop {
+        if interrupted.load(Ordering::Relaxed) {
+            // The server would go on working for nobody.
+            client.delete(&format!("/api/v1/backtests/{id}"))?;
+            bail!("interrupted; the server has stopped backtest {id}");
+        }
         let answer = client.get(&format!("/api/v1/backtests/{id}"))?;
         let phase = answer["phase"].as_str().unwrap_or_default();
         match phase {
@@ -85,6 +93,22 @@ fn wait(client: &Client, id: &str) -> Result<Value> {
         bar.at(phase, (share * STEPS as f64) as u64, STEPS);
         std::thread::sleep(ASK);
     }
+}
+
+/// Becomes true with the first Ctrl-C.
+fn interrupted() -> Arc<AtomicBool> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&flag);
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        // Without one, Ctrl-C ends the command, as it does any other.
+        if let Ok(runtime) = runtime
+            && runtime.block_on(tokio::signal::ctrl_c()).is_ok()
+        {
+            told.store(true, Ordering::Relaxed);
+        }
+    });
+    flag
 }
 
 /// Milliseconds UTC of `-6h` or of a number.

@@ -1,7 +1,7 @@
 //! Printing what a backtest came to.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
@@ -31,10 +31,22 @@ const FIGURES: [Figure; 9] = [
 pub fn read_all(files: &[PathBuf]) -> Result<String> {
     let mut all = String::new();
     for file in files {
-        all += &std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        all += &read_rules(file)?;
         all += "\n";
     }
     Ok(all)
+}
+
+/// The rule statements of a file or, where there is no file of that name, of the shipped pack that is called so.
+///
+/// # Errors
+/// There is neither.
+pub fn read_rules(file: &Path) -> Result<String> {
+    let shipped = file.to_str().and_then(tidegate_policy::pack).filter(|_| !file.exists());
+    match shipped {
+        Some(pack) => Ok(pack.sql.to_owned()),
+        None => std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display())),
+    }
 }
 
 /// Prints an answer with `report` and, if there is one, `against`, whose name is given.

@@ -8,13 +8,17 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tidegate_model::Mode;
+use tidegate_policy::{PACKS, PackSummary, pack};
 
 use crate::client::{Client, OutputArgs, ServerArgs, describe, print_rows};
+use crate::commands::report::read_rules;
 
 #[derive(Subcommand)]
 pub enum RuleCommand {
-    /// Apply the rule statements of one or more files
+    /// Apply the rule statements of files, or of shipped packs by their names
     Apply(ApplyArgs),
+    /// List the shipped packs, or print the text of one
+    Packs(PacksArgs),
     /// List the rules with mode, last run and last error
     List(ListArgs),
     /// Print a rule as the statement that makes it
@@ -34,6 +38,14 @@ pub struct ApplyArgs {
     check: bool,
     #[command(flatten)]
     server: ServerArgs,
+}
+
+#[derive(Args)]
+pub struct PacksArgs {
+    /// Print this one
+    name: Option<String>,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 #[derive(Args)]
@@ -72,6 +84,7 @@ pub struct SetArgs {
 pub fn run(command: RuleCommand) -> Result<ExitCode> {
     match command {
         RuleCommand::Apply(args) => apply(&args),
+        RuleCommand::Packs(args) => packs(&args),
         RuleCommand::List(args) => list(&args),
         RuleCommand::Show(args) => show(&args),
         RuleCommand::Changes(args) => changes(&args),
@@ -82,7 +95,7 @@ pub fn run(command: RuleCommand) -> Result<ExitCode> {
 fn apply(args: &ApplyArgs) -> Result<ExitCode> {
     let client = Client::new(&args.server);
     for file in &args.files {
-        let sql = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        let sql = read_rules(file)?;
         let named = || file.display().to_string();
         if args.check {
             let answer = client.post("/api/v1/rules/validate", &json!({ "sql": sql })).with_context(named)?;
@@ -97,6 +110,24 @@ fn apply(args: &ApplyArgs) -> Result<ExitCode> {
             println!("{}", result["message"].as_str().unwrap_or_default());
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn packs(args: &PacksArgs) -> Result<ExitCode> {
+    const COLUMNS: [&str; 3] = ["name", "rules", "summary"];
+    if let Some(name) = &args.name {
+        let found = pack(name).with_context(|| format!("no pack '{name}'; `tidegate rule packs` lists them"))?;
+        print!("{}", found.sql);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let rows: Vec<Vec<Value>> = PACKS
+        .iter()
+        .map(|pack| {
+            let PackSummary { name, summary, rules, .. } = pack.summary();
+            vec![json!(name), json!(rules.join(", ")), json!(summary)]
+        })
+        .collect();
+    print_rows(&COLUMNS.map(str::to_owned), &rows, args.output.output)?;
     Ok(ExitCode::SUCCESS)
 }
 

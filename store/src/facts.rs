@@ -19,6 +19,8 @@ use crate::store::Store;
 
 /// Most changes of rules that are kept in all: the facts are one file, which is written as a whole.
 const MOST_RULE_CHANGES: usize = 10_000;
+/// Most bytes of their texts in all.
+const MOST_RULE_CHANGE_BYTES: usize = 16 << 20;
 
 /// A rule and how its last run went.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -229,16 +231,18 @@ impl FactBook {
     }
 }
 
-/// Leaves the last `kept` changes of each rule, and the last [`MOST_RULE_CHANGES`] of all.
+/// Leaves the last `kept` changes of each rule, and of all the last [`MOST_RULE_CHANGES`] and [`MOST_RULE_CHANGE_BYTES`].
 fn trim(changes: &mut Vec<RuleChange>, kept: usize) {
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    let mut left = MOST_RULE_CHANGES;
+    let (mut left, mut bytes) = (MOST_RULE_CHANGES, MOST_RULE_CHANGE_BYTES);
     let mut newest_first: Vec<RuleChange> = std::mem::take(changes).into_iter().rev().collect();
     newest_first.retain(|change| {
         let of_rule = seen.entry(change.rule.clone()).or_default();
         *of_rule += 1;
-        let stays = *of_rule <= kept && left > 0;
-        left -= usize::from(stays);
+        let stays = *of_rule <= kept && left > 0 && change.sql.len() <= bytes;
+        if stays {
+            (left, bytes) = (left - 1, bytes - change.sql.len());
+        }
         stays
     });
     newest_first.reverse();
@@ -409,5 +413,9 @@ mod tests {
         let mut many: Vec<_> = (0..MOST_RULE_CHANGES as i64 + 5).map(|time| change(&time.to_string(), time)).collect();
         trim(&mut many, 2);
         assert_eq!((many.len(), many[0].time), (MOST_RULE_CHANGES, TimeMs(5)));
+        let text = "x".repeat(MOST_RULE_CHANGE_BYTES / 3);
+        let mut long: Vec<_> = (0..5).map(|time| RuleChange { sql: text.clone(), ..change("a", time) }).collect();
+        trim(&mut long, 5);
+        assert_eq!((long.len(), long[0].time), (3, TimeMs(2)));
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/containers/{host}/{name}", get(containers::container))
         .route("/api/v1/containers/{host}/{name}/series", get(series::series))
         .route("/api/v1/rules", get(rules::rules))
+        .route("/api/v1/packs", get(rules::packs))
         .route("/api/v1/rules/validate", post(rules::validate))
         .route("/api/v1/rules/preview", post(rules::preview))
         .route("/api/v1/rules/{name}", get(rules::rule))

@@ -7,6 +7,7 @@ use axum::{Extension, Json};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidegate_model::Mode;
+use tidegate_policy::PACKS;
 use tidegate_store::RuleRow;
 
 use crate::App;
@@ -30,6 +31,11 @@ impl Text {
 /// `GET /api/v1/rules`
 pub(crate) async fn rules(State(app): State<App>) -> Json<Value> {
     Json(json!({ "rules": app.engine.rules() }))
+}
+
+/// `GET /api/v1/packs`: the rule packs that ship with the program.
+pub(crate) async fn packs() -> Json<Value> {
+    Json(json!({ "packs": PACKS.map(|pack| pack.summary()) }))
 }
 
 /// `GET /api/v1/rules/{name}`

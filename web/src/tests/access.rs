@@ -26,6 +26,7 @@ async fn each_right_opens_its_own_routes_and_no_others() {
         ("read", Method::GET, "/api/v1/status", ""),
         ("read", Method::GET, "/api/v1/containers", ""),
         ("read", Method::GET, "/api/v1/rules", ""),
+        ("read", Method::GET, "/api/v1/packs", ""),
         ("read", Method::GET, "/api/v1/decisions", ""),
         ("read", Method::GET, "/metrics", ""),
         ("read", Method::POST, "/api/v1/sql", "SELECT 1"),

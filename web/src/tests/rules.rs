@@ -98,3 +98,15 @@ async fn a_preview_shows_decisions_and_keeps_none() {
     assert!(decision["sentence"].is_string());
     assert_eq!(server.get("/api/v1/decisions").await.json()["decisions"], Value::Array(Vec::new()));
 }
+
+#[tokio::test]
+async fn shipped_packs_are_listed_and_can_be_applied() {
+    let server = Server::new();
+    let packs = server.get("/api/v1/packs").await.json();
+    for pack in packs["packs"].as_array().unwrap() {
+        assert!(pack["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{pack}");
+        let applied = server.post("/api/v1/rules", &json!({ "sql": pack["sql"] })).await;
+        assert_eq!(applied.status, 200, "{}: {}", pack["name"], applied.text());
+    }
+    assert_eq!(packs["packs"][0]["name"], "default");
+}

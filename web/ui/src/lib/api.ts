@@ -10,6 +10,7 @@ import type {
   Explanation,
   Freeze,
   Mode,
+  Pack,
   Rule,
   Schema,
   SqlResult,
@@ -120,6 +121,7 @@ export const api = {
   decisions: (filter: DecisionFilter, signal?: AbortSignal) =>
     get<{ decisions: Decision[] }>(`decisions?${search(filter)}`, signal),
   explain: (id: string) => get<Explanation>(`decisions/${seg(id)}/explain`),
+  packs: () => get<{ packs: Pack[] }>('packs'),
   rules: () => get<{ rules: Rule[] }>('rules'),
   rule: (name: string) => get<Rule>(`rules/${seg(name)}`),
   saveRule: (sql: string) => post<StatementResults>('rules', { sql }),

@@ -163,6 +163,15 @@ export interface Explanation {
   after: { usage_avg: Num; usage_max: Num; throttled_avg: Num; limit_now: Num } | null;
 }
 
+/** A rule pack that ships with the program. */
+export interface Pack {
+  name: string;
+  /** Its first sentence. */
+  summary: string;
+  rules: string[];
+  sql: string;
+}
+
 export interface Rule {
   name: string;
   sql: string;
