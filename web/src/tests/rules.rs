@@ -101,7 +101,7 @@ async fn a_preview_shows_decisions_and_keeps_none() {
 
 #[tokio::test]
 async fn shipped_packs_are_listed_and_can_be_applied() {
-    let server = Server::new();
+    let server = Server::start();
     let packs = server.get("/api/v1/packs").await.json();
     for pack in packs["packs"].as_array().unwrap() {
         assert!(pack["summary"].as_str().is_some_and(|summary| !summary.is_empty()), "{pack}");
