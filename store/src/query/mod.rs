@@ -173,7 +173,7 @@ impl Store {
         functions::all(base())
     }
 
-    async fn on_query_threads<T: Send + 'static>(
+    pub(crate) async fn on_query_threads<T: Send + 'static>(
         &self,
         pool: QueryPool,
         deadline: Arc<Deadline>,
@@ -293,10 +293,11 @@ async fn answer(
     let timed = |result: QueryResult| QueryResult { took: began.elapsed(), ..result };
     // Keys of other texts have this sign in them.
     let plain = options.parameters.is_empty() && !sql.contains('\0');
-    let mut found = if plain { plans.take(sql, store) } else { Found::Unknown };
+    let (name, mut values) =
+        if plain { plans.taken(sql) } else { None }.unwrap_or_else(|| (sql.to_owned(), Vec::new()));
+    let mut found = if plain { plans.take(&name, store) } else { Found::Unknown };
     // What the text is kept as, if it can be kept.
-    let mut key = (!matches!(found, Found::Unknown)).then(|| sql.to_owned());
-    let mut values = Vec::new();
+    let mut key = (!matches!(found, Found::Unknown)).then_some(name);
     let mut tokens = None;
     if !matches!(found, Found::Kept(_)) {
         let text = Text { sql, store };
@@ -314,6 +315,9 @@ async fn answer(
                     Ok(Some(kept)) => Found::Kept(kept),
                     Ok(None) | Err(_) => Found::Fixed,
                 };
+            }
+            if plain {
+                plans.remember(sql, &template.key, &template.values, most);
             }
             key = Some(template.key);
             values = template.values;
