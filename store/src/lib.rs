@@ -24,6 +24,7 @@ mod functions;
 mod history;
 mod hot;
 mod keep;
+mod loop_reads;
 mod maintain;
 mod newest;
 mod query;
@@ -45,6 +46,7 @@ pub use functions::FunctionInfo;
 pub use keep::{
     BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,
 };
+pub use loop_reads::PressureSample;
 pub use query::error::{QueryError, QueryErrorKind};
 pub use query::export;
 pub use query::parameter::Parameter;
