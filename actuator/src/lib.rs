@@ -78,6 +78,11 @@ pub trait Actuator: Send + Sync {
 
     /// Why no kernel is behind this actuator, when none is.
     fn simulated(&self) -> Option<String>;
+
+    /// Whether no change ever blocks, so that none needs a thread of its own.
+    fn is_instant(&self) -> bool {
+        false
+    }
 }
 
 /// Measures everything once.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tidegate_actuator::Change;
 use tidegate_model::{ContainerKey, Decision, Outcome, OutcomeStatus};
-use tokio::sync::mpsc::{self, UnboundedSender};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use crate::arbiter::{Approved, Judged, judge};
@@ -42,21 +42,30 @@ impl Engine {
 
     /// Writes what was approved, one container's limits in order and different containers at once, and records everything.
     pub(crate) async fn carry_out(self: Arc<Self>, judged: Judged) -> Vec<Decision> {
-        let (sender, mut written) = mpsc::unbounded_channel();
+        let mut batch = judged.settled;
         let mut containers: BTreeMap<ContainerKey, Vec<Approved>> = BTreeMap::new();
         for approved in judged.approved {
             containers.entry(approved.change.container.clone()).or_default().push(approved);
         }
-        for mut changes in containers.into_values() {
-            // CPU first, since it never blocks and memory may.
+        // CPU first, since it never blocks and memory may.
+        let sorted = containers.into_values().map(|mut changes| {
             changes.sort_by_key(|approved| approved.change.resource);
+            changes
+        });
+        if self.actuator.is_instant() {
+            sorted.for_each(|changes| self.write(changes, |decision| batch.push(decision)));
+            self.record(&batch).await;
+            return batch;
+        }
+        let (sender, mut written) = mpsc::unbounded_channel();
+        for changes in sorted {
             let (engine, sender) = (Arc::clone(&self), sender.clone());
-            tokio::task::spawn_blocking(move || engine.write(changes, &sender));
+            // The receiver waits until all senders are gone.
+            tokio::task::spawn_blocking(move || engine.write(changes, |decision| drop(sender.send(decision))));
         }
         drop(sender);
 
         let mut all = Vec::new();
-        let mut batch = judged.settled;
         let soon = Instant::now() + RECORD_WAIT;
         while let Ok(Some(decision)) = timeout_at(soon, written.recv()).await {
             batch.push(decision);
@@ -70,7 +79,7 @@ impl Engine {
         }
     }
 
-    fn write(&self, changes: Vec<Approved>, written: &UnboundedSender<Decision>) {
+    fn write(&self, changes: Vec<Approved>, mut written: impl FnMut(Decision)) {
         for Approved { mut decision, change, follow } in changes {
             // Held for one write, so that whoever turns the kill switch on can wait for the last one.
             let writing = self.writing.read();
@@ -80,8 +89,7 @@ impl Engine {
             };
             drop(writing);
             self.history.lock().finish(&decision, self.config.drift_hold(), follow);
-            // The receiver waits until all senders are gone.
-            let _ = written.send(decision);
+            written(decision);
         }
     }
 

@@ -18,7 +18,7 @@ use crate::guard::{self, Context, Direction, Guard, Tuning};
 use crate::history::{EXPIRED, Follow, History, RETURNS_TO, Track};
 use crate::options::Class;
 use crate::proposal::{LimitKey, Origin, Proposal};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Reading, Snapshot};
 
 /// A change that passed all guards.
 #[derive(Clone, Debug)]
@@ -134,10 +134,10 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn new(proposal: Proposal, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Self {
+    fn new(mut proposal: Proposal, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Self {
         let acts = canary::acts(proposal.rule.mode, &proposal.key.0);
         let track = history.track(&proposal.key);
-        let context = context(&proposal, acts, snapshot, history, &track, config);
+        let context = context(&proposal, acts, snapshot, history, track, config);
         let reading = snapshot.readings.get(&proposal.key);
         let mut inputs = reading.map(|reading| reading.to_json()).unwrap_or_default();
         if let Some(limit) = context.limit {
@@ -145,7 +145,8 @@ impl Candidate {
             inputs.insert("allocated".to_owned(), json!(limit));
         }
         if acts && proposal.rule.resolved.ttl.is_some() {
-            let lease = track.lease.filter(|lease| lease.rule == proposal.rule.name).map(|lease| lease.returns_to);
+            let lease =
+                track.lease.as_ref().filter(|lease| lease.rule == proposal.rule.name).map(|lease| lease.returns_to);
             // Told by each decision, so that the newest one alone says it after a restart.
             if let Some(returns_to) = lease.or(context.limit) {
                 inputs.insert(RETURNS_TO.to_owned(), json!(returns_to));
@@ -158,7 +159,7 @@ impl Candidate {
             inputs.insert("host_capacity".to_owned(), json!(capacity));
         }
         if !proposal.columns.is_empty() {
-            inputs.insert("row".to_owned(), Value::Object(proposal.columns.clone()));
+            inputs.insert("row".to_owned(), Value::Object(std::mem::take(&mut proposal.columns)));
         }
         Self { target: proposal.target, inputs: Value::Object(inputs), proposal, acts, context, notes: Vec::new() }
     }
@@ -270,9 +271,10 @@ fn context(
 ) -> Context {
     let Proposal { rule, key, .. } = proposal;
     let now = snapshot.now;
-    let reading = snapshot.readings.get(key).cloned().unwrap_or_default();
+    let nothing = Reading::default();
+    let reading = snapshot.readings.get(key).unwrap_or(&nothing);
     let (last_up, last_down) = track.last_up_down(acts);
-    let limit = track.limit(&reading, now);
+    let limit = track.limit(reading, now);
     // Bounds hold also while nothing is measured.
     let bounds = snapshot.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1));
     let options = &rule.resolved;
@@ -322,16 +324,15 @@ pub(crate) fn decision_id(now: TimeMs, rule: &str, version: u32, key: &LimitKey,
         hash.update((part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    let digest = hash.finalize();
-    let suffix: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{:013}-{suffix}", now.0)
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = hash.finalize().into();
+    let suffix = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    format!("{:013}-{suffix:016x}", now.0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rule::RuleDefinition;
-    use crate::snapshot::Reading;
     use proptest::prelude::*;
     use std::sync::Arc;
     use tidegate_model::{Bytes, ContainerKey, Cores, Host, Resource};
@@ -357,7 +358,7 @@ mod tests {
         let reading =
             Reading::of(&[("samples", 60.0), ("age", 0.0), ("usage", 0.5), ("allocated", 1.0), ("allocated_age", 0.0)]);
         let host = Host { name: "node0".to_owned(), cpu: Cores(8.0), memory: Bytes(1 << 34), last_seen: NOW };
-        Snapshot::new(NOW, [(key(), reading)].into(), &[host], Vec::new())
+        Snapshot::new(NOW, [(key(), reading)].into(), &[host], Arc::default())
     }
 
     fn judged(proposals: Vec<Proposal>) -> Judged {

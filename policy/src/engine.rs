@@ -48,6 +48,8 @@ pub struct Engine {
     pub(crate) outbox: Mutex<Vec<(Decision, Event)>>,
     pub(crate) announced: broadcast::Sender<Arc<Decision>>,
     pub(crate) ticked: AtomicBool,
+    /// Whether decisions go to the store.
+    recorded: AtomicBool,
 }
 
 /// See [`Engine::own`].
@@ -102,6 +104,7 @@ impl Engine {
             outbox: Mutex::new(Vec::new()),
             announced,
             ticked: AtomicBool::new(false),
+            recorded: AtomicBool::new(true),
             config,
         }))
     }
@@ -172,13 +175,23 @@ impl Engine {
         }
     }
 
+    /// Decisions are told, but not written down from now on: for a store that goes with the engine, where nobody reads them.
+    pub(crate) fn forget_decisions(&self) {
+        self.recorded.store(false, Ordering::Relaxed);
+    }
+
     /// Writes down decisions and tells the receivers. A decision that cannot be stored is still told.
     pub(crate) async fn record(&self, decisions: &[Decision]) {
         if decisions.is_empty() {
             return;
         }
-        if let Err(error) = self.store.append_decisions(decisions).await {
+        if self.recorded.load(Ordering::Relaxed)
+            && let Err(error) = self.store.append_decisions(decisions).await
+        {
             tracing::error!(%error, lost = decisions.len(), "decisions could not be recorded");
+        }
+        if self.announced.receiver_count() == 0 {
+            return;
         }
         for decision in decisions {
             // No receiver is no error.

@@ -4,6 +4,7 @@
 //! Kept in memory and rebuilt from `decisions` at the start, so that a restart does not forget a cooldown.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tidegate_actuator::Drift;
@@ -151,6 +152,13 @@ impl Track {
         }
     }
 
+    /// There is data at `now`.
+    fn see(&mut self, reading: &Reading, now: TimeMs) {
+        self.first_data.get_or_insert(now);
+        let age = reading.get("age").unwrap_or(0.0).clamp(0.0, 1e9);
+        self.last_data = self.last_data.max(Some(now.minus(Duration::from_secs_f64(age))));
+    }
+
     fn newest(&self) -> Option<TimeMs> {
         let foreign = self.foreign.as_ref().map(|foreign| foreign.until);
         let (up, down) = self.last_up_down(false);
@@ -159,6 +167,9 @@ impl Track {
         up.max(down).max(self.failed).max(pending).max(foreign).max(lease).max(self.first_data)
     }
 }
+
+/// The past of a limit that nothing happened to.
+static UNTOUCHED: LazyLock<Track> = LazyLock::new(Track::default);
 
 /// The recent past of every limit.
 #[derive(Clone, Debug, Default)]
@@ -177,8 +188,8 @@ impl History {
     /// clock was set back, and the mark would refuse every change until the clock had caught up.
     const AHEAD: Duration = Duration::from_secs(60);
 
-    pub fn track(&self, key: &LimitKey) -> Track {
-        self.tracks.get(key).cloned().unwrap_or_default()
+    pub fn track(&self, key: &LimitKey) -> &Track {
+        self.tracks.get(key).unwrap_or_else(|| &UNTOUCHED)
     }
 
     pub fn get(&self, key: &LimitKey) -> Option<&Track> {
@@ -204,27 +215,32 @@ impl History {
     /// Notes which limits have data at the snapshot's instant, and forgets those that are long gone and, after the clock was
     /// set back, what lies ahead of it.
     pub fn observe(&mut self, snapshot: &Snapshot) {
+        self.forget_former_containers(snapshot);
         let ahead = snapshot.now.plus(Self::AHEAD);
-        for track in self.tracks.values_mut() {
+        let oldest = snapshot.now.minus(Self::KEPT);
+        let mut known = 0;
+        self.tracks.retain(|key, track| {
             track.forget_after(ahead);
             // Of a limit that was changed before the start, how long it has been without data counts from now.
             track.last_data.get_or_insert(snapshot.now);
-        }
-        self.watches.forget_after(ahead);
-        self.forget_former_containers(snapshot);
-        for (key, reading) in &snapshot.readings {
-            let track = self.track_mut(key);
-            track.first_data.get_or_insert(snapshot.now);
-            let age = reading.get("age").unwrap_or(0.0).clamp(0.0, 1e9);
-            track.last_data = track.last_data.max(Some(snapshot.now.minus(Duration::from_secs_f64(age))));
-        }
-        let oldest = snapshot.now.minus(Self::KEPT);
-        self.tracks.retain(|key, track| {
-            if !snapshot.readings.contains_key(key) {
-                track.first_data = None;
+            match snapshot.readings.get(key) {
+                Some(reading) => {
+                    known += 1;
+                    track.see(reading, snapshot.now);
+                }
+                None => track.first_data = None,
             }
             track.newest().is_some_and(|newest| newest >= oldest)
         });
+        self.watches.forget_after(ahead);
+        if known == snapshot.readings.len() {
+            return;
+        }
+        for (key, reading) in &snapshot.readings {
+            if !self.tracks.contains_key(key) {
+                self.track_mut(key).see(reading, snapshot.now);
+            }
+        }
     }
 
     /// A container that was made anew under its name owes nothing to what was done to the former one: its limit is whoever

@@ -4,25 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::Array;
-use arrow::record_batch::RecordBatch;
 use serde_json::Map;
 use tidegate_model::{Limit, TimeMs};
-use tidegate_store::{QueryOptions, QueryPool};
+use tidegate_store::{PressureSample, QueryOptions, QueryPool};
 
 use crate::canary;
 use crate::engine::Engine;
-use crate::proposal::{LimitKey, Origin, Proposal, numbers, times};
-use crate::restore::keys;
+use crate::proposal::{LimitKey, Origin, Proposal};
 use crate::rule::RuleDefinition;
 use crate::snapshot::Snapshot;
 use crate::tick::{GRACE, TickReport};
 use crate::watch::{Regression, Sample, Tuning};
 
-/// How far back the samples of a look may lie; few texts, so that their plans are kept.
-const REACHES: [u64; 3] = [5, 60, 660];
-/// Most samples of one look: those of a minute, of ten thousand containers.
-const MOST_SAMPLES: usize = 1_200_000;
+/// How far back the samples of a look lie at least, and beyond the look before.
+const SHORTEST_REACH: Duration = Duration::from_secs(5);
+const LATE: Duration = Duration::from_secs(2);
 /// How often limits without data are looked for.
 const SILENCE_EVERY: Duration = Duration::from_secs(10);
 
@@ -70,24 +66,22 @@ impl Engine {
     }
 
     async fn samples_since(&self, now: TimeMs, reach: Duration) -> Result<Vec<Sample>, String> {
-        // One second on top, for samples that arrive a little late.
-        let wanted = reach.as_secs() + 2;
-        let seconds = REACHES.into_iter().find(|seconds| *seconds >= wanted).unwrap_or(REACHES[2]);
-        let sql = format!(
-            "SELECT time, host, container, resource, throttled, some_share FROM pressure
-             WHERE time > now() - INTERVAL '{seconds} seconds' ORDER BY time"
-        );
+        let watched = self.history.lock().watches.watched();
+        // Some seconds on top, for samples that arrive a little late.
+        let since = now.minus((reach + LATE).max(SHORTEST_REACH));
         let timeout = self.config.rule_timeout();
-        let options = QueryOptions {
-            timeout,
-            pool: QueryPool::Rules,
-            max_rows: MOST_SAMPLES,
-            ..self.store.default_query_options(now)
+        let options = QueryOptions { timeout, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
+        let rows = self.store.pressure_of(watched.clone(), since, &options);
+        let rows = tokio::time::timeout(timeout + GRACE, rows).await;
+        let rows = rows.map_err(|_| format!("pressure could not be read within {timeout:?}"))?;
+        let rows = rows.map_err(|error| format!("pressure could not be read: {}", error.message))?;
+        let sample = |row: PressureSample| Sample {
+            key: watched[row.limit].clone(),
+            at: row.time,
+            throttled: row.throttled,
+            pressure: row.some_share,
         };
-        let answer = tokio::time::timeout(timeout + GRACE, self.store.query(&sql, &options)).await;
-        let answer = answer.map_err(|_| format!("pressure could not be read within {timeout:?}"))?;
-        let answer = answer.map_err(|error| format!("pressure could not be read: {}", error.message))?;
-        Ok(answer.batches.iter().flat_map(samples).collect())
+        Ok(rows.into_iter().map(sample).collect())
     }
 
     /// The way back from changes that their rules have not asked for lately: of those that have just `answered`, after what
@@ -140,18 +134,4 @@ impl Engine {
         };
         silent.into_iter().filter_map(proposal).collect()
     }
-}
-
-fn samples(batch: &RecordBatch) -> Vec<Sample> {
-    let (Some(times), Some(throttled), Some(pressure)) =
-        (times(batch, "time"), numbers(batch, "throttled"), numbers(batch, "some_share"))
-    else {
-        return Vec::new();
-    };
-    let sample = |(row, key): (usize, Option<LimitKey>)| {
-        let value = |column: &arrow::array::Float64Array| column.is_valid(row).then(|| column.value(row));
-        let at = times.is_valid(row).then(|| TimeMs(times.value(row)))?;
-        Some(Sample { key: key?, at, throttled: value(&throttled), pressure: value(&pressure) })
-    };
-    keys(batch).into_iter().enumerate().filter_map(sample).collect()
 }

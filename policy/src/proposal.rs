@@ -73,8 +73,9 @@ pub(crate) fn proposals(rule: &Arc<RuleDefinition>, batches: &[RecordBatch]) -> 
             parsed.problem = Some("the rule's result has lost its column 'target' or 'reason'".to_owned());
             continue;
         };
+        let (keys, further) = (Keys::of(batch), Further::all_of(batch));
         for row in (0..batch.num_rows()).filter(|row| target.is_valid(*row)) {
-            match key(batch, row) {
+            match keys.at(row) {
                 Ok(key) => {
                     let nth = seen.entry(key.clone()).and_modify(|n| *n += 1).or_insert(0);
                     parsed.items.push(Proposal {
@@ -83,7 +84,7 @@ pub(crate) fn proposals(rule: &Arc<RuleDefinition>, batches: &[RecordBatch]) -> 
                         key,
                         target: target.value(row),
                         reason: text_at(&reason, row).unwrap_or_default().to_owned(),
-                        columns: further_columns(batch, row),
+                        columns: further.iter().map(|column| (column.name.to_owned(), column.json(row))).collect(),
                         nth: *nth,
                     });
                 }
@@ -102,10 +103,10 @@ pub(crate) fn events(rule: &RuleDefinition, now: TimeMs, batches: &[RecordBatch]
             parsed.problem = Some("the rule's result has lost its column 'name'".to_owned());
             continue;
         };
-        let values = numbers(batch, "value");
+        let (keys, values) = (Keys::of(batch), numbers(batch, "value"));
         for row in 0..batch.num_rows() {
             let value = values.as_ref().filter(|values| values.is_valid(row)).map_or(1.0, |values| values.value(row));
-            match (key(batch, row), text_at(&names, row)) {
+            match (keys.at(row), text_at(&names, row)) {
                 (_, None) => {}
                 (Err(why), _) => parsed.problem = Some(why),
                 (_, _) if !value.is_finite() => parsed.problem = Some(format!("row {}: value is {value}", row + 1)),
@@ -119,37 +120,84 @@ pub(crate) fn events(rule: &RuleDefinition, now: TimeMs, batches: &[RecordBatch]
     parsed
 }
 
-pub(crate) fn key(batch: &RecordBatch, row: usize) -> Result<LimitKey, String> {
-    let text = |name: &str| -> Result<String, String> {
-        let column = texts(batch, name).ok_or_else(|| format!("the rule's result has lost its column '{name}'"))?;
-        text_at(&column, row).map(str::to_owned).ok_or_else(|| format!("row {}: {name} is null", row + 1))
-    };
-    let resource = text("resource")?.parse::<Resource>().map_err(|error| format!("row {}: {error}", row + 1))?;
-    Ok((ContainerKey { host: text("host")?, name: text("container")? }, resource))
+/// The columns that say which limit a row is about.
+pub(crate) struct Keys {
+    host: Option<StringArray>,
+    container: Option<StringArray>,
+    resource: Option<StringArray>,
 }
 
-pub(crate) fn further_columns(batch: &RecordBatch, row: usize) -> Map<String, Value> {
-    let schema = batch.schema();
-    let named = schema.fields().iter().map(|field| field.name().as_str()).zip(batch.columns());
-    named
-        .filter(|(name, _)| !["host", "container", "resource", "target", "reason"].contains(name))
-        .map(|(name, column)| (name.to_owned(), json(column, row)))
-        .collect()
+impl Keys {
+    pub fn of(batch: &RecordBatch) -> Self {
+        let [host, container, resource] = ["host", "container", "resource"].map(|name| texts(batch, name));
+        Self { host, container, resource }
+    }
+
+    /// The limit that a row is about, or why it is about none.
+    pub fn at(&self, row: usize) -> Result<LimitKey, String> {
+        let resource = cell("resource", self.resource.as_ref(), row)?;
+        let resource = resource.parse::<Resource>().map_err(|error| format!("row {}: {error}", row + 1))?;
+        let host = cell("host", self.host.as_ref(), row)?.to_owned();
+        let name = cell("container", self.container.as_ref(), row)?.to_owned();
+        Ok((ContainerKey { host, name }, resource))
+    }
 }
 
-fn json(column: &ArrayRef, row: usize) -> Value {
-    if column.is_null(row) {
-        return Value::Null;
+fn cell<'a>(name: &str, column: Option<&'a StringArray>, row: usize) -> Result<&'a str, String> {
+    let column = column.ok_or_else(|| format!("the rule's result has lost its column '{name}'"))?;
+    text_at(column, row).ok_or_else(|| format!("row {}: {name} is null", row + 1))
+}
+
+/// A further column of a rule's rows, read for all of them at once.
+pub(crate) struct Further<'a> {
+    pub name: &'a str,
+    column: &'a ArrayRef,
+    cells: Cells<'a>,
+}
+
+enum Cells<'a> {
+    Flags(&'a BooleanArray),
+    Numbers(Float64Array),
+    Texts(ArrayFormatter<'a>),
+    /// Of a kind that cannot be shown.
+    Nothing,
+}
+
+impl<'a> Further<'a> {
+    pub fn all_of(batch: &'a RecordBatch) -> Vec<Self> {
+        let fields = batch.schema_ref().fields();
+        let named = fields.iter().map(|field| field.name().as_str()).zip(batch.columns());
+        named
+            .filter(|(name, _)| !["host", "container", "resource", "target", "reason"].contains(name))
+            .map(|(name, column)| Self { name, column, cells: Cells::of(column) })
+            .collect()
     }
-    if let Some(flags) = column.as_any().downcast_ref::<BooleanArray>() {
-        return Value::Bool(flags.value(row));
+
+    pub fn json(&self, row: usize) -> Value {
+        if self.column.is_null(row) {
+            return Value::Null;
+        }
+        match &self.cells {
+            Cells::Flags(flags) => Value::Bool(flags.value(row)),
+            Cells::Numbers(numbers) => Value::from(numbers.value(row)),
+            Cells::Texts(texts) => Value::String(texts.value(row).to_string()),
+            Cells::Nothing => Value::Null,
+        }
     }
-    if column.data_type().is_numeric() {
-        let number = cast(&column.slice(row, 1), &DataType::Float64).ok();
-        return number.map_or(Value::Null, |number| Value::from(number.as_primitive::<Float64Type>().value(0)));
+}
+
+impl<'a> Cells<'a> {
+    fn of(column: &'a ArrayRef) -> Self {
+        if let Some(flags) = column.as_any().downcast_ref::<BooleanArray>() {
+            return Cells::Flags(flags);
+        }
+        if column.data_type().is_numeric() {
+            let numbers = cast(column, &DataType::Float64).ok();
+            return numbers
+                .map_or(Cells::Nothing, |numbers| Cells::Numbers(numbers.as_primitive::<Float64Type>().clone()));
+        }
+        ArrayFormatter::try_new(column, &FormatOptions::default()).map_or(Cells::Nothing, Cells::Texts)
     }
-    let formatted = ArrayFormatter::try_new(column, &FormatOptions::default());
-    formatted.map_or(Value::Null, |formatter| Value::String(formatter.value(row).to_string()))
 }
 
 /// A column as text, whatever kind of text it is.

@@ -10,7 +10,7 @@ use tidegate_store::{Consumption, Param, RuleView};
 
 use crate::arbiter::Judged;
 use crate::engine::Engine;
-use crate::proposal::{LimitKey, Parsed, further_columns, key, numbers, text_at, texts};
+use crate::proposal::{Further, Keys, LimitKey, Parsed, numbers, text_at, texts};
 use crate::rule::{CONSUME_COUNT, CONSUME_EVENT, RuleDefinition};
 use crate::tick::TickReport;
 
@@ -53,11 +53,12 @@ impl Engine {
     pub(crate) fn remember_state(&self, view: &RuleView, now: TimeMs, batches: &[RecordBatch]) -> Option<String> {
         let mut rows = Vec::new();
         for batch in batches {
+            let (keys, mut further) = (Keys::of(batch), Further::all_of(batch));
+            further.retain(|column| view.state.field_with_name(column.name).is_ok());
             for row in 0..batch.num_rows() {
-                let Ok((container, resource)) = key(batch, row) else { continue };
-                let mut columns = further_columns(batch, row);
-                columns.retain(|name, _| view.state.field_with_name(name).is_ok());
-                rows.push((container, resource, columns));
+                let Ok((container, resource)) = keys.at(row) else { continue };
+                let columns = further.iter().map(|column| (column.name.to_owned(), column.json(row)));
+                rows.push((container, resource, columns.collect()));
             }
         }
         let kept: Result<(), String> = self.store.put_state(&view.rule, now, rows);
@@ -101,9 +102,9 @@ pub(crate) fn consumptions(batches: &[RecordBatch]) -> Vec<Acted> {
     let mut acted = Vec::new();
     for batch in batches {
         let Some(names) = texts(batch, CONSUME_EVENT) else { continue };
-        let (counts, targets) = (numbers(batch, CONSUME_COUNT), numbers(batch, "target"));
+        let (keys, counts, targets) = (Keys::of(batch), numbers(batch, CONSUME_COUNT), numbers(batch, "target"));
         for row in 0..batch.num_rows() {
-            let (Some(name), Ok(key)) = (text_at(&names, row), key(batch, row)) else { continue };
+            let (Some(name), Ok(key)) = (text_at(&names, row), keys.at(row)) else { continue };
             // Nobody acts on a negative number of events; a fraction is none.
             let count =
                 counts.as_ref().filter(|counts| counts.is_valid(row)).map(|counts| counts.value(row).max(0.0) as u64);
@@ -154,9 +155,10 @@ pub(crate) fn params(rule: &RuleDefinition, now: TimeMs, batches: &[RecordBatch]
             parsed.problem = Some("the rule's result has lost its column 'name' or 'value'".to_owned());
             continue;
         };
+        let keys = Keys::of(batch);
         for row in 0..batch.num_rows() {
             let value = values.is_valid(row).then(|| values.value(row)).filter(|value| value.is_finite());
-            match (key(batch, row), text_at(&names, row), value) {
+            match (keys.at(row), text_at(&names, row), value) {
                 (_, None, _) => {}
                 (Err(why), ..) => parsed.problem = Some(why),
                 (_, Some(name), None) => {

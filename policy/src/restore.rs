@@ -6,14 +6,14 @@ use std::time::Duration;
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use serde_json::Value;
-use tidegate_model::{ContainerKey, Decision, GuardReport, Mode, Outcome, OutcomeStatus, Resource, TimeMs};
+use tidegate_model::{Decision, GuardReport, Mode, Outcome, OutcomeStatus, TimeMs};
 use tidegate_store::{OnLimit, QueryOptions, QueryPool};
 
 use crate::engine::Engine;
 use crate::explain::WATCH;
 use crate::history::{Applied, EXPIRED, Foreign, History, Lease, RETURNS_TO, Track};
 use crate::options::LONGEST_WATCH;
-use crate::proposal::{LimitKey, numbers, text_at, texts};
+use crate::proposal::{Keys, LimitKey, numbers, text_at, texts};
 use crate::tick::GRACE;
 use crate::watch::{Regression, waits};
 
@@ -343,14 +343,9 @@ fn restored_foreign(batches: &[RecordBatch], hold: Duration) -> impl Iterator<It
     })
 }
 
-pub(crate) fn keys(batch: &RecordBatch) -> Vec<Option<LimitKey>> {
-    let columns = ["host", "container", "resource"].map(|name| texts(batch, name));
-    let key = |row: usize| -> Option<LimitKey> {
-        let [host, name, resource] = columns.each_ref().map(|column| text_at(column.as_ref()?, row));
-        let resource: Resource = resource?.parse().ok()?;
-        Some((ContainerKey { host: host?.to_owned(), name: name?.to_owned() }, resource))
-    };
-    (0..batch.num_rows()).map(key).collect()
+fn keys(batch: &RecordBatch) -> Vec<Option<LimitKey>> {
+    let keys = Keys::of(batch);
+    (0..batch.num_rows()).map(|row| keys.at(row).ok()).collect()
 }
 
 fn times(batch: &RecordBatch, name: &str) -> Option<Vec<Option<TimeMs>>> {

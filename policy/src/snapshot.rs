@@ -1,19 +1,21 @@
 //! What the engine knows of every limit at one instant: one read of `recent()`, shared by all rules of the tick.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
 use tidegate_model::{Container, ContainerKey, Host, Resource, TimeMs};
 
-use crate::proposal::{LimitKey, numbers, text_at, texts};
+use crate::proposal::{Keys, LimitKey, numbers};
 
 /// The label that says how much of what is short on a host a container gets, relative to the others there.
 const WEIGHT: &str = "tidegate.weight";
 
-/// The query behind a [`Snapshot`].
-pub(crate) const SNAPSHOT_QUERY: &str = "SELECT * FROM recent(INTERVAL '60 seconds')";
+/// The window of `recent()` behind a [`Snapshot`].
+pub(crate) const SNAPSHOT_WINDOW: Duration = Duration::from_secs(60);
 
 /// The columns of `recent()` that a decision keeps among its inputs.
 const KEPT: [&str; 23] = [
@@ -42,24 +44,37 @@ const KEPT: [&str; 23] = [
     "host_capacity",
 ];
 
-/// One row of `recent()`: the columns that are not null, by name.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Reading(HashMap<&'static str, f64>);
+/// One row of `recent()`: the columns of [`KEPT`], NaN where one is null. A tick reads one of each limit and looks at few of
+/// them, so it is a plain row of numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading([f64; KEPT.len()]);
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self([f64::NAN; KEPT.len()])
+    }
+}
 
 impl Reading {
     /// A column's value; `None` when it is null or not a finite number.
     pub fn get(&self, column: &str) -> Option<f64> {
-        self.0.get(column).copied()
+        let at = KEPT.iter().position(|name| *name == column)?;
+        Some(self.0[at]).filter(|value| value.is_finite())
     }
 
     /// The reading as a JSON object, nulls left out.
     pub fn to_json(&self) -> Map<String, Value> {
-        KEPT.iter().filter_map(|name| Some(((*name).to_owned(), Value::from(self.get(name)?)))).collect()
+        let known = KEPT.iter().zip(self.0).filter(|(_, value)| value.is_finite());
+        known.map(|(name, value)| ((*name).to_owned(), Value::from(value))).collect()
     }
 
     #[cfg(test)]
     pub fn of(values: &[(&'static str, f64)]) -> Self {
-        Self(values.iter().copied().collect())
+        let mut reading = Self::default();
+        for (column, value) in values {
+            reading.0[KEPT.iter().position(|name| name == column).expect("a column of recent()")] = *value;
+        }
+        reading
     }
 }
 
@@ -68,34 +83,39 @@ impl Reading {
 pub(crate) struct Snapshot {
     pub now: TimeMs,
     pub readings: HashMap<LimitKey, Reading>,
-    pub containers: BTreeMap<ContainerKey, Container>,
+    pub containers: Arc<BTreeMap<ContainerKey, Container>>,
     capacity: HashMap<String, (f64, f64)>,
 }
 
 impl Snapshot {
-    /// Reads the rows of [`SNAPSHOT_QUERY`]. Rows that name no container or resource are left out.
-    pub fn read(now: TimeMs, batches: &[RecordBatch], hosts: &[Host], containers: Vec<Container>) -> Self {
-        let mut readings = HashMap::new();
+    /// Reads the rows of `recent()` with all columns. Rows that name no container or resource are left out.
+    pub fn read(
+        now: TimeMs,
+        batches: &[RecordBatch],
+        hosts: &[Host],
+        containers: Arc<BTreeMap<ContainerKey, Container>>,
+    ) -> Self {
+        let mut readings = HashMap::with_capacity(batches.iter().map(RecordBatch::num_rows).sum());
         for batch in batches {
-            let (Some(host), Some(container), Some(resource)) =
-                (texts(batch, "host"), texts(batch, "container"), texts(batch, "resource"))
-            else {
-                continue;
-            };
-            let columns: Vec<_> = KEPT.iter().filter_map(|name| Some((*name, numbers(batch, name)?))).collect();
+            let keys = Keys::of(batch);
+            let columns = KEPT.map(|name| numbers(batch, name));
             for row in 0..batch.num_rows() {
-                let (Some(host), Some(name)) = (text_at(&host, row), text_at(&container, row)) else { continue };
-                let Some(Ok(resource)) = text_at(&resource, row).map(str::parse::<Resource>) else { continue };
-                let values = columns.iter().filter(|(_, column)| column.is_valid(row) && column.value(row).is_finite());
-                let reading = Reading(values.map(|(column, values)| (*column, values.value(row))).collect());
-                readings.insert((ContainerKey { host: host.to_owned(), name: name.to_owned() }, resource), reading);
+                let Ok(key) = keys.at(row) else { continue };
+                let value = |column: &Option<arrow::array::Float64Array>| {
+                    column.as_ref().filter(|column| column.is_valid(row)).map_or(f64::NAN, |column| column.value(row))
+                };
+                readings.insert(key, Reading(columns.each_ref().map(value)));
             }
         }
         Self::new(now, readings, hosts, containers)
     }
 
-    pub fn new(now: TimeMs, readings: HashMap<LimitKey, Reading>, hosts: &[Host], containers: Vec<Container>) -> Self {
-        let containers = containers.into_iter().map(|container| (container.key.clone(), container)).collect();
+    pub fn new(
+        now: TimeMs,
+        readings: HashMap<LimitKey, Reading>,
+        hosts: &[Host],
+        containers: Arc<BTreeMap<ContainerKey, Container>>,
+    ) -> Self {
         let capacity = hosts.iter().map(|host| (host.name.clone(), (host.cpu.0, host.memory.0 as f64))).collect();
         Self { now, readings, containers, capacity }
     }

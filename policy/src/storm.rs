@@ -237,7 +237,8 @@ impl Storm {
             values.extend(real.bounds.into_iter().flat_map(|(min, max)| [("min", min), ("max", max)]));
             Some((key.clone(), Reading::of(&values)))
         });
-        Snapshot::new(self.now, readings.collect(), &self.hosts, self.containers.clone())
+        let containers = self.containers.iter().map(|container| (container.key.clone(), container.clone())).collect();
+        Snapshot::new(self.now, readings.collect(), &self.hosts, Arc::new(containers))
     }
 
     /// Some decreases turn out badly.

@@ -22,7 +22,7 @@ use crate::reads::Reads;
 use crate::remember::{self, Left};
 use crate::restore::Restored;
 use crate::rule::{ActiveRule, RuleDefinition, STAGES};
-use crate::snapshot::{SNAPSHOT_QUERY, Snapshot};
+use crate::snapshot::{SNAPSHOT_WINDOW, Snapshot};
 use crate::statement::as_shadow;
 
 /// The shortest period of a rule, and the grid on which all of them lie.
@@ -176,7 +176,7 @@ impl Engine {
                     tracing::error!(error, "limits are held, since what is known of them could not be read");
                     report.problems.push(error);
                     // Not observed: nothing known is not the same as nothing there.
-                    Snapshot::new(now, Default::default(), &[], Vec::new())
+                    Snapshot::new(now, Default::default(), &[], Arc::default())
                 }
             };
             let mut writes: Vec<JoinHandle<Vec<Decision>>> = Vec::new();
@@ -441,10 +441,10 @@ impl Engine {
         let options =
             QueryOptions { on_limit: OnLimit::Fail, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
         let limit = self.config.rule_timeout() + GRACE;
-        let answer = tokio::time::timeout(limit, self.store.query(SNAPSHOT_QUERY, &options)).await;
-        let answer = answer.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
-        let answer = answer.map_err(|error| format!("recent() failed: {}", error.message))?;
-        Ok(Snapshot::read(now, &answer.batches, &self.store.hosts(), self.store.containers()))
+        let rows = tokio::time::timeout(limit, self.store.recent(SNAPSHOT_WINDOW, &options)).await;
+        let rows = rows.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
+        let rows = rows.map_err(|error| format!("recent() failed: {}", error.message))?;
+        Ok(Snapshot::read(now, &[rows], &self.store.hosts(), self.store.container_map()))
     }
 
     fn set_status(&self, rule: &str, now: TimeMs, took: Duration, rows: Option<u64>, error: Option<String>) {

@@ -177,6 +177,11 @@ impl Watches {
         !self.under_way.is_empty() || !self.restoring.is_empty()
     }
 
+    /// The limits whose decreases are looked after.
+    pub fn watched(&self) -> Vec<LimitKey> {
+        self.under_way.keys().cloned().collect()
+    }
+
     /// How far back samples are wanted at `now`; `None` when nothing is watched.
     pub fn reach(&self, now: TimeMs) -> Option<Duration> {
         self.under_way.values().map(|watch| now.since(watch.looked)).max()

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
@@ -106,7 +107,8 @@ pub struct Freeze {
 /// What is known now.
 #[derive(Clone, Debug, Default)]
 struct Facts {
-    containers: BTreeMap<ContainerKey, Container>,
+    /// Shared with who looks at all of them, such as each tick.
+    containers: Arc<BTreeMap<ContainerKey, Container>>,
     hosts: BTreeMap<String, Host>,
     rules: Vec<RuleRow>,
     freeze: Option<Freeze>,
@@ -157,7 +159,7 @@ impl FactBook {
             (rule.last_run, rule.last_latency_ms, rule.last_rows, rule.last_error) = (None, None, None, None);
         }
         let facts = Facts {
-            containers: file.containers.into_iter().map(|row| (row.key.clone(), row)).collect(),
+            containers: Arc::new(file.containers.into_iter().map(|row| (row.key.clone(), row)).collect()),
             hosts: file.hosts.into_iter().map(|row| (row.name.clone(), row)).collect(),
             rules,
             freeze: file.freeze,
@@ -273,8 +275,10 @@ impl Store {
             let facts = self.facts.current.read();
             rows.iter().all(|row| known(row, &facts))
         };
-        let put =
-            |facts: &mut Facts| rows.iter().for_each(|row| drop(facts.containers.insert(row.key.clone(), row.clone())));
+        let put = |facts: &mut Facts| {
+            let containers = Arc::make_mut(&mut facts.containers);
+            rows.iter().for_each(|row| drop(containers.insert(row.key.clone(), row.clone())));
+        };
         if all_known {
             self.facts.change_in_memory(put);
             return Ok(());
@@ -287,12 +291,17 @@ impl Store {
         if !self.facts.current.read().containers.contains_key(key) {
             return Ok(());
         }
-        self.facts.change(self.dir.path(), |facts| drop(facts.containers.remove(key)))
+        self.facts.change(self.dir.path(), |facts| drop(Arc::make_mut(&mut facts.containers).remove(key)))
     }
 
     /// All containers, sorted by key.
     pub fn containers(&self) -> Vec<Container> {
         self.facts.current.read().containers.values().cloned().collect()
+    }
+
+    /// As [`Store::containers`], by key and without copying them.
+    pub fn container_map(&self) -> Arc<BTreeMap<ContainerKey, Container>> {
+        Arc::clone(&self.facts.current.read().containers)
     }
 
     /// Adds or replaces a host by name. A change of `last_seen` alone is not written to disk.

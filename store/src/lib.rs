@@ -25,6 +25,7 @@ mod functions;
 mod history;
 mod hot;
 mod keep;
+mod loop_reads;
 mod maintain;
 mod memory;
 mod newest;
@@ -48,6 +49,7 @@ pub use functions::FunctionInfo;
 pub use keep::{
     BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,
 };
+pub use loop_reads::PressureSample;
 pub use memory::{Consumption, Param, RuleView};
 pub use news::News;
 pub use query::check_rule::RuleColumns;

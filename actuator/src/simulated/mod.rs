@@ -7,7 +7,7 @@
 
 mod fleet;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -111,6 +111,8 @@ pub struct SimulatedHost {
     hosts: Vec<Host>,
     workload: Box<dyn Workload>,
     containers: Mutex<Vec<Simulated>>,
+    /// Where each container is among them.
+    places: HashMap<ContainerKey, usize>,
 }
 
 #[derive(Debug)]
@@ -170,8 +172,12 @@ impl SimulatedHost {
             let capacity = host.map_or([f64::INFINITY; 2], |host| [host.cpu.0, host.memory.0 as f64]);
             Simulated::new(row, member, capacity)
         };
-        let containers = Mutex::new(members.into_iter().enumerate().map(simulated).collect());
-        Arc::new(Self { about, hosts, workload, containers })
+        let containers: Vec<Simulated> = members.into_iter().enumerate().map(simulated).collect();
+        let mut places = HashMap::new();
+        for (place, simulated) in containers.iter().enumerate() {
+            places.entry(simulated.container.key.clone()).or_insert(place);
+        }
+        Arc::new(Self { about, hosts, workload, containers: Mutex::new(containers), places })
     }
 
     /// A collector of the first host. Appearances are reported once, by whichever source collects first.
@@ -206,7 +212,8 @@ impl SimulatedHost {
 
     fn change(&self, change: &Change, writes: &mut Vec<Write>) -> Verdict {
         let mut containers = self.containers.lock();
-        let Some(found) = containers.iter_mut().find(|known| known.container.key == change.container) else {
+        let place = self.places.get(&change.container);
+        let Some(found) = place.and_then(|place| containers.get_mut(*place)) else {
             let message = format!("no container {} is known on this simulated host", change.container);
             return Verdict::new(OutcomeStatus::Refused, None, message);
         };
@@ -227,6 +234,10 @@ impl Actuator for SimulatedHost {
 
     fn simulated(&self) -> Option<String> {
         Some(self.about.clone())
+    }
+
+    fn is_instant(&self) -> bool {
+        true
     }
 }
 

@@ -202,6 +202,10 @@ impl Backtest {
         for rule in engine.rules().iter().filter(|rule| !matches!(rule.mode, Mode::Off | Mode::On)) {
             engine.execute(&format!("ALTER RULE {} SET (mode = 'on')", rule.name), "backtest", now).await?;
         }
+        // The store goes with the backtest, and the score reads each tick's own report.
+        if !engine.rules().iter().any(|rule| rule.query.to_ascii_lowercase().contains("decisions")) {
+            engine.forget_decisions();
+        }
         Ok((engine, blind))
     }
 

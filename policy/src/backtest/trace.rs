@@ -1,6 +1,7 @@
 //! What containers wanted over a span of time, and how it is played to a simulated host.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tidegate_actuator::simulated::{AFTER_KILL, Demand, Held, Life, Member, Workload};
@@ -13,6 +14,8 @@ use super::pushed::Pushed;
 const LONGEST_GAP: i64 = 3;
 /// The distance of samples where there is but one.
 const USUAL_SPACING_MS: i64 = 1_000;
+/// How many samples further on the next one is looked for one by one.
+const STEPS_AHEAD: usize = 8;
 /// How long a process that was killed takes until it holds again what it held.
 const RESTART: Duration = Duration::from_secs(30);
 
@@ -66,8 +69,17 @@ impl Wanted {
 
     /// The number of the sample that stands for the interval which ends at `now`. The first one stands for no more than the
     /// usual distance.
-    fn at(&self, now: TimeMs, spacing: i64) -> Option<usize> {
-        let at = self.times.partition_point(|time| *time < now.0);
+    ///
+    /// `near` is what was found last; time goes on in small steps, so it is looked for from there on.
+    fn at(&self, now: TimeMs, spacing: i64, near: &AtomicUsize) -> Option<usize> {
+        let known = near.load(Ordering::Relaxed);
+        let starts = if known > 0 && self.times.get(known - 1).is_some_and(|time| *time < now.0) { known } else { 0 };
+        let mut ahead = self.times[starts..].iter().take(STEPS_AHEAD);
+        let at = match ahead.position(|time| *time >= now.0) {
+            Some(steps) => starts + steps,
+            None => starts + self.times[starts..].partition_point(|time| *time < now.0),
+        };
+        near.store(at, Ordering::Relaxed);
         let reach = if at == 0 { spacing } else { spacing.saturating_mul(LONGEST_GAP) };
         (*self.times.get(at)? - now.0 < reach).then_some(at)
     }
@@ -169,7 +181,8 @@ impl Trace {
     pub(crate) fn play(self: &Arc<Self>) -> (Vec<Member>, Played) {
         let members = self.containers.iter().map(|traced| traced.member.clone()).collect();
         let spacing = self.containers.iter().map(|traced| (traced.cpu.spacing(), traced.memory.spacing())).collect();
-        (members, Played { trace: Arc::clone(self), spacing })
+        let near = self.containers.iter().map(|_| Default::default()).collect();
+        (members, Played { trace: Arc::clone(self), spacing, near })
     }
 }
 
@@ -179,11 +192,15 @@ pub(crate) struct Played {
     trace: Arc<Trace>,
     /// Of each container, that of its CPU and its memory samples, in ms.
     spacing: Vec<(i64, i64)>,
+    /// Of each container, which of them were played last.
+    near: Vec<[AtomicUsize; 2]>,
 }
 
 impl Workload for Played {
     fn demand(&self, container: usize, now: TimeMs, life: Life) -> Demand {
-        let (Some(traced), Some(spacing)) = (self.trace.containers.get(container), self.spacing.get(container)) else {
+        let (Some(traced), Some(spacing), Some([near_cpu, near_memory])) =
+            (self.trace.containers.get(container), self.spacing.get(container), self.near.get(container))
+        else {
             return Demand::default();
         };
         let Traced { cpu, memory, .. } = traced;
@@ -194,7 +211,8 @@ impl Workload for Played {
             let anon = memory.anon(at).map_or(working_set, |anon| (anon * share).min(working_set));
             Held { anon, working_set }
         };
-        Demand { cpu: cpu.at(now, spacing.0).map(|at| cpu.values[at]), memory: memory.at(now, spacing.1).map(held) }
+        let cpu = cpu.at(now, spacing.0, near_cpu).map(|at| cpu.values[at]);
+        Demand { cpu, memory: memory.at(now, spacing.1, near_memory).map(held) }
     }
 }
 

@@ -9,7 +9,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use tidegate_model::metrics;
 
 use super::recent::recent_columns;
-use super::roster::{Roster, Tables};
+use super::roster::{Roster, Tables, Version};
 use super::statistics::{Statistics, Window, increase};
 use crate::aggregate::{Ended, Visit, Visitor};
 use crate::query::run::Run;
@@ -22,7 +22,8 @@ use crate::tables::{
 const LIMIT_LOOKBACK_MS: i64 = 10 * 60 * 1000;
 /// What is known of one row takes this many bytes, apart from measurements.
 const ROW_BYTES: usize = size_of::<Window>()
-    + size_of::<Option<String>>()
+    + size_of::<Option<Statistics>>()
+    + size_of::<Option<&str>>()
     + size_of::<Option<(i64, f64)>>()
     + 2 * size_of::<Mean>()
     + size_of::<Readings>()
@@ -30,7 +31,7 @@ const ROW_BYTES: usize = size_of::<Window>()
 
 /// Mean and newest of a few values.
 #[derive(Clone, Copy, Default)]
-struct Mean {
+pub(super) struct Mean {
     sum: f64,
     count: u32,
     newest: Option<(i64, f64)>,
@@ -50,14 +51,23 @@ impl Mean {
 type Readings = Vec<(i64, f64)>;
 
 /// What is known of each row of the roster.
-struct Gathered {
-    usage: Vec<Window>,
-    app: Vec<Option<String>>,
+struct Gathered<'a> {
+    usage: Vec<Option<Statistics>>,
+    app: Vec<Option<&'a str>>,
     limit: Vec<Option<(i64, f64)>>,
     throttled: Vec<Mean>,
     pressure: Vec<Mean>,
-    oom_kills: Vec<Readings>,
+    oom_kills: Vec<Option<f64>>,
     unreclaimable: Vec<Option<f64>>,
+}
+
+/// What comes from the samples in the window.
+pub(super) struct InWindow<'a> {
+    pub(super) usage: Vec<Option<Statistics>>,
+    pub(super) app: Vec<Option<&'a str>>,
+    pub(super) throttled: Vec<Mean>,
+    pub(super) pressure: Vec<Mean>,
+    pub(super) oom_kills: Vec<Option<f64>>,
 }
 
 /// One gathering, which answers [`Gathering::rows`].
@@ -66,10 +76,12 @@ pub(super) struct Gathering<'a> {
     pub(super) memory: MemoryReservation,
     /// The window is open here: a measurement at this very instant is not in it.
     pub(super) start: i64,
+    /// Which version of everything there was before anything was read.
+    pub(super) version: &'a Version,
 }
 
 /// What becomes of the samples of a row.
-trait Target {
+pub(super) trait Target {
     /// Takes in a sample. Returns how many bytes more are held.
     fn push(&mut self, time: i64, value: f64) -> usize;
     /// Forgets all samples, but not the memory that they took.
@@ -172,57 +184,66 @@ impl Gathering<'_> {
             unreclaimable: table(metrics::UNRECLAIMABLE),
         };
         let roster = self.store().recents.roster(self.store(), &tables);
-        let mut gathered = self.usage(&roster, &usage)?;
-        let window = TimeRange { from: self.start + 1, to: self.now() };
-        let Roster { throttled, pressure, oom_kills, unreclaimable, limits, .. } = roster.as_ref();
-        self.each(&tables.throttled, throttled, window, &mut gathered.throttled)?;
-        self.each(&tables.pressure, pressure, window, &mut gathered.pressure)?;
-        self.each(&tables.oom_kills, oom_kills, window, &mut gathered.oom_kills)?;
-        self.newest(&tables.unreclaimable, window.from, |label, _, value| {
-            if let Some(row) = unreclaimable[label] {
+        let rows = roster.subjects.len();
+        self.memory.try_grow(rows * ROW_BYTES)?;
+        let InWindow { usage, app, throttled, pressure, oom_kills } = match self.follow(&roster, &tables, &usage)? {
+            Some(followed) => followed,
+            None => self.afresh(&roster, &tables, &usage)?,
+        };
+        let (limit, unreclaimable) = (vec![None; rows], vec![None; rows]);
+        let mut gathered = Gathered { usage, app, limit, throttled, pressure, oom_kills, unreclaimable };
+        self.newest(&tables.unreclaimable, self.start + 1, |label, _, value| {
+            if let Some(row) = roster.unreclaimable[label] {
                 gathered.unreclaimable[row as usize] = Some(value);
             }
         })?;
         // Limits in the window of all containers, since they share a host, and older ones of those that have usage.
         self.newest(&tables.limits, self.start.saturating_sub(LIMIT_LOOKBACK_MS), |label, time, value| {
-            let Some(row) = limits[label] else { return };
-            if time > self.start || !gathered.usage[row as usize].is_empty() {
+            let Some(row) = roster.limits[label] else { return };
+            if time > self.start || gathered.usage[row as usize].is_some() {
                 gathered.limit[row as usize] = Some((time, value));
             }
         })?;
-        self.batch(&roster, gathered)
+        self.batch(&roster, &gathered)
+    }
+
+    /// What all samples in the window come to.
+    fn afresh<'r>(&self, roster: &'r Roster, tables: &Tables, parts: &[Selected]) -> Result<InWindow<'r>> {
+        let rows = roster.subjects.len();
+        let (mut usage, app) = self.usage(roster, parts)?;
+        let window = TimeRange { from: self.start + 1, to: self.now() };
+        let (mut throttled, mut pressure) = (vec![Mean::default(); rows], vec![Mean::default(); rows]);
+        let mut kills = vec![Readings::new(); rows];
+        self.each(&tables.throttled, &roster.throttled, window, &mut throttled)?;
+        self.each(&tables.pressure, &roster.pressure, window, &mut pressure)?;
+        self.each(&tables.oom_kills, &roster.oom_kills, window, &mut kills)?;
+        let mut keys = Vec::new();
+        let usage = usage.iter_mut().map(|window| window.statistics(&mut keys)).collect();
+        let oom_kills = kills.iter().map(|readings| oom_kills(readings)).collect();
+        Ok(InWindow { usage, app, throttled, pressure, oom_kills })
     }
 
     /// The windows of usage, and the apps that the newest measurements name.
-    fn usage(&self, roster: &Roster, parts: &[Selected]) -> Result<Gathered> {
+    fn usage<'r>(&self, roster: &'r Roster, parts: &[Selected]) -> Result<(Vec<Window>, Vec<Option<&'r str>>)> {
         let rows = roster.subjects.len();
-        self.memory.try_grow(rows * ROW_BYTES)?;
-        let mut gathered = Gathered {
-            usage: vec![Window::default(); rows],
-            app: vec![None; rows],
-            limit: vec![None; rows],
-            throttled: vec![Mean::default(); rows],
-            pressure: vec![Mean::default(); rows],
-            oom_kills: vec![Vec::new(); rows],
-            unreclaimable: vec![None; rows],
-        };
+        let (mut usage, mut apps) = (vec![Window::default(); rows], vec![None; rows]);
         let window = TimeRange { from: self.start + 1, to: self.now() };
         let mut named = vec![i64::MIN; rows];
         for (selected, part) in parts.iter().zip(&roster.usage) {
             let newest = match selected.part.read {
-                Read::Sums(scale) => self.sums(selected, scale, &part.rows, window, &mut gathered.usage)?,
+                Read::Sums(scale) => self.sums(selected, scale, &part.rows, window, &mut usage)?,
                 // The first part: nothing of others is in the rows yet that could be forgotten with late samples.
-                _ => self.each(&selected.part.labels, &part.rows, window, &mut gathered.usage)?,
+                _ => self.each(&selected.part.labels, &part.rows, window, &mut usage)?,
             };
             for ((row, app), newest) in part.rows.iter().zip(&part.apps).zip(newest) {
                 let Some(row) = row.map(|row| row as usize) else { continue };
                 if newest > i64::MIN && app.is_some() && newest >= named[row] {
-                    gathered.app[row].clone_from(app);
+                    apps[row] = app.as_deref();
                     named[row] = newest;
                 }
             }
         }
-        Ok(gathered)
+        Ok((usage, apps))
     }
 
     /// Puts the samples of a table's series in a range into the rows that its labels belong to. Returns the newest time of
@@ -234,8 +255,19 @@ impl Gathering<'_> {
         range: TimeRange,
         targets: &mut [T],
     ) -> Result<Vec<i64>> {
+        self.each_checked(table, rows, range, targets, &mut self.charging())
+    }
+
+    /// As [`Gathering::each`], with another look at how many bytes are held.
+    pub(super) fn each_checked<T: Target>(
+        &self,
+        table: &LabelTable,
+        rows: &[Option<u32>],
+        range: TimeRange,
+        targets: &mut [T],
+        mut check: &mut impl FnMut(usize) -> std::result::Result<(), Ended>,
+    ) -> Result<Vec<i64>> {
         let mut into = Rows { rows, targets, newest: vec![i64::MIN; table.count], held: 0 };
-        let mut check = self.charging();
         for members in &table.members {
             let visit = Visit { members, labels: table.count, series: None, range };
             self.store().visit(&visit, &[range], &mut into, &mut check)?;
@@ -267,7 +299,7 @@ impl Gathering<'_> {
     }
 
     /// Charges what is held in one pass, beside what has been charged before it.
-    fn charging(&self) -> impl FnMut(usize) -> std::result::Result<(), Ended> {
+    pub(super) fn charging(&self) -> impl FnMut(usize) -> std::result::Result<(), Ended> {
         let before = self.memory.size();
         move |held| self.check().and_then(|()| self.memory.try_resize(before + held)).map_err(Ended::Query)
     }
@@ -290,11 +322,11 @@ impl Gathering<'_> {
         Ok(())
     }
 
-    fn store(&self) -> &Store {
+    pub(super) fn store(&self) -> &Store {
         &self.run.store
     }
 
-    fn now(&self) -> i64 {
+    pub(super) fn now(&self) -> i64 {
         self.run.now.0
     }
 
@@ -302,13 +334,11 @@ impl Gathering<'_> {
         Ok(self.run.deadline.check()?)
     }
 
-    fn batch(&self, roster: &Roster, mut gathered: Gathered) -> Result<RecordBatch> {
-        let free = roster.free(self.store(), &gathered.limit);
+    fn batch(&self, roster: &Roster, gathered: &Gathered) -> Result<RecordBatch> {
+        let free = roster.free(&gathered.limit);
         let boundary = self.store().config().boundary;
-        let mut keys = Vec::new();
-        let rows: Vec<(usize, Statistics)> = (gathered.usage.iter_mut().enumerate())
-            .filter_map(|(row, usage)| Some((row, usage.statistics(&mut keys)?)))
-            .collect();
+        let rows: Vec<(usize, Statistics)> =
+            gathered.usage.iter().enumerate().filter_map(|(row, usage)| Some((row, (*usage)?))).collect();
         let seconds = |since: i64| (self.now() - since) as f64 / 1000.0;
         let double = |value: &dyn Fn(usize) -> Option<f64>| -> ArrayRef {
             Arc::new(rows.iter().map(|(row, _)| value(*row)).collect::<Float64Array>())
@@ -319,7 +349,7 @@ impl Gathering<'_> {
         let places: UInt32Array = rows.iter().map(|(row, _)| u32::try_from(*row).ok()).collect();
         let text = |column: usize| -> Result<ArrayRef> { Ok(take(&roster.columns[column], &places, None)?) };
         let limit = |row: usize| gathered.limit[row].map(|(_, limit)| limit);
-        let apps: StringViewArray = rows.iter().map(|(row, _)| gathered.app[*row].as_deref()).collect();
+        let apps: StringViewArray = rows.iter().map(|(row, _)| gathered.app[*row]).collect();
         let samples: Int64Array = rows.iter().map(|(_, statistics)| Some(statistics.samples)).collect();
         let ages = rows.iter().map(|(_, statistics)| Some(seconds(statistics.newest.0)));
         let columns: Vec<ArrayRef> = vec![
@@ -346,7 +376,7 @@ impl Gathering<'_> {
             double(&|row| gathered.throttled[row].mean()),
             double(&|row| gathered.throttled[row].last()),
             double(&|row| gathered.pressure[row].mean()),
-            double(&|row| oom_kills(&gathered.oom_kills[row])),
+            double(&|row| gathered.oom_kills[row]),
             double(&|row| gathered.unreclaimable[row]),
             double(&|row| free[row]),
         ];
@@ -355,7 +385,7 @@ impl Gathering<'_> {
 }
 
 /// Kills between the first and the last reading in the window; `None` where the container is not watched.
-fn oom_kills(readings: &[(i64, f64)]) -> Option<f64> {
+pub(super) fn oom_kills(readings: &[(i64, f64)]) -> Option<f64> {
     if readings.is_empty() {
         return None;
     }

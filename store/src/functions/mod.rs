@@ -21,6 +21,7 @@ mod span;
 mod statistics;
 mod tag;
 mod time_buckets;
+mod trail;
 
 use datafusion::common::Result;
 use datafusion::execution::FunctionRegistry;
@@ -30,6 +31,7 @@ use datafusion::logical_expr::Documentation;
 pub(crate) use self::bounded::{MULTIPLYING, bounded};
 pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
 pub(crate) use self::last::last_metric;
+pub(crate) use self::recent::rows as recent_rows;
 pub(crate) use self::roster::Recents;
 
 pub(crate) use self::made::Making;

@@ -161,7 +161,7 @@ impl ExecutionPlan for RecentExec {
 }
 
 /// All rows, of which many rules want some: whoever asks first for a window makes them, others wait for that.
-fn rows(run: &Run, window_ms: i64, memory: MemoryReservation) -> Result<RecordBatch> {
+pub(crate) fn rows(run: &Run, window_ms: i64, memory: MemoryReservation) -> Result<RecordBatch> {
     let (store, now) = (run.store.as_ref(), run.now.0);
     let frame = store.recents.frame(FrameKey { now, window_ms });
     let mut kept = loop {
@@ -177,7 +177,7 @@ fn rows(run: &Run, window_ms: i64, memory: MemoryReservation) -> Result<RecordBa
     }
     // Before anything is read: what arrives from here on may be missed, and is noticed.
     let version = watch(store, now);
-    let gathering = Gathering { run, memory, start: now.saturating_sub(window_ms) };
+    let gathering = Gathering { run, memory, start: now.saturating_sub(window_ms), version: &version };
     let rows = gathering.rows()?;
     *kept = Some((version, rows.clone()));
     Ok(rows)

@@ -7,6 +7,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
 use parking_lot::Mutex;
 use tidegate_model::{Bounds, Resource, metrics};
 
+use super::trail::Trails;
 use crate::store::Store;
 use crate::tables::{LabelTable, Subject, subjects};
 
@@ -56,6 +57,9 @@ pub(super) struct Roster {
     pub(super) unreclaimable: Vec<Option<u32>>,
     /// What operators allow each row.
     pub(super) bounds: Vec<Option<Bounds>>,
+    /// What hosts have of a resource, and which of them each row shares.
+    capacity: Vec<f64>,
+    shares: Vec<Option<u32>>,
 }
 
 impl Roster {
@@ -85,7 +89,22 @@ impl Roster {
         let text = |of: fn(&Subject) -> &String| -> ArrayRef {
             Arc::new(everybody.iter().map(|subject| Some(of(subject))).collect::<StringViewArray>())
         };
+        let mut capacity = Vec::new();
+        let mut places: HashMap<(&str, &str), u32> = HashMap::new();
+        let hosts = store.hosts();
+        for (host, resource) in hosts.iter().flat_map(|host| Resource::ALL.map(|resource| (host, resource))) {
+            // Rows are counted in u32.
+            places.insert((&host.name, resource.as_str()), capacity.len() as u32);
+            capacity.push(match resource {
+                Resource::Cpu => host.cpu.0,
+                Resource::Memory => host.memory.0 as f64,
+            });
+        }
+        let place = |subject: &Subject| places.get(&(&*subject.host, &*subject.resource)).copied();
+        let shares = everybody.iter().map(place).collect();
         Self {
+            capacity,
+            shares,
             facts,
             columns: vec![text(|of| &of.host), text(|of| &of.container), text(|of| &of.resource)],
             usage: parts.collect(),
@@ -107,26 +126,15 @@ impl Roster {
     }
 
     /// For each row what its host has left when every container uses up its limit; `None` where the host is not known.
-    pub(super) fn free(&self, store: &Store, limits: &[Option<(i64, f64)>]) -> Vec<Option<f64>> {
-        let hosts = store.hosts();
-        let mut left: HashMap<(&str, &str), f64> = HashMap::new();
-        for host in &hosts {
-            for resource in Resource::ALL {
-                let capacity = match resource {
-                    Resource::Cpu => host.cpu.0,
-                    Resource::Memory => host.memory.0 as f64,
-                };
-                left.insert((&host.name, resource.as_str()), capacity);
-            }
-        }
+    pub(super) fn free(&self, limits: &[Option<(i64, f64)>]) -> Vec<Option<f64>> {
+        let mut left = self.capacity.clone();
         // In a fixed order, so that the sums are the same for the same limits.
-        for (subject, limit) in self.subjects.iter().zip(limits) {
-            if let (Some((_, limit)), Some(left)) = (limit, left.get_mut(&(&*subject.host, &*subject.resource))) {
-                *left -= limit;
+        for (place, limit) in self.shares.iter().zip(limits) {
+            if let (Some((_, limit)), Some(place)) = (limit, place) {
+                left[*place as usize] -= limit;
             }
         }
-        let of = |subject: &Subject| left.get(&(&*subject.host, &*subject.resource)).map(|left| left.max(0.0));
-        self.subjects.iter().map(of).collect()
+        self.shares.iter().map(|place| place.map(|place| left[place as usize].max(0.0))).collect()
     }
 }
 
@@ -159,6 +167,7 @@ pub(crate) struct Recents {
     roster: Mutex<Option<Arc<Roster>>>,
     /// The newest last.
     frames: Mutex<Vec<(FrameKey, Frame)>>,
+    pub(super) trails: Trails,
 }
 
 /// Which version of everything that `recent` looks at there is now.
@@ -211,6 +220,13 @@ impl Recents {
         let roster = Arc::new(Roster::new(store, tables, facts));
         *self.roster.lock() = Some(Arc::clone(&roster));
         roster
+    }
+
+    /// All that was answered.
+    #[cfg(test)]
+    pub(crate) fn forget(&self) {
+        self.frames.lock().clear();
+        self.trails.forget();
     }
 
     /// Where the answer for `key` is kept. Whoever makes it holds its lock, so that others with the same question wait for

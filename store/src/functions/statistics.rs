@@ -53,21 +53,30 @@ impl Window {
         self.points.clear();
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.points.is_empty()
-    }
-
     /// `None` when there is no point. `keys` is a place to sort in, kept from call to call.
     pub(crate) fn statistics(&mut self, keys: &mut Vec<i64>) -> Option<Statistics> {
-        // A fixed order, so that sums have the same last bits for the same points.
+        self.sort();
+        self.sort_values(keys);
+        self.figures(keys)
+    }
+
+    /// A fixed order, so that sums have the same last bits for the same points.
+    fn sort(&mut self) {
         let order = |a: &(i64, f64), b: &(i64, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
         if !self.points.is_sorted_by(|a, b| order(a, b).is_le()) {
             self.points.sort_unstable_by(order);
         }
-        let newest = *self.points.last()?;
+    }
+
+    fn sort_values(&self, keys: &mut Vec<i64>) {
         keys.clear();
         keys.extend(self.points.iter().map(|(_, value)| key(*value)));
         keys.sort_unstable();
+    }
+
+    /// Of points that are sorted; `keys` are those of their values, sorted.
+    fn figures(&self, keys: &[i64]) -> Option<Statistics> {
+        let newest = *self.points.last()?;
         let count = self.points.len() as f64;
         let avg = self.points.iter().map(|(_, value)| value).sum::<f64>() / count;
         let squares: f64 = self.points.iter().map(|(_, value)| (value - avg) * (value - avg)).sum();
@@ -95,6 +104,63 @@ impl Window {
             common += x * (value - avg);
         }
         (spread > 0.0).then(|| common / spread)
+    }
+}
+
+/// A window that moves on from question to question: what is new is added and what is too old is dropped, and the sorted
+/// values are kept up instead of being sorted anew.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Moving {
+    window: Window,
+    /// Those of all values, sorted, unless `stale`.
+    keys: Vec<i64>,
+    stale: bool,
+}
+
+/// More values than these at once are sorted with all the others.
+const FEW_CHANGES: usize = 16;
+
+impl Moving {
+    /// As [`Window::push`].
+    pub(crate) fn push(&mut self, time: i64, value: f64) -> usize {
+        self.stale = true;
+        self.window.push(time, value)
+    }
+
+    /// As [`Window::clear`].
+    pub(crate) fn clear(&mut self) {
+        self.window.clear();
+        self.stale = true;
+    }
+
+    /// Moves on: from now on the window begins at `from` and has `new` points too, which are later than all others.
+    pub(crate) fn go_on(&mut self, from: i64, new: impl ExactSizeIterator<Item = (i64, f64)>) {
+        self.window.sort();
+        let old = self.window.points.partition_point(|(time, _)| *time < from);
+        self.stale |= old + new.len() > FEW_CHANGES;
+        for (_, value) in self.window.points.drain(..old) {
+            if !self.stale
+                && let Ok(at) = self.keys.binary_search(&key(value))
+            {
+                self.keys.remove(at);
+            }
+        }
+        for (time, value) in new.filter(|(time, _)| *time >= from) {
+            self.window.push(time, value);
+            if !self.stale {
+                let key = key(value);
+                self.keys.insert(self.keys.partition_point(|known| *known < key), key);
+            }
+        }
+    }
+
+    /// As [`Window::statistics`].
+    pub(crate) fn statistics(&mut self) -> Option<Statistics> {
+        self.window.sort();
+        if std::mem::take(&mut self.stale) {
+            self.window.sort_values(&mut self.keys);
+        }
+        self.window.figures(&self.keys)
     }
 }
 
@@ -127,6 +193,8 @@ pub(crate) fn increase(readings: &[(i64, f64)]) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -148,6 +216,29 @@ mod tests {
         let keys = values.map(key);
         assert!(keys.is_sorted());
         assert_eq!(keys.map(|key| value(key).to_bits()), values.map(f64::to_bits));
+    }
+
+    proptest! {
+        #[test]
+        fn a_window_that_moves_on_says_what_a_new_one_would(
+            steps in prop::collection::vec((0_usize..40, 0_i64..30), 1..20),
+            values in prop::collection::vec(prop::sample::select(vec![0.0, -0.0, 0.1, 0.2, 0.3, 1.0, -1.5]), 800),
+        ) {
+            let (mut moving, mut all, mut from) = (Moving::default(), Vec::new(), 0);
+            let mut values = values.into_iter().zip(0..);
+            for (count, length) in steps {
+                let new: Vec<(i64, f64)> = values.by_ref().take(count).map(|(value, nth)| (1_000 * nth, value)).collect();
+                all.extend(new.iter().copied());
+                from = all.last().map_or(0, |(time, _)| time - 1_000 * length).max(from);
+                moving.go_on(from, new.into_iter());
+                let mut window = Window::default();
+                for (time, value) in all.iter().filter(|(time, _)| *time >= from) {
+                    window.push(*time, *value);
+                }
+                let (found, wanted) = (moving.statistics(), window.statistics(&mut Vec::new()));
+                prop_assert_eq!(format!("{found:?}"), format!("{wanted:?}"));
+            }
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::LogicalPlan;
@@ -149,9 +150,14 @@ struct Entry {
 #[derive(Default)]
 pub(crate) struct PlanCache(Mutex<Entries>);
 
+/// What a text is kept as, and the values that were taken out of it.
+type Taken = (String, Vec<ScalarValue>);
+
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<String, Entry>,
+    /// By the text, where its plan has another key: so that it need not be read again to find that out.
+    taken: HashMap<String, Taken>,
     /// Counts uses, to know which entry was not used for longest.
     uses: u64,
 }
@@ -173,6 +179,23 @@ impl PlanCache {
             }
         }
         Found::Unknown
+    }
+
+    /// What the plan of a text without parameters is kept as, and the values that it is run with; `None` where nobody knows.
+    pub(crate) fn taken(&self, text: &str) -> Option<Taken> {
+        self.0.lock().taken.get(text).cloned()
+    }
+
+    /// Remembers for [`PlanCache::taken`], beside `most` other texts.
+    pub(crate) fn remember(&self, text: &str, key: &str, values: &[ScalarValue], most: usize) {
+        if text.len() > MAX_KEY_BYTES || text == key {
+            return;
+        }
+        let mut entries = self.0.lock();
+        if entries.taken.len() >= most {
+            entries.taken.clear();
+        }
+        entries.taken.insert(text.to_owned(), (key.to_owned(), values.to_vec()));
     }
 
     /// Keeps a plan whose run has ended, beside those of `most` other texts.

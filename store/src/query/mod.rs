@@ -178,7 +178,7 @@ impl Store {
         functions::all(base())
     }
 
-    async fn on_query_threads<T: Send + 'static>(
+    pub(crate) async fn on_query_threads<T: Send + 'static>(
         &self,
         pool: QueryPool,
         deadline: Arc<Deadline>,
@@ -301,10 +301,12 @@ async fn answer(
     // The columns of a rule's own state stand in its plan.
     let own = options.rule.as_ref().and_then(|view| view.plan_key());
     let keyed = |text: &str| own.as_ref().map_or_else(|| text.to_owned(), |own| format!("{own}{text}"));
-    let mut found = if plain { plans.take(&keyed(sql), store) } else { Found::Unknown };
+    let whole = keyed(sql);
+    let known = if plain { plans.taken(&whole) } else { None };
+    let (name, mut values) = known.unwrap_or_else(|| (whole.clone(), Vec::new()));
+    let mut found = if plain { plans.take(&name, store) } else { Found::Unknown };
     // What the text is kept as, if it can be kept.
-    let mut key = (!matches!(found, Found::Unknown)).then(|| keyed(sql));
-    let mut values = Vec::new();
+    let mut key = (!matches!(found, Found::Unknown)).then_some(name);
     let mut tokens = None;
     if !matches!(found, Found::Kept(_)) {
         let text = Text { sql, store };
@@ -329,6 +331,9 @@ async fn answer(
                     Ok(Some(kept)) => Found::Kept(kept),
                     Ok(None) | Err(_) => Found::Fixed,
                 };
+            }
+            if plain {
+                plans.remember(&whole, &template_key, &template.values, most);
             }
             key = Some(template_key);
             values = template.values;

@@ -1,14 +1,14 @@
 //! `recent(window)` says what plain SQL over `usage` and `limits` says.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use tidegate_model::{SampleBatch, TimeMs};
+use tidegate_model::{ContainerKey, Resource, SampleBatch, TimeMs};
 
 use super::{NOW, TestStore, open, series};
 use crate::error::StoreError;
 use crate::tables::{LabelFilter, Read, Selected, Source, TimeRange, UsageSource, each_row, unit};
-use crate::{QueryErrorKind, QueryOptions};
+use crate::{PressureSample, QueryErrorKind, QueryOptions};
 
 /// One sample that arrives.
 #[derive(Clone, Copy, Debug)]
@@ -193,6 +193,147 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+/// What happens in one second: how far the clock goes on, what each of some series says, and what else comes.
+#[derive(Clone, Debug)]
+struct Moment {
+    seconds: i64,
+    /// By container and metric; none where it is missing.
+    values: Vec<Option<f64>>,
+    odd: Odd,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Odd {
+    Nothing,
+    /// A sample of some seconds ago, which may be there already.
+    Late(i64),
+    /// One that is there twice.
+    Twice,
+    /// One of another app's series, or of another series of the same container.
+    Other(&'static str),
+    Flush,
+    /// Another window is asked for, of the past.
+    Past(i64),
+}
+
+const COLLECTED: [&str; 6] = [
+    "tidegate.usage",
+    "tidegate.limit",
+    "tidegate.throttled",
+    "tidegate.pressure.some",
+    "tidegate.oom_kills",
+    "tidegate.unreclaimable",
+];
+
+fn moments() -> impl Strategy<Value = Vec<Moment>> {
+    let odd = prop_oneof![
+        20 => Just(Odd::Nothing),
+        2 => (0_i64..12).prop_map(Odd::Late),
+        1 => Just(Odd::Twice),
+        1 => prop::sample::select(vec!["app", "task"]).prop_map(Odd::Other),
+        1 => Just(Odd::Flush),
+        1 => (0_i64..12).prop_map(Odd::Past),
+    ];
+    let value = prop::option::weighted(0.9, (0_u32..40).prop_map(|tenths| f64::from(tenths) / 10.0));
+    let values = proptest::collection::vec(value, CONTAINERS.len() * COLLECTED.len());
+    let seconds = prop_oneof![8 => Just(1_i64), 1 => 2_i64..25];
+    let moment = (seconds, values, odd).prop_map(|(seconds, values, odd)| Moment { seconds, values, odd });
+    proptest::collection::vec(moment, 1..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_window_that_goes_on_says_what_one_that_is_read_anew_says(moments in moments()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (followed, anew) = (open(), open());
+            let ask = async |store: &TestStore, window: i64, now: TimeMs| {
+                let sql = format!("SELECT * FROM recent({window})");
+                let answer = store.store.query(&sql, &store.store.default_query_options(now)).await.unwrap();
+                String::from_utf8(crate::export::json_rows(&answer.batches).unwrap()).unwrap()
+            };
+            let mut now = NOW;
+            for Moment { seconds, values, odd } in moments {
+                now = TimeMs(now.0 + 1_000 * seconds);
+                let mut batch = SampleBatch::new();
+                let key = |at: usize, more: Option<&'static str>| {
+                    let tags = [("host", "h"), ("container", CONTAINERS[at / COLLECTED.len()]), ("resource", "memory")];
+                    let more = more.map(|tag| (tag, "x"));
+                    series(COLLECTED[at % COLLECTED.len()], &tags.into_iter().chain(more).collect::<Vec<_>>())
+                };
+                for (at, value) in values.iter().enumerate() {
+                    let Some(value) = *value else { continue };
+                    batch.push(key(at, None), now, value);
+                    match odd {
+                        Odd::Late(ago) if at % 5 == 0 => batch.push(key(at, None), TimeMs(now.0 - 1_000 * ago), value + 0.3),
+                        Odd::Twice if at % 7 == 0 => batch.push(key(at, None), now, value + 0.7),
+                        Odd::Other(tag) if at % 6 == 0 => batch.push(key(at, Some(tag)), now, value + 0.9),
+                        _ => {}
+                    }
+                }
+                for store in [&followed, &anew] {
+                    store.store.append(&batch, now).await.unwrap();
+                    if matches!(odd, Odd::Flush) {
+                        store.store.flush(now).await.unwrap();
+                    }
+                }
+                anew.store.recents.forget();
+                for window in [10, 30] {
+                    if let Odd::Past(ago) = odd {
+                        ask(&followed, window, TimeMs(now.0 - 1_000 * ago)).await;
+                    }
+                    prop_assert_eq!(ask(&followed, window, now).await, ask(&anew, window, now).await);
+                }
+            }
+            Ok(())
+        })?;
+    }
+}
+
+#[tokio::test]
+async fn what_is_asked_without_sql_is_what_sql_says() {
+    let store = open();
+    let mut batch = SampleBatch::new();
+    for (at, container) in (0..).zip(CONTAINERS) {
+        for (nth, metric) in (1..).zip(COLLECTED) {
+            let key = series(metric, &[("host", "h"), ("container", container), ("resource", "cpu")]);
+            for ago in (0..90).filter(|ago| ago % nth == 0) {
+                batch.push(key.clone(), TimeMs(NOW.0 - 1_000 * ago), (ago * 7 % 13 + at) as f64);
+            }
+        }
+    }
+    store.store.append(&batch, NOW).await.unwrap();
+    let options = store.options();
+    let rows = store.store.recent(Duration::from_secs(60), &options).await.unwrap();
+    assert_eq!(
+        String::from_utf8(crate::export::json_rows(&[rows]).unwrap()).unwrap(),
+        store.rows("SELECT * FROM recent(INTERVAL '60 seconds')").await
+    );
+    let few = QueryOptions { max_rows: 2, ..options.clone() };
+    let refused = store.store.recent(Duration::from_secs(60), &few).await.unwrap_err();
+    assert_eq!(refused.kind, QueryErrorKind::Rows);
+
+    let limit = |name: &str, resource| (ContainerKey { host: "h".to_owned(), name: name.to_owned() }, resource);
+    let limits = vec![limit("c", Resource::Cpu), limit("a", Resource::Memory), limit("a", Resource::Cpu)];
+    let asked = store.store.pressure_of(limits.clone(), TimeMs(NOW.0 - 7_000), &options).await.unwrap();
+    let row = |row: PressureSample| {
+        let name = &limits[row.limit].0.name;
+        serde_json::json!([name, NOW.0 - row.time.0, row.throttled, row.some_share])
+    };
+    let mut asked: Vec<_> = asked.into_iter().map(row).collect();
+    asked.sort_by_key(|row| (row[0].to_string(), row[1].as_i64()));
+    let said = table(
+        &store,
+        "SELECT container, arrow_cast(now(), 'Int64') - arrow_cast(time, 'Int64') AS ago, throttled, some_share FROM pressure \
+         WHERE time > now() - INTERVAL '7 seconds' AND container IN ('a', 'c') ORDER BY container, ago",
+    )
+    .await;
+    assert_eq!(serde_json::json!(asked), serde_json::json!(said));
+    assert!(said.len() > 6, "{said:?}");
 }
 
 #[tokio::test]

@@ -30,7 +30,9 @@ pub(crate) use self::metric::MetricSource;
 pub(crate) use self::slices::Slices;
 pub(crate) use self::source::{Block, Part, Read, ReadRows, Selected, Source};
 pub(crate) use self::timed::{Filters, Reader, TimedScanExec, TimedTable, pushdown};
-pub(crate) use self::usage::{KnownNames, Subject, SubjectSource, UsageSource, each_row, subjects, unit};
+pub(crate) use self::usage::{
+    KnownNames, PressureSource, Subject, SubjectSource, UsageSource, each_row, subjects, unit,
+};
 
 use self::current::Current;
 use self::current_table::{CurrentTable, OwnState};

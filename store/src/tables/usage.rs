@@ -1,7 +1,7 @@
 //! What containers use, may use and wait for: views over the collector's metrics and over mapped pushed ones.
 
 use std::cell::LazyCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, UInt32Array};
@@ -329,16 +329,30 @@ impl Source for PressureSource {
 
     fn parts(&self, store: &Store, _: &LabelFilter) -> Vec<Part> {
         let read: ReadRows = Box::new(|store, selected, from, to| {
-            let mut rows: BTreeMap<(u32, i64), [Option<f64>; 3]> = BTreeMap::new();
+            let mut samples = Vec::new();
             for place in 0..PRESSURES.len() {
                 for block in selected.samples(store, place, from, to)? {
-                    each_row(&block, |label, time, value| rows.entry((label, time)).or_default()[place] = Some(value));
+                    samples.reserve(block.time.len());
+                    each_row(&block, |label, time, value| samples.push((label, time, place, value)));
                 }
             }
-            let (label, time) = rows.keys().copied().unzip();
-            let column =
-                |at: usize| -> ArrayRef { Arc::new(rows.values().map(|row| row[at]).collect::<Float64Array>()) };
-            Ok(blocks(label, time, (0..PRESSURES.len()).map(column).collect()))
+            // Those of each metric are in order, as a rule, which a stable sort makes use of. Of several series of a label
+            // the last one counts.
+            samples.sort_by_key(|(label, time, ..)| (*label, *time));
+            let (mut label, mut time) = (Vec::new(), Vec::new());
+            let mut values: [Vec<Option<f64>>; PRESSURES.len()] = Default::default();
+            for row in samples.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+                label.push(row[0].0);
+                time.push(row[0].1);
+                values.iter_mut().for_each(|column| column.push(None));
+                for (.., place, value) in row {
+                    if let Some(cell) = values[*place].last_mut() {
+                        *cell = Some(*value);
+                    }
+                }
+            }
+            let column = |values: Vec<Option<f64>>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+            Ok(blocks(label, time, values.into_iter().map(column).collect()))
         });
         vec![Part { labels: subject_labels(store, "pressure", &PRESSURES), read: Read::Rows(read) }]
     }
