@@ -128,7 +128,8 @@ fn key(batch: &RecordBatch, row: usize) -> Result<LimitKey, String> {
     Ok((ContainerKey { host: text("host")?, name: text("container")? }, resource))
 }
 
-fn further_columns(batch: &RecordBatch, row: usize) -> Map<String, Value> {
+/// A row's columns beyond those that every rule returns.
+pub(crate) fn further_columns(batch: &RecordBatch, row: usize) -> Map<String, Value> {
     let schema = batch.schema();
     let named = schema.fields().iter().map(|field| field.name().as_str()).zip(batch.columns());
     named

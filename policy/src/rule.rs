@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tidegate_model::{Container, ContainerKey, Mode, TimeMs};
+use tidegate_model::{Container, ContainerKey, GroupKind, Mode, TimeMs};
 use tidegate_store::RuleRow;
 
 use crate::config::PolicyConfig;
@@ -168,6 +168,9 @@ const KEY: [Wanted; 3] = [
     wanted("container", is_text, "text"),
     wanted("resource", is_text, "text, 'cpu' or 'memory'"),
 ];
+/// What it returns instead when it is about a group as a whole.
+const APP: [Wanted; 2] = [wanted("app", is_text, "text"), wanted("resource", is_text, "text, 'cpu' or 'memory'")];
+const USER: [Wanted; 2] = [wanted("user", is_text, "text"), wanted("resource", is_text, "text, 'cpu' or 'memory'")];
 const PROPOSAL: [Wanted; 2] =
     [wanted("target", is_number, "a number, in cores or bytes"), wanted("reason", is_text, "text")];
 const EVENT: [Wanted; 2] = [
@@ -175,10 +178,26 @@ const EVENT: [Wanted; 2] = [
     Wanted { required: false, ..wanted("value", is_number, "a number") },
 ];
 
+/// The kind of group that the rows of a limit rule are about, if they are about groups: those of a rule that returns neither
+/// `host` nor `container`, since a rule that forgot one of them must not be taken for one about an app.
+pub(crate) fn group_kind(schema: &Schema) -> Option<GroupKind> {
+    let has = |name: &str| schema.fields().iter().any(|field| field.name() == name);
+    match (has("host") || has("container"), has("app"), has("user")) {
+        (false, true, _) => Some(GroupKind::App),
+        (false, false, true) => Some(GroupKind::User),
+        _ => None,
+    }
+}
+
 /// Checks that a rule's query returns the columns that the engine reads. Their order is free, further ones are allowed.
 pub(crate) fn check_columns(schema: &Schema, emit: Emit) -> Result<(), PolicyError> {
+    let key: &[Wanted] = match (emit, group_kind(schema)) {
+        (Emit::Limit, Some(GroupKind::App)) => &APP,
+        (Emit::Limit, Some(GroupKind::User)) => &USER,
+        (Emit::Limit, None) | (Emit::Event, _) => &KEY,
+    };
     let wanted = || {
-        KEY.iter().chain(match emit {
+        key.iter().chain(match emit {
             Emit::Limit => &PROPOSAL,
             Emit::Event => &EVENT,
         })
@@ -250,6 +269,28 @@ mod tests {
         check_columns(&schema(&columns), Emit::Limit).unwrap();
         columns.push(("name", text));
         check_columns(&schema(&columns), Emit::Event).unwrap();
+    }
+
+    #[test]
+    fn a_rule_about_groups_names_no_container() {
+        let text = DataType::Utf8;
+        let columns = |group: &'static str| {
+            vec![
+                (group, text.clone()),
+                ("resource", text.clone()),
+                ("target", DataType::Float64),
+                ("reason", text.clone()),
+            ]
+        };
+        for (group, kind) in [("app", GroupKind::App), ("user", GroupKind::User)] {
+            let mut columns = columns(group);
+            check_columns(&schema(&columns), Emit::Limit).unwrap();
+            assert_eq!(group_kind(&schema(&columns)), Some(kind));
+            assert!(check_columns(&schema(&columns), Emit::Event).unwrap_err().message.contains("no column 'host'"));
+            columns.push(("host", text.clone()));
+            let forgotten = check_columns(&schema(&columns), Emit::Limit).unwrap_err();
+            assert!(forgotten.message.contains("no column 'container'"), "{}", forgotten.message);
+        }
     }
 
     #[test]

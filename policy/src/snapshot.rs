@@ -1,12 +1,14 @@
 //! What the engine knows of every limit at one instant: one read of `recent()`, shared by all rules of the tick.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::OnceLock;
 
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
-use tidegate_model::{Container, ContainerKey, Host, Resource, TimeMs};
+use tidegate_model::{Container, ContainerKey, Host, Membership, Resource, TimeMs};
 
+use crate::group::Groups;
 use crate::proposal::{LimitKey, numbers, text_at, texts};
 
 /// The label that says how much of what is short on a host a container gets, relative to the others there.
@@ -52,6 +54,11 @@ impl Reading {
         self.0.get(column).copied()
     }
 
+    /// Of a limit that was read so many seconds ago, when nothing else is known.
+    pub fn last_limit(limit: f64, age: f64) -> Self {
+        Self([("allocated", limit), ("allocated_age", age)].into())
+    }
+
     /// The reading as a JSON object, nulls left out.
     pub fn to_json(&self) -> Map<String, Value> {
         KEPT.iter().filter_map(|name| Some(((*name).to_owned(), Value::from(self.get(name)?)))).collect()
@@ -69,7 +76,10 @@ pub(crate) struct Snapshot {
     pub now: TimeMs,
     pub readings: HashMap<LimitKey, Reading>,
     pub containers: BTreeMap<ContainerKey, Container>,
+    pub groups: Groups,
     capacity: HashMap<String, (f64, f64)>,
+    /// Made when somebody asks.
+    membership: OnceLock<Membership>,
 }
 
 impl Snapshot {
@@ -97,7 +107,29 @@ impl Snapshot {
     pub fn new(now: TimeMs, readings: HashMap<LimitKey, Reading>, hosts: &[Host], containers: Vec<Container>) -> Self {
         let containers = containers.into_iter().map(|container| (container.key.clone(), container)).collect();
         let capacity = hosts.iter().map(|host| (host.name.clone(), (host.cpu.0, host.memory.0 as f64))).collect();
-        Self { now, readings, containers, capacity }
+        let (groups, membership) = (Groups::default(), OnceLock::new());
+        Self { now, readings, containers, groups, capacity, membership }
+    }
+
+    /// Who is in which app and which user's.
+    pub fn membership(&self) -> &Membership {
+        self.membership.get_or_init(|| Membership::of(self.containers.values()))
+    }
+
+    /// What was read of a limit in the last minute, or of a silent member of a group the last that is known.
+    pub fn newest(&self, key: &LimitKey) -> Option<&Reading> {
+        self.readings.get(key).or_else(|| self.groups.silent.get(key))
+    }
+
+    /// The operator's bounds of a limit, where they are set. They hold also while nothing is measured.
+    pub fn bounds(&self, key: &LimitKey) -> (Option<f64>, Option<f64>) {
+        let reading = self.readings.get(key);
+        let bounds = self.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1));
+        let read = |end: &str| reading.and_then(|reading| reading.get(end));
+        let (min, max) =
+            (read("min").or(bounds.map(|bounds| bounds.min)), read("max").or(bounds.map(|bounds| bounds.max)));
+        // A bound of nothing would stop a container; it is taken for a bound that was not set.
+        (min.filter(|min| *min > 0.0), max.filter(|max| *max > 0.0))
     }
 
     /// What the host of a limit has of its resource, when that is known.

@@ -212,11 +212,10 @@ impl Engine {
         let answer = self.store.query(&rule.query, &options).await;
         let batches = answer.map_err(|error| in_query(error.message))?.batches;
         let snapshot = self.snapshot(now).await.map_err(in_query)?;
-        let Parsed { items, problem } = proposal::proposals(&rule, &batches);
+        let Parsed { items, problem } = self.proposed(&rule, &batches, &snapshot);
         if let (true, Some(problem)) = (items.is_empty(), problem) {
             return Err(in_query(problem));
         }
-        let items = items.into_iter().filter(|item| rule.is_for(&item.key.0, &snapshot.containers)).collect();
         let history = self.history.lock().clone();
         Ok(judge(items, &snapshot, &history, &self.config).settled)
     }
@@ -256,9 +255,8 @@ impl Engine {
         let error = match (result, rule.emit) {
             (Err(error), _) => Some(error),
             (Ok(batches), Emit::Limit) => {
-                let Parsed { items, problem } = proposal::proposals(&rule, &batches);
-                let meant = items.into_iter().filter(|item| rule.is_for(&item.key.0, &snapshot.containers));
-                gathered.proposals.extend(meant);
+                let Parsed { items, problem } = self.proposed(&rule, &batches, snapshot);
+                gathered.proposals.extend(items);
                 problem
             }
             (Ok(batches), Emit::Event) => {
@@ -312,7 +310,7 @@ impl Engine {
         let answer = tokio::time::timeout(limit, self.store.query(SNAPSHOT_QUERY, &options)).await;
         let answer = answer.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
         let answer = answer.map_err(|error| format!("recent() failed: {}", error.message))?;
-        Ok(Snapshot::read(now, &answer.batches, &self.store.hosts(), self.store.containers()))
+        self.with_groups(Snapshot::read(now, &answer.batches, &self.store.hosts(), self.store.containers())).await
     }
 
     fn set_status(&self, rule: &str, now: TimeMs, took: Duration, rows: Option<u64>, error: Option<String>) {

@@ -24,6 +24,7 @@ mod functions;
 mod history;
 mod hot;
 mod keep;
+mod limits;
 mod maintain;
 mod newest;
 mod query;
@@ -40,7 +41,7 @@ mod write;
 pub use arrow;
 pub use config::{Durability, RetentionRule, StoreConfig, UsageMap};
 pub use error::StoreError;
-pub use facts::{Freeze, RuleChange, RuleRow, RuleStatus};
+pub use facts::{Freeze, GroupRow, RuleChange, RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
 pub use keep::{
     BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,

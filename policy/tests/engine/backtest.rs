@@ -42,6 +42,7 @@ fn backtest(containers: Vec<Traced>, rules: &str, dir: &Path) -> Backtest {
         step: None,
         policy: PolicyConfig::default(),
         store: StoreConfig::default(),
+        groups: Vec::new(),
         dir: dir.to_owned(),
     }
 }

@@ -159,18 +159,8 @@ impl<T: Target> Visitor for Rows<'_, T> {
 impl Gathering<'_> {
     /// All rows with all columns, sorted by host, container and resource.
     pub(super) fn rows(&self) -> Result<RecordBatch> {
-        let everything = LabelFilter::everything();
-        let usage = UsageSource { maps: self.store().config().usage_maps.clone() };
-        let usage: Vec<Selected> = usage.parts(self.store(), &everything).into_iter().map(Selected::all).collect();
-        let table = |metric: &'static str| SubjectSource { table: metric, metric }.labels(self.store());
-        let tables = Tables {
-            usage: usage.iter().map(|part| Arc::clone(&part.part.labels)).collect(),
-            limits: SubjectSource::LIMITS.labels(self.store()),
-            throttled: table(metrics::THROTTLED),
-            pressure: table(metrics::PRESSURE_SOME),
-            oom_kills: table(metrics::OOM_KILLS),
-            unreclaimable: table(metrics::UNRECLAIMABLE),
-        };
+        let usage = self.usage_parts();
+        let tables = self.tables(&usage);
         let roster = self.store().recents.roster(self.store(), &tables);
         let mut gathered = self.usage(&roster, &usage)?;
         let window = TimeRange { from: self.start + 1, to: self.now() };
@@ -191,6 +181,38 @@ impl Gathering<'_> {
             }
         })?;
         self.batch(&roster, gathered)
+    }
+
+    /// Of everybody, in the order of the roster: what was used in the window, and the newest limit that was read at or after
+    /// `since`, with its time.
+    pub(super) fn usage_and_limits(&self, since: i64) -> Result<(Arc<Roster>, Vec<Window>, Vec<Option<(i64, f64)>>)> {
+        let usage = self.usage_parts();
+        let tables = self.tables(&usage);
+        let roster = self.store().recents.roster(self.store(), &tables);
+        let Gathered { usage, mut limit, .. } = self.usage(&roster, &usage)?;
+        self.newest(&tables.limits, since, |label, time, value| {
+            if let Some(row) = roster.limits[label] {
+                limit[row as usize] = Some((time, value));
+            }
+        })?;
+        Ok((roster, usage, limit))
+    }
+
+    fn usage_parts(&self) -> Vec<Selected> {
+        let usage = UsageSource { maps: self.store().config().usage_maps.clone() };
+        usage.parts(self.store(), &LabelFilter::everything()).into_iter().map(Selected::all).collect()
+    }
+
+    fn tables(&self, usage: &[Selected]) -> Tables {
+        let table = |metric: &'static str| SubjectSource { table: metric, metric }.labels(self.store());
+        Tables {
+            usage: usage.iter().map(|part| Arc::clone(&part.part.labels)).collect(),
+            limits: SubjectSource::LIMITS.labels(self.store()),
+            throttled: table(metrics::THROTTLED),
+            pressure: table(metrics::PRESSURE_SOME),
+            oom_kills: table(metrics::OOM_KILLS),
+            unreclaimable: table(metrics::UNRECLAIMABLE),
+        }
     }
 
     /// The windows of usage, and the apps that the newest measurements name.

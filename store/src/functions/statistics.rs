@@ -57,14 +57,19 @@ impl Window {
         self.points.is_empty()
     }
 
-    /// `None` when there is no point. `keys` is a place to sort in, kept from call to call.
-    pub(crate) fn statistics(&mut self, keys: &mut Vec<i64>) -> Option<Statistics> {
-        // A fixed order, so that sums have the same last bits for the same points.
+    /// The points by time, those at the same time by value: a fixed order, so that sums have the same last bits for the same
+    /// points.
+    pub(crate) fn sorted(&mut self) -> &[(i64, f64)] {
         let order = |a: &(i64, f64), b: &(i64, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
         if !self.points.is_sorted_by(|a, b| order(a, b).is_le()) {
             self.points.sort_unstable_by(order);
         }
-        let newest = *self.points.last()?;
+        &self.points
+    }
+
+    /// `None` when there is no point. `keys` is a place to sort in, kept from call to call.
+    pub(crate) fn statistics(&mut self, keys: &mut Vec<i64>) -> Option<Statistics> {
+        let newest = *self.sorted().last()?;
         keys.clear();
         keys.extend(self.points.iter().map(|(_, value)| key(*value)));
         keys.sort_unstable();
