@@ -46,6 +46,7 @@ pub use functions::FunctionInfo;
 pub use keep::{
     BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,
 };
+pub use limits::LastLimits;
 pub use query::error::{QueryError, QueryErrorKind};
 pub use query::export;
 pub use query::parameter::Parameter;

@@ -10,10 +10,12 @@ use crate::error::StoreError;
 use crate::store::Store;
 use crate::tables::SubjectSource;
 
+/// When a limit was read, and what it was in cores or bytes.
+pub type LastLimits = HashMap<(ContainerKey, Resource), (TimeMs, f64)>;
+
 impl Store {
-    /// The newest limit of each of `wanted` that was read at most `age` before `now`: when, and what it was in cores or
-    /// bytes. Of whom none was read there is none. Cheap where the newest samples are at hand, which they are but for the
-    /// first time after a start.
+    /// The newest limit of each of `wanted` that was read at most `age` before `now`; of whom none was read there is none.
+    /// Cheap where the newest samples are at hand, which they are but for the first time after a start.
     ///
     /// # Errors
     /// A segment that must be looked into cannot be read.
@@ -22,8 +24,8 @@ impl Store {
         wanted: &[(ContainerKey, Resource)],
         now: TimeMs,
         age: Duration,
-    ) -> Result<HashMap<(ContainerKey, Resource), (TimeMs, f64)>, StoreError> {
-        let mut last: HashMap<(ContainerKey, Resource), (TimeMs, f64)> = HashMap::new();
+    ) -> Result<LastLimits, StoreError> {
+        let mut last = LastLimits::new();
         let names: HashMap<(&str, &str, &str), &(ContainerKey, Resource)> =
             wanted.iter().map(|of| ((of.0.host.as_str(), of.0.name.as_str(), of.1.as_str()), of)).collect();
         let table = SubjectSource::LIMITS.labels(self);

@@ -7,12 +7,12 @@
 pub(crate) mod rows;
 pub(crate) mod split;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
-use tidegate_model::{GroupBounds, GroupKey, Resource};
+use tidegate_model::{ContainerKey, GroupBounds, GroupKey, Resource};
 use tidegate_store::GroupRow;
 
 use crate::engine::Engine;
@@ -41,9 +41,12 @@ impl Groups {
 impl Engine {
     /// `snapshot` with what the store knows of groups.
     pub(crate) async fn with_groups(&self, mut snapshot: Snapshot) -> Result<Snapshot, String> {
+        let measured: HashSet<(&ContainerKey, Resource)> =
+            snapshot.readings.keys().map(|(container, resource)| (container, *resource)).collect();
         let grouped = snapshot.containers.values().filter(|one| one.app.is_some() || one.user.is_some());
-        let limits = grouped.flat_map(|one| Resource::ALL.map(|resource| (one.key.clone(), resource)));
-        let silent: Vec<LimitKey> = limits.filter(|key| !snapshot.readings.contains_key(key)).collect();
+        let limits = grouped.flat_map(|one| Resource::ALL.map(|resource| (&one.key, resource)));
+        let silent = limits.filter(|limit| !measured.contains(limit));
+        let silent: Vec<LimitKey> = silent.map(|(container, resource)| (container.clone(), resource)).collect();
         let mut last = HashMap::new();
         if !silent.is_empty() {
             let (store, now) = (Arc::clone(&self.store), snapshot.now);

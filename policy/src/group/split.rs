@@ -45,17 +45,18 @@ const LOST: f64 = 1e-9;
 pub(crate) fn split(amount: f64, step: f64, members: &[Member]) -> Vec<f64> {
     let mut parts = vec![0.0; members.len()];
     let sign = if amount < 0.0 { -1.0 } else { 1.0 };
-    let step = step * (amount.abs() / (step * MOST_SLICES)).ceil().max(1.0);
-    let mut left = amount.abs();
-    if !left.is_finite() || !step.is_finite() {
+    let free = |at: usize, parts: &[f64]| {
+        let Member { limit, lowest, highest, .. } = members[at];
+        let free = if sign > 0.0 { highest - (limit + parts[at]) } else { limit + parts[at] - lowest };
+        free.max(0.0)
+    };
+    let able: f64 = (0..members.len()).map(|at| free(at, &parts)).sum();
+    let mut left = amount.abs().min(able);
+    if !(amount.is_finite() && left.is_finite()) {
         return parts;
     }
+    let step = step * (left / (step * MOST_SLICES)).ceil().max(1.0);
     while left > LOST * step {
-        let free = |at: usize| {
-            let Member { limit, lowest, highest, .. } = members[at];
-            let free = if sign > 0.0 { highest - (limit + parts[at]) } else { limit + parts[at] - lowest };
-            Some(free).filter(|free| *free > LOST * step)
-        };
         let room = |at: usize| members[at].room(members[at].limit + parts[at]);
         let neediest = |a: &(usize, f64), b: &(usize, f64)| {
             let ((rank_a, spare_a), (rank_b, spare_b)) = (room(a.0), room(b.0));
@@ -63,7 +64,7 @@ pub(crate) fn split(amount: f64, step: f64, members: &[Member]) -> Vec<f64> {
             // The first of several with the same need in both directions.
             (if sign > 0.0 { order } else { order.reverse() }).then(a.0.cmp(&b.0))
         };
-        let able = (0..members.len()).filter_map(|at| Some((at, free(at)?)));
+        let able = (0..members.len()).map(|at| (at, free(at, &parts))).filter(|(_, free)| *free > LOST * step);
         let Some((at, free)) = able.min_by(neediest) else { break };
         let slice = step.min(left).min(free);
         parts[at] += sign * slice;
@@ -149,8 +150,9 @@ mod tests {
         }
     }
 
-    /// What the reference's application planning hands out; see `conformance` in the documentation of tests. It works in
-    /// shares (a hundredth of a core), in slices of 5, and knows no bounds of a member but the minimum in the order of need.
+    /// What the reference's application planning hands out; further cases may be added through `TIDEGATE_CONFORMANCE`. It
+    /// works in shares (a hundredth of a core), in slices of 5, and knows no bounds of a member but the minimum in the order of
+    /// need.
     #[test]
     fn conformance_group_decisions_are_split_as_the_reference_does() {
         let mut files = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/propagate_app.jsonl")];

@@ -6,9 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tidegate_actuator::simulated::SimulatedHost;
 use tidegate_actuator::{Actuator, ActuatorConfig};
-use tidegate_model::{
-    Clock, Container, GroupBounds, GroupKey, GroupKind, Limit, Mode, OutcomeStatus, Resource, VirtualClock,
-};
+use tidegate_model::{Clock, Container, GroupBounds, GroupKey, GroupKind, Limit, Mode, Resource, VirtualClock};
 use tidegate_policy::{Engine, PolicyConfig, explain_sentence};
 use tidegate_store::{Durability, GroupRow, Store, StoreConfig};
 
@@ -150,46 +148,55 @@ async fn a_group_that_cannot_be_moved_is_an_error_of_the_rule_and_changes_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_the_simulated_host_a_user_never_has_more_than_its_maximum() {
+async fn on_the_simulated_host_users_come_down_as_decided_and_grow_to_their_maximum_and_no_further() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(VirtualClock::new(START));
     let store = StoreConfig { dir: dir.path().join("data"), durability: Durability::None, ..StoreConfig::default() };
     let store = Store::open(store, START).unwrap();
     let host = SimulatedHost::new(ActuatorConfig::default(), 7);
     let mut source = host.source();
-    let config = PolicyConfig { gather_ms: 60_000, rule_timeout_ms: 60_000, ..PolicyConfig::default() };
+    let config =
+        PolicyConfig { gather_ms: 60_000, rule_timeout_ms: 60_000, shrink_share: 1.0, ..PolicyConfig::default() };
     let actuator = Arc::clone(&host) as Arc<dyn Actuator>;
     let engine = Engine::new(Arc::clone(&store), actuator, config, Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
-    let rule = "CREATE RULE grow WITH (mode = 'on', cooldown_up = '1s') AS
+    let mut seconds = async |count: usize, max: f64| {
+        let mut cut = 0;
+        for _ in 0..count {
+            clock.advance(Duration::from_secs(1));
+            let now = clock.now();
+            let collected = source.collect(now);
+            store.put_host(collected.host.clone()).unwrap();
+            store.put_containers(&collected.present).unwrap();
+            store.append(&collected.samples, now).await.unwrap();
+            let report = engine.tick(now).await;
+            assert_eq!(report.problems, Vec::<String>::new());
+            assert!(report.runs.iter().all(|run| run.error.is_none()), "{:?}", report.runs);
+            let by_group = |decision: &&Decision| decision.guards.iter().any(|note| note.guard == "group");
+            cut += report.decisions.iter().filter(by_group).count();
+            let has = allocated(&store, "alice", &clock).await;
+            // Quotas are whole microseconds.
+            assert!(has <= max + 1e-3, "{has} of {max}");
+        }
+        (cut, allocated(&store, "alice", &clock).await)
+    };
+
+    let down =
+        "CREATE RULE budget WITH (mode = 'on', warm_up = '0s', cooldown_down = '1s', watch = '0s', dead_band = 0) AS
+        SELECT name AS \"user\", resource, 5.0 AS target, 'the night' AS reason FROM group_recent(INTERVAL '10 seconds')
+        WHERE kind = 'user' AND resource = 'cpu' AND allocated > 5";
+    engine.execute(down, "test", START).await.unwrap();
+    let (cut, has) = seconds(20, f64::INFINITY).await;
+    assert_eq!(cut, 0, "nothing bounds them yet");
+    assert!((has - 5.0).abs() < 0.1, "{has}");
+
+    engine.execute("DROP RULE budget", "test", clock.now()).await.unwrap();
+    bound(&store, GroupKind::User, "alice", None, Some(7.5));
+    let up = "CREATE RULE grow WITH (mode = 'on', cooldown_up = '1s') AS
         SELECT host, container, resource, allocated * 1.3 AS target, 'more' AS reason
         FROM recent(INTERVAL '10 seconds') WHERE resource = 'cpu'";
-    engine.execute(rule, "test", START).await.unwrap();
-    let (mut max, mut refused) = (f64::INFINITY, 0);
-    let mut user = String::new();
-    for second in 0..20 {
-        clock.advance(Duration::from_secs(1));
-        let now = clock.now();
-        let collected = source.collect(now);
-        store.put_host(collected.host.clone()).unwrap();
-        store.put_containers(&collected.present).unwrap();
-        store.append(&collected.samples, now).await.unwrap();
-        if second == 0 {
-            user = collected.present.iter().find_map(|container| container.user.clone()).unwrap();
-            let total = allocated(&store, &user, &clock).await;
-            max = 1.5 * total;
-            bound(&store, GroupKind::User, &user, None, Some(max));
-        }
-        let report = engine.tick(now).await;
-        assert_eq!(report.problems, Vec::<String>::new());
-        let short = |decision: &&tidegate_model::Decision| decision.guards.iter().any(|note| note.guard == "group");
-        refused += report.decisions.iter().filter(short).count();
-        let applied = report.decisions.iter().any(|decision| decision.outcome.status == OutcomeStatus::Applied);
-        assert!(applied || second > 2);
-        assert!(allocated(&store, &user, &clock).await <= max * (1.0 + 1e-6));
-    }
-    assert!(refused > 0);
-    let total = allocated(&store, &user, &clock).await;
-    assert!(total > 0.9 * max, "what there is, is given: {total} of {max}");
+    engine.execute(up, "test", clock.now()).await.unwrap();
+    let (cut, has) = seconds(10, 7.5).await;
+    assert!(cut > 0 && has > 0.9 * 7.5, "what there is, is given: {has}, {cut} cut");
 }
 
 /// What the limits of a user's containers add up to, as SQL has it.

@@ -57,7 +57,7 @@ fn spacing(window: &mut Window) -> Option<i64> {
     if distances.is_empty() {
         return None;
     }
-    let middle = distances.len() / 2;
+    let middle = (distances.len() - 1) / 2;
     let (_, median, _) = distances.select_nth_unstable(middle);
     Some(((*median + SHORTEST_MS / 2) / SHORTEST_MS * SHORTEST_MS).max(SHORTEST_MS))
 }

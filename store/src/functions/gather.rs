@@ -60,6 +60,13 @@ struct Gathered {
     unreclaimable: Vec<Option<f64>>,
 }
 
+/// What [`Gathering::usage_and_limits`] finds, by row of the roster.
+pub(super) struct UsageAndLimits {
+    pub(super) roster: Arc<Roster>,
+    pub(super) usage: Vec<Window>,
+    pub(super) limits: Vec<Option<(i64, f64)>>,
+}
+
 /// One gathering, which answers [`Gathering::rows`].
 pub(super) struct Gathering<'a> {
     pub(super) run: &'a Run,
@@ -185,17 +192,17 @@ impl Gathering<'_> {
 
     /// Of everybody, in the order of the roster: what was used in the window, and the newest limit that was read at or after
     /// `since`, with its time.
-    pub(super) fn usage_and_limits(&self, since: i64) -> Result<(Arc<Roster>, Vec<Window>, Vec<Option<(i64, f64)>>)> {
+    pub(super) fn usage_and_limits(&self, since: i64) -> Result<UsageAndLimits> {
         let usage = self.usage_parts();
         let tables = self.tables(&usage);
         let roster = self.store().recents.roster(self.store(), &tables);
-        let Gathered { usage, mut limit, .. } = self.usage(&roster, &usage)?;
+        let Gathered { usage, limit: mut limits, .. } = self.usage(&roster, &usage)?;
         self.newest(&tables.limits, since, |label, time, value| {
             if let Some(row) = roster.limits[label] {
-                limit[row as usize] = Some((time, value));
+                limits[row as usize] = Some((time, value));
             }
         })?;
-        Ok((roster, usage, limit))
+        Ok(UsageAndLimits { roster, usage, limits })
     }
 
     fn usage_parts(&self) -> Vec<Selected> {

@@ -13,7 +13,7 @@ use datafusion::logical_expr::Expr;
 use tidegate_model::{ContainerKey, GroupBounds, GroupKey, GroupKind, Membership, Resource};
 
 use super::aligned::aligned;
-use super::gather::Gathering;
+use super::gather::{Gathering, UsageAndLimits};
 use super::made::{Made, Making};
 use super::span::span_ms;
 use super::statistics::{Statistics, Window};
@@ -82,7 +82,8 @@ fn rows(making: &Making, window_ms: i64) -> Result<RecordBatch> {
     let (run, store) = (making.run.as_ref(), making.run.store.as_ref());
     let now = run.now.0;
     let gathering = Gathering { run, memory: making.memory.new_empty(), start: now.saturating_sub(window_ms) };
-    let (roster, mut usage, limits) = gathering.usage_and_limits(now.saturating_sub(LIMIT_LOOKBACK_MS))?;
+    let known = gathering.usage_and_limits(now.saturating_sub(LIMIT_LOOKBACK_MS))?;
+    let UsageAndLimits { roster, mut usage, limits } = known;
     let containers = store.containers();
     let membership = Membership::of(&containers);
     let bounded: BTreeMap<GroupKey, GroupRow> = store.groups().into_iter().map(|row| (row.key.clone(), row)).collect();
