@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 use tidegate_actuator::simulated::SimulatedHost;
 use tidegate_actuator::{Actuator, ActuatorConfig};
-use tidegate_model::{Clock, Container, GroupBounds, GroupKey, GroupKind, Limit, Mode, Resource, VirtualClock};
+use tidegate_model::{
+    Clock, Container, Decision, GroupBounds, GroupKey, GroupKind, Limit, Mode, Resource, VirtualClock,
+};
 use tidegate_policy::{Engine, PolicyConfig, explain_sentence};
 use tidegate_store::{Durability, GroupRow, Store, StoreConfig};
 
