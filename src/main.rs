@@ -39,6 +39,9 @@ enum Command {
     /// Apply, list, show and switch rules on a running server
     #[command(subcommand)]
     Rule(commands::rule::RuleCommand),
+    /// List apps and users, and bound what their containers may have together
+    #[command(subcommand)]
+    Group(commands::group::GroupCommand),
     /// Say why a decision was taken, and what followed
     Explain(commands::explain::ExplainArgs),
     /// Turn the kill switch on: no limit is changed any more
@@ -75,6 +78,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => commands::sql::run(args),
         Command::Rule(command) => commands::rule::run(command),
+        Command::Group(command) => commands::group::run(command),
         Command::Explain(args) => commands::explain::run(args),
         Command::Freeze(args) => commands::freeze::freeze(args),
         Command::Thaw(args) => commands::freeze::thaw(args),

@@ -6,6 +6,7 @@
 mod clock;
 mod container;
 mod decision;
+mod group;
 mod host;
 mod limit;
 mod sample;
@@ -15,6 +16,7 @@ mod units;
 pub use clock::{Clock, SystemClock, TimeMs, VirtualClock};
 pub use container::{Bounds, CgroupVersion, Container, ContainerKey, Runtime};
 pub use decision::{Decision, Event, GuardAction, GuardReport, Mode, Outcome, OutcomeStatus, Write};
+pub use group::{GroupBounds, GroupKey, GroupKind, Membership};
 pub use host::Host;
 pub use limit::{Limit, Resource, UnknownResource};
 pub use sample::{SampleBatch, SeriesRef};

@@ -83,28 +83,29 @@ pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &His
     judged
 }
 
-/// The last guards, which look at all limits of a host at once, and the decisions.
-fn conclude(winners: Vec<Candidate>, view: View, judged: &mut Judged) {
-    let of = |winner: &Candidate| winner.proposal.rule.class;
-    let moves: Vec<Move> = winners
-        .iter()
-        .map(|winner| Move {
-            key: &winner.proposal.key,
-            class: of(winner),
-            context: &winner.context,
-            target: winner.target,
-        })
-        .collect();
-    let verdicts = guard::host::judge(&moves, view);
-    for (mut winner, verdict) in winners.into_iter().zip(verdicts) {
-        let target = match verdict {
-            None => Ok(winner.target),
-            Some((name, verdict)) => guard::follow(name, verdict, winner.target, &mut winner.notes),
-        };
-        match target {
-            Err(status) => judged.settled.push(winner.refused(status)),
-            Ok(target) if winner.acts => judged.approved.push(winner.approved(target)),
-            Ok(target) => judged.settled.push(winner.shadow(target)),
+/// The last guards, which look at many limits at once, and the decisions.
+fn conclude(mut winners: Vec<Candidate>, view: View, judged: &mut Judged) {
+    for judge in [guard::group::judge, guard::host::judge] {
+        let moves: Vec<Move> = winners.iter().map(Candidate::as_move).collect();
+        let verdicts = judge(&moves, view);
+        let mut left = Vec::with_capacity(winners.len());
+        for (mut winner, verdict) in winners.into_iter().zip(verdicts) {
+            let Some((name, verdict)) = verdict else {
+                left.push(winner);
+                continue;
+            };
+            match guard::follow(name, verdict, winner.target, &mut winner.notes) {
+                Err(status) => judged.settled.push(winner.refused(status)),
+                Ok(target) => left.push(Candidate { target, ..winner }),
+            }
+        }
+        winners = left;
+    }
+    for winner in winners {
+        let target = winner.target;
+        match winner.acts {
+            true => judged.approved.push(winner.approved(target)),
+            false => judged.settled.push(winner.shadow(target)),
         }
     }
 }
@@ -162,6 +163,11 @@ impl Candidate {
             inputs.insert("row".to_owned(), Value::Object(std::mem::take(&mut proposal.columns)));
         }
         Self { target: proposal.target, inputs: Value::Object(inputs), proposal, acts, context, notes: Vec::new() }
+    }
+
+    fn as_move(&self) -> Move<'_> {
+        let Proposal { rule, key, .. } = &self.proposal;
+        Move { key, class: rule.class, context: &self.context, target: self.target }
     }
 
     fn before_choice(&self) -> &'static [Guard] {
@@ -275,8 +281,7 @@ fn context(
     let reading = snapshot.readings.get(key).unwrap_or(&nothing);
     let (last_up, last_down) = track.last_up_down(acts);
     let limit = track.limit(reading, now);
-    // Bounds hold also while nothing is measured.
-    let bounds = snapshot.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1));
+    let (min, max) = snapshot.bounds(key);
     let options = &rule.resolved;
     Context {
         now,
@@ -290,9 +295,8 @@ fn context(
         unreclaimable: reading.get("unreclaimable"),
         usage_slope: reading.get("usage_slope"),
         usage_stddev: reading.get("usage_stddev"),
-        // A bound of nothing would stop a container; it is taken for a bound that was not set.
-        min: reading.get("min").or(bounds.map(|bounds| bounds.min)).filter(|min| *min > 0.0),
-        max: reading.get("max").or(bounds.map(|bounds| bounds.max)).filter(|max| *max > 0.0),
+        min,
+        max,
         capacity: snapshot.capacity(key),
         last_up,
         last_down,

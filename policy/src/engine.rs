@@ -154,7 +154,8 @@ impl Engine {
 
     /// A backtest of `rules` with this engine's guards and its store's settings, which keeps its files below `dir`.
     pub fn backtest(&self, trace: Arc<Trace>, rules: String, step: Option<Duration>, dir: PathBuf) -> Backtest {
-        Backtest { trace, rules, step, policy: self.config.clone(), store: self.store.config().clone(), dir }
+        let (policy, store, groups) = (self.config.clone(), self.store.config().clone(), self.store.groups());
+        Backtest { trace, rules, step, policy, store, groups, dir }
     }
 
     /// The rules in force as one text that makes them again.

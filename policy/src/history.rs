@@ -196,6 +196,11 @@ impl History {
         self.tracks.get(key)
     }
 
+    /// The limit in force at `now`, of which `reading` is the newest sample; see [`Track::limit`].
+    pub fn limit(&self, key: &LimitKey, reading: &Reading, now: TimeMs) -> Option<f64> {
+        self.get(key).map_or_else(|| reading.get("allocated"), |track| track.limit(reading, now))
+    }
+
     fn track_mut(&mut self, key: &LimitKey) -> &mut Track {
         self.tracks.entry(key.clone()).or_default()
     }

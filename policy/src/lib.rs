@@ -25,6 +25,7 @@ mod engine;
 mod error;
 mod explain;
 mod freeze;
+mod group;
 mod guard;
 mod history;
 mod options;

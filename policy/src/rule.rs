@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tidegate_model::{Container, ContainerKey, Mode, TimeMs};
+use tidegate_model::{Container, ContainerKey, GroupKind, Mode, TimeMs};
 use tidegate_store::{RuleRow, RuleView, Store};
 use tokio::sync::OnceCell;
 
@@ -211,6 +211,9 @@ const KEY: [Wanted; 3] = [
     wanted("container", is_text, "text"),
     wanted("resource", is_text, "text, 'cpu' or 'memory'"),
 ];
+/// What it returns instead when it is about a group as a whole.
+const APP: [Wanted; 2] = [wanted("app", is_text, "text"), wanted("resource", is_text, "text, 'cpu' or 'memory'")];
+const USER: [Wanted; 2] = [wanted("user", is_text, "text"), wanted("resource", is_text, "text, 'cpu' or 'memory'")];
 const PROPOSAL: [Wanted; 4] = [
     wanted("target", is_number, "a number, in cores or bytes"),
     wanted("reason", is_text, "text"),
@@ -227,8 +230,13 @@ pub(crate) const CONSUME_EVENT: &str = "consume_event";
 /// The column that says on how many of them it acts, the oldest first.
 pub(crate) const CONSUME_COUNT: &str = "consume_count";
 
-fn wanted_columns(emit: Emit) -> impl Iterator<Item = &'static Wanted> {
-    KEY.iter().chain(match emit {
+fn wanted_columns(emit: Emit, group: Option<GroupKind>) -> impl Iterator<Item = &'static Wanted> {
+    let key = match group {
+        None => KEY.iter(),
+        Some(GroupKind::App) => APP.iter(),
+        Some(GroupKind::User) => USER.iter(),
+    };
+    key.chain(match emit {
         Emit::Limit => PROPOSAL.iter(),
         Emit::Event => EVENT.iter(),
         Emit::Param => PARAM.iter(),
@@ -237,13 +245,26 @@ fn wanted_columns(emit: Emit) -> impl Iterator<Item = &'static Wanted> {
 
 /// The columns that mean something to the engine; what a rule returns besides them is its state.
 pub(crate) fn contract(emit: Emit) -> Vec<&'static str> {
-    wanted_columns(emit).map(|column| column.name).collect()
+    wanted_columns(emit, None).map(|column| column.name).collect()
+}
+
+/// The kind of group that the rows of a limit rule are about, if they are about groups: those of a rule that returns neither
+/// `host` nor `container`, since a rule that forgot one of them must not be taken for one about an app.
+pub(crate) fn group_kind(schema: &Schema) -> Option<GroupKind> {
+    let has = |name: &str| schema.fields().iter().any(|field| field.name() == name);
+    match (has("host") || has("container"), has("app"), has("user")) {
+        (false, true, _) => Some(GroupKind::App),
+        (false, false, true) => Some(GroupKind::User),
+        _ => None,
+    }
 }
 
 /// Checks that a rule's query returns the columns that the engine reads. Their order is free, further ones are allowed.
 pub(crate) fn check_columns(schema: &Schema, emit: Emit) -> Result<(), PolicyError> {
-    let names: Vec<&str> = wanted_columns(emit).filter(|column| column.required).map(|column| column.name).collect();
-    for Wanted { name, fits, description, required } in wanted_columns(emit) {
+    let group = if emit == Emit::Limit { group_kind(schema) } else { None };
+    let wanted = || wanted_columns(emit, group);
+    let names: Vec<&str> = wanted().filter(|column| column.required).map(|column| column.name).collect();
+    for Wanted { name, fits, description, required } in wanted() {
         match schema.fields().iter().filter(|field| field.name() == *name).collect::<Vec<_>>().as_slice() {
             [] if !required => {}
             [] => {
@@ -309,6 +330,28 @@ mod tests {
         check_columns(&schema(&columns), Emit::Limit).unwrap();
         columns.push(("name", text));
         check_columns(&schema(&columns), Emit::Event).unwrap();
+    }
+
+    #[test]
+    fn a_rule_about_groups_names_no_container() {
+        let text = DataType::Utf8;
+        let columns = |group: &'static str| {
+            vec![
+                (group, text.clone()),
+                ("resource", text.clone()),
+                ("target", DataType::Float64),
+                ("reason", text.clone()),
+            ]
+        };
+        for (group, kind) in [("app", GroupKind::App), ("user", GroupKind::User)] {
+            let mut columns = columns(group);
+            check_columns(&schema(&columns), Emit::Limit).unwrap();
+            assert_eq!(group_kind(&schema(&columns)), Some(kind));
+            assert!(check_columns(&schema(&columns), Emit::Event).unwrap_err().message.contains("no column 'host'"));
+            columns.push(("host", text.clone()));
+            let forgotten = check_columns(&schema(&columns), Emit::Limit).unwrap_err();
+            assert!(forgotten.message.contains("no column 'container'"), "{}", forgotten.message);
+        }
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! What the engine knows of every limit at one instant: one read of `recent()`, shared by all rules of the tick.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
-use tidegate_model::{Container, ContainerKey, Host, Resource, TimeMs};
+use tidegate_model::{Container, ContainerKey, Host, Membership, Resource, TimeMs};
 
+use crate::group::Groups;
 use crate::proposal::{Keys, LimitKey, numbers};
 
 /// The label that says how much of what is short on a host a container gets, relative to the others there.
@@ -62,6 +63,17 @@ impl Reading {
         Some(self.0[at]).filter(|value| value.is_finite())
     }
 
+    /// Of a limit that was read so many seconds ago, when nothing else is known.
+    pub fn last_limit(limit: f64, age: f64) -> Self {
+        let mut reading = Self::default();
+        for (name, value) in [("allocated", limit), ("allocated_age", age)] {
+            if let Some(at) = KEPT.iter().position(|kept| *kept == name) {
+                reading.0[at] = value;
+            }
+        }
+        reading
+    }
+
     /// The reading as a JSON object, nulls left out.
     pub fn to_json(&self) -> Map<String, Value> {
         let known = KEPT.iter().zip(self.0).filter(|(_, value)| value.is_finite());
@@ -84,7 +96,10 @@ pub(crate) struct Snapshot {
     pub now: TimeMs,
     pub readings: HashMap<LimitKey, Reading>,
     pub containers: Arc<BTreeMap<ContainerKey, Container>>,
+    pub groups: Groups,
     capacity: HashMap<String, (f64, f64)>,
+    /// Made when somebody asks.
+    membership: OnceLock<Membership>,
 }
 
 impl Snapshot {
@@ -117,7 +132,34 @@ impl Snapshot {
         containers: Arc<BTreeMap<ContainerKey, Container>>,
     ) -> Self {
         let capacity = hosts.iter().map(|host| (host.name.clone(), (host.cpu.0, host.memory.0 as f64))).collect();
-        Self { now, readings, containers, capacity }
+        let (groups, membership) = (Groups::default(), OnceLock::new());
+        Self { now, readings, containers, groups, capacity, membership }
+    }
+
+    #[cfg(test)]
+    pub fn by_key(containers: impl IntoIterator<Item = Container>) -> Arc<BTreeMap<ContainerKey, Container>> {
+        Arc::new(containers.into_iter().map(|container| (container.key.clone(), container)).collect())
+    }
+
+    /// Who is in which app and which user's.
+    pub fn membership(&self) -> &Membership {
+        self.membership.get_or_init(|| Membership::of(self.containers.values()))
+    }
+
+    /// What was read of a limit in the last minute, or of a silent member of a group the last that is known.
+    pub fn newest(&self, key: &LimitKey) -> Option<&Reading> {
+        self.readings.get(key).or_else(|| self.groups.silent.get(key))
+    }
+
+    /// The operator's bounds of a limit, where they are set. They hold also while nothing is measured.
+    pub fn bounds(&self, key: &LimitKey) -> (Option<f64>, Option<f64>) {
+        let reading = self.readings.get(key);
+        let bounds = self.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1));
+        let read = |end: &str| reading.and_then(|reading| reading.get(end));
+        let (min, max) =
+            (read("min").or(bounds.map(|bounds| bounds.min)), read("max").or(bounds.map(|bounds| bounds.max)));
+        // A bound of nothing would stop a container; it is taken for a bound that was not set.
+        (min.filter(|min| *min > 0.0), max.filter(|max| *max > 0.0))
     }
 
     /// What the host of a limit has of its resource, when that is known.

@@ -9,13 +9,15 @@ use std::time::Duration;
 
 use tidegate_actuator::Drift;
 use tidegate_model::{
-    Bounds, Bytes, CgroupVersion, Container, ContainerKey, Cores, Decision, Host, Mode, OutcomeStatus, Resource,
-    Runtime, TimeMs,
+    Bounds, Bytes, CgroupVersion, Container, ContainerKey, Cores, Decision, GroupBounds, GroupKey, GroupKind, Host,
+    Mode, OutcomeStatus, Resource, Runtime, TimeMs,
 };
+use tidegate_store::GroupRow;
 
 use crate::arbiter::{Approved, judge};
 use crate::canary;
 use crate::config::PolicyConfig;
+use crate::group::Groups;
 use crate::history::History;
 use crate::proposal::{LimitKey, Origin, Proposal};
 use crate::rule::RuleDefinition;
@@ -83,6 +85,7 @@ struct Storm {
     config: PolicyConfig,
     hosts: Vec<Host>,
     containers: Vec<Container>,
+    groups: Vec<GroupRow>,
     limits: BTreeMap<LimitKey, Real>,
     rules: Vec<Arc<RuleDefinition>>,
     watch: Arc<RuleDefinition>,
@@ -127,6 +130,8 @@ impl Storm {
             let bounds = bounds.into_iter().flatten().map(|(resource, (min, max))| (resource, Bounds { min, max }));
             container.bounds = bounds.collect();
         }
+        let groups = [(GroupKind::App, "shop"), (GroupKind::App, "batch"), (GroupKind::User, "alice")];
+        let groups = groups.map(|(kind, name)| group(GroupKey { kind, name: name.to_owned() }, &mut dice)).into();
         let rules = (0..16).map(|at| rule(at, &config, &mut dice)).collect();
         let watch = Arc::new(RuleDefinition::own(crate::explain::WATCH, &config).unwrap());
         Self {
@@ -135,6 +140,7 @@ impl Storm {
             config,
             hosts,
             containers,
+            groups,
             limits,
             rules,
             watch,
@@ -171,6 +177,7 @@ impl Storm {
             self.check(approved, rule, &snapshot);
         }
         self.check_hosts(&judged.approved, &snapshot);
+        self.check_groups(&judged.approved, &snapshot);
         for decision in judged.settled.iter().filter(|decision| decision.outcome.status == OutcomeStatus::Shadow) {
             self.history.finish(decision, self.config.drift_hold(), Default::default());
         }
@@ -238,7 +245,11 @@ impl Storm {
             Some((key.clone(), Reading::of(&values)))
         });
         let containers = self.containers.iter().map(|container| (container.key.clone(), container.clone())).collect();
-        Snapshot::new(self.now, readings.collect(), &self.hosts, Arc::new(containers))
+        let mut snapshot = Snapshot::new(self.now, readings.collect(), &self.hosts, Arc::new(containers));
+        let silent = self.limits.iter().filter(|(key, _)| !snapshot.readings.contains_key(key));
+        let silent = silent.map(|(key, real)| (key.clone(), Reading::last_limit(real.limit, 0.0))).collect();
+        snapshot.groups = Groups::new(self.groups.clone(), silent);
+        snapshot
     }
 
     /// Some decreases turn out badly.
@@ -414,6 +425,36 @@ impl Storm {
         }
     }
 
+    /// Whatever comes of what is under way and of what is decided now, no group grows beyond its maximum or shrinks below its
+    /// minimum.
+    fn check_groups(&self, approved: &[Approved], snapshot: &Snapshot) {
+        let changes: HashMap<LimitKey, f64> =
+            approved.iter().map(|approved| (key_of(&approved.decision), approved.change.target)).collect();
+        for GroupRow { key: group, bounds, .. } in &self.groups {
+            for (resource, bounds) in bounds {
+                let members = snapshot.membership().members(group).iter().map(|member| (member.clone(), *resource));
+                let members: Vec<LimitKey> = members.collect();
+                let coming = |key: &LimitKey| {
+                    let write = self.writing.iter().find(|write| key_of(&write.decision) == *key);
+                    write.map(|write| write.change.target)
+                };
+                let sum = |end: fn(f64, f64) -> f64| -> f64 {
+                    let states = |key| [coming(key), changes.get(key).copied()].into_iter().flatten();
+                    members.iter().map(|key| states(key).fold(self.limits[key].limit, end)).sum()
+                };
+                let moved = |up: bool| {
+                    members.iter().any(|key| changes.get(key).is_some_and(|to| (*to > self.limits[key].limit) == up))
+                };
+                let (most, least) = (sum(f64::max), sum(f64::min));
+                assert!(bounds.max.is_none_or(|max| !moved(true) || most <= max * LOST), "{group} {bounds:?}: {most}");
+                assert!(
+                    bounds.min.is_none_or(|min| !moved(false) || least * LOST >= min),
+                    "{group} {bounds:?}: {least}"
+                );
+            }
+        }
+    }
+
     /// Finishes most writes, some of them badly.
     fn write(&mut self) {
         let (now, hold) = (self.now, self.config.drift_hold());
@@ -462,14 +503,23 @@ fn container(key: ContainerKey, dice: &mut Dice) -> Container {
         id: key.name.clone(),
         key,
         incarnation: 1,
-        app: None,
-        user: None,
+        app: dice.pick(&[Some("shop"), Some("batch"), None]).map(str::to_owned),
+        user: dice.chance(0.3).then(|| "alice".to_owned()),
         labels: [("tidegate.weight".to_owned(), weight)].into(),
         first_seen: TimeMs(0),
         last_seen: TimeMs(0),
         baseline: BTreeMap::new(),
         bounds: BTreeMap::new(),
     }
+}
+
+fn group(key: GroupKey, dice: &mut Dice) -> GroupRow {
+    let bounds = Resource::ALL.map(|resource| {
+        let unit = if resource == Resource::Cpu { 1.0 } else { 1e9 };
+        let min = dice.chance(0.5).then(|| unit * dice.between(1.0, 10.0));
+        (resource, GroupBounds { min, max: dice.chance(0.7).then(|| unit * dice.between(10.0, 60.0)) })
+    });
+    GroupRow { key, bounds: bounds.into(), changed_by: String::new(), changed_at: TimeMs(0) }
 }
 
 fn real(resource: Resource, now: TimeMs, dice: &mut Dice) -> Real {

@@ -298,11 +298,10 @@ impl Engine {
         let answer = self.store.query(&rule.query, &options).await;
         let batches = answer.map_err(|error| in_query(error.message))?.batches;
         let snapshot = self.snapshot(now).await.map_err(in_query)?;
-        let Parsed { items, problem } = proposal::proposals(&rule, &batches);
+        let Parsed { items, problem } = self.proposed(&rule, &batches, &snapshot);
         if let (true, Some(problem)) = (items.is_empty(), problem) {
             return Err(in_query(problem));
         }
-        let items = items.into_iter().filter(|item| rule.is_for(&item.key.0, &snapshot.containers)).collect();
         let history = self.history.lock().clone();
         Ok(judge(items, &snapshot, &history, &self.config).settled)
     }
@@ -357,8 +356,8 @@ impl Engine {
                 let is_for = |container: &ContainerKey| rule.is_for(container, &snapshot.containers);
                 let problem = match emit {
                     Emit::Limit => {
-                        let Parsed { items, problem } = proposal::proposals(&rule, &batches);
-                        gathered.proposals.extend(items.into_iter().filter(|item| is_for(&item.key.0)));
+                        let Parsed { items, problem } = self.proposed(&rule, &batches, snapshot);
+                        gathered.proposals.extend(items);
                         if problem.is_none() {
                             gathered.answered.push(Arc::clone(&rule));
                         }
@@ -444,7 +443,7 @@ impl Engine {
         let rows = tokio::time::timeout(limit, self.store.recent(SNAPSHOT_WINDOW, &options)).await;
         let rows = rows.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
         let rows = rows.map_err(|error| format!("recent() failed: {}", error.message))?;
-        Ok(Snapshot::read(now, &[rows], &self.store.hosts(), self.store.container_map()))
+        self.with_groups(Snapshot::read(now, &[rows], &self.store.hosts(), self.store.container_map())).await
     }
 
     fn set_status(&self, rule: &str, now: TimeMs, took: Duration, rows: Option<u64>, error: Option<String>) {

@@ -6,6 +6,7 @@ pub mod check;
 pub mod doctor;
 pub mod explain;
 pub mod freeze;
+pub mod group;
 mod report;
 pub mod restore;
 pub mod rule;

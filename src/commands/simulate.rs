@@ -86,6 +86,7 @@ pub fn run(args: SimulateArgs) -> Result<ExitCode> {
                 step: args.step,
                 policy: PolicyConfig::default(),
                 store: StoreConfig::default(),
+                groups: Vec::new(),
                 dir: std::env::temp_dir(),
             };
             let progress = |Progress { done, all }| bar.at(what, done, all);

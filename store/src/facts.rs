@@ -1,4 +1,4 @@
-//! Current facts: containers, hosts and rules as they are now, kept across restarts.
+//! Current facts: containers, groups, hosts and rules as they are now, kept across restarts.
 //!
 //! Changes are written before they are visible. When something was last seen changes every second, so it is kept in memory
 //! and only written along with something else or at a flush. How a rule's last run went is noted by the tick, which must
@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use tidegate_model::{Container, ContainerKey, Host, Mode, TimeMs};
+use tidegate_model::{Container, ContainerKey, GroupBounds, GroupKey, Host, Mode, Resource, TimeMs};
 
 use crate::catalog::{read_json, replace_json, sealed_json};
 use crate::dir::FACTS;
@@ -104,11 +104,25 @@ pub struct Freeze {
     pub why: String,
 }
 
+/// What an operator allows a group. A group is bounded whether or not it has members now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// Which group.
+    pub key: GroupKey,
+    /// What the limits of its members may add up to.
+    pub bounds: BTreeMap<Resource, GroupBounds>,
+    /// Who said so last.
+    pub changed_by: String,
+    /// When.
+    pub changed_at: TimeMs,
+}
+
 /// What is known now.
 #[derive(Clone, Debug, Default)]
 struct Facts {
     /// Shared with who looks at all of them, such as each tick.
     containers: Arc<BTreeMap<ContainerKey, Container>>,
+    groups: BTreeMap<GroupKey, GroupRow>,
     hosts: BTreeMap<String, Host>,
     rules: Vec<RuleRow>,
     freeze: Option<Freeze>,
@@ -119,6 +133,8 @@ struct Facts {
 #[derive(Default, Serialize, Deserialize)]
 struct FactsFile {
     containers: Vec<Container>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<GroupRow>,
     hosts: Vec<Host>,
     rules: Vec<RuleRow>,
     /// Not in files of before there was one.
@@ -132,6 +148,7 @@ impl FactsFile {
     fn of(facts: &Facts) -> Self {
         Self {
             containers: facts.containers.values().cloned().collect(),
+            groups: facts.groups.values().cloned().collect(),
             hosts: facts.hosts.values().cloned().collect(),
             rules: facts.rules.clone(),
             freeze: facts.freeze.clone(),
@@ -160,6 +177,7 @@ impl FactBook {
         }
         let facts = Facts {
             containers: Arc::new(file.containers.into_iter().map(|row| (row.key.clone(), row)).collect()),
+            groups: file.groups.into_iter().map(|row| (row.key.clone(), row)).collect(),
             hosts: file.hosts.into_iter().map(|row| (row.name.clone(), row)).collect(),
             rules,
             freeze: file.freeze,
@@ -302,6 +320,22 @@ impl Store {
     /// As [`Store::containers`], by key and without copying them.
     pub fn container_map(&self) -> Arc<BTreeMap<ContainerKey, Container>> {
         Arc::clone(&self.facts.current.read().containers)
+    }
+
+    /// Adds or replaces what is allowed a group; a row without any bounds takes it away.
+    pub fn put_group(&self, row: GroupRow) -> Result<(), StoreError> {
+        self.facts.change(self.dir.path(), |facts| {
+            let is_bounded = row.bounds.values().any(|bounds| !bounds.is_none());
+            match is_bounded {
+                true => drop(facts.groups.insert(row.key.clone(), row)),
+                false => drop(facts.groups.remove(&row.key)),
+            }
+        })
+    }
+
+    /// All groups that are bounded, apps first, each kind by name.
+    pub fn groups(&self) -> Vec<GroupRow> {
+        self.facts.current.read().groups.values().cloned().collect()
     }
 
     /// Adds or replaces a host by name. A change of `last_seen` alone is not written to disk.

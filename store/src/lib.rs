@@ -25,6 +25,7 @@ mod functions;
 mod history;
 mod hot;
 mod keep;
+mod limits;
 mod loop_reads;
 mod maintain;
 mod memory;
@@ -44,11 +45,12 @@ mod write;
 pub use arrow;
 pub use config::{Durability, RetentionRule, StoreConfig, UsageMap};
 pub use error::StoreError;
-pub use facts::{Freeze, RuleChange, RuleRow, RuleStatus};
+pub use facts::{Freeze, GroupRow, RuleChange, RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
 pub use keep::{
     BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,
 };
+pub use limits::LastLimits;
 pub use loop_reads::PressureSample;
 pub use memory::{Consumption, Param, RuleView};
 pub use news::News;

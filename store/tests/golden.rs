@@ -6,6 +6,7 @@
 //! - `now 2026-11-21T20:00:00Z`: the instant for everything below.
 //! - `samples`: one a line, `metric offset value tag=value ...`; the offset is from now, such as `-10s`, `-500ms` or `0s`.
 //! - `containers`: one a line, `host/name app=.. user=.. cpu=min..max memory=min..max`, all of them optional.
+//! - `groups`: one a line, `app name cpu=min..max memory=min..max`, or `user`; an end may be left out.
 //! - `hosts`: one a line, `name cpu=cores memory=bytes`.
 //! - `rules`, `rule_changes`, `decisions`, `events`: one a line, as JSON. A time may be an offset.
 //! - `params`, `states`: one a line, as JSON. `consumed`: an event as JSON whose rule acts on the oldest of its name.
@@ -23,10 +24,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tidegate_model::{
-    Bounds, Bytes, CgroupVersion, Container, ContainerKey, Cores, Decision, Event, Host, Resource, Runtime,
-    SampleBatch, SeriesKey, TimeMs,
+    Bounds, Bytes, CgroupVersion, Container, ContainerKey, Cores, Decision, Event, GroupBounds, GroupKey, Host,
+    Resource, Runtime, SampleBatch, SeriesKey, TimeMs,
 };
-use tidegate_store::{Consumption, Param, QueryError, QueryResult, RuleChange, RuleRow, Store, StoreConfig, export};
+use tidegate_store::{
+    Consumption, GroupRow, Param, QueryError, QueryResult, RuleChange, RuleRow, Store, StoreConfig, export,
+};
 
 #[tokio::test]
 async fn golden_files_give_the_answers_that_stand_in_them() {
@@ -101,6 +104,7 @@ impl Script {
             "containers" => {
                 store.put_containers(&rest.iter().map(|line| container(line, now)).collect::<Vec<_>>()).unwrap();
             }
+            "groups" => rest.iter().for_each(|line| store.put_group(group(line, now)).unwrap()),
             "hosts" => rest.iter().for_each(|line| store.put_host(host(line, now)).unwrap()),
             "rule_changes" => {
                 let changes = rest.iter().map(|line| from_json::<RuleChange>(line, now)).collect();
@@ -203,6 +207,19 @@ fn container(line: &str, now: TimeMs) -> Container {
         }
     }
     container
+}
+
+fn group(line: &str, now: TimeMs) -> GroupRow {
+    let mut words = line.split_whitespace();
+    let (kind, name) = (words.next().unwrap().parse().unwrap(), words.next().unwrap().to_owned());
+    let bounds = words.map(|word| {
+        let (resource, value) = word.split_once('=').unwrap();
+        let (min, max) = value.split_once("..").unwrap();
+        let end = |text: &str| (!text.is_empty()).then(|| text.parse().unwrap());
+        (resource.parse().unwrap(), GroupBounds { min: end(min), max: end(max) })
+    });
+    let (bounds, changed_by) = (bounds.collect(), "me".to_owned());
+    GroupRow { key: GroupKey { kind, name }, bounds, changed_by, changed_at: now }
 }
 
 fn host(line: &str, now: TimeMs) -> Host {

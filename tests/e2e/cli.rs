@@ -73,6 +73,23 @@ fn queries_and_rules_work_from_the_command_line() {
 }
 
 #[test]
+fn groups_are_bounded_and_listed_from_the_command_line() {
+    let server = Server::start(&["--local-host", "false", "--install-default-rules", "false"]);
+    let set = server.command(&["group", "set", "app", "my shop/1", "cpu", "--min", "1", "--max", "4"]);
+    assert_eq!(stdout(&set), "cpu of app my shop/1: min 1.00 cores, max 4.00 cores\n", "{}", stderr(&set));
+    let list = server.command(&["group", "list", "--output", "csv"]);
+    assert!(stdout(&list).contains("\napp,my shop/1,,cpu,0,0,,,1.0,4.0,\n"), "{}", stdout(&list));
+    let json = server.command(&["group", "list", "--output", "json"]);
+    let rows: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(rows[0]["max"], 4.0);
+    let wrong = server.command(&["group", "set", "app", "shop", "cpu", "--min", "5", "--max", "4"]);
+    assert_eq!((wrong.status.code(), stderr(&wrong).contains("min 5 is above max 4")), (Some(1), true));
+    for expected in ["app my shop/1 is not bounded any more\n", "app my shop/1 was not bounded\n"] {
+        assert_eq!(stdout(&server.command(&["group", "clear", "app", "my shop/1"])), expected);
+    }
+}
+
+#[test]
 fn doctor_reports_in_every_format() {
     let json = tidegate(&["doctor", "--output", "json"]);
     let findings: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();

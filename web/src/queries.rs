@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat};
-use tidegate_model::{ContainerKey, Decision, Mode, Resource, TimeMs, metrics};
+use tidegate_model::{ContainerKey, Decision, GroupKey, Mode, Resource, TimeMs, metrics};
 
 /// How far back the newest value of a container may lie to count as present.
 pub(crate) const RECENT: Duration = Duration::from_secs(10);
@@ -52,6 +52,14 @@ pub(crate) fn latest() -> String {
 /// The newest values of one container.
 pub(crate) fn latest_of(key: &ContainerKey) -> String {
     format!("{LATEST} WHERE {}", is(key))
+}
+
+/// The newest values of all groups, or of one.
+pub(crate) fn groups(only: Option<&GroupKey>) -> String {
+    let only = only.map_or_else(String::new, |group| {
+        format!(" WHERE kind = {} AND name = {}", literal(group.kind.as_str()), literal(&group.name))
+    });
+    format!("SELECT * FROM group_recent(INTERVAL '60 seconds'){only} ORDER BY kind, name, resource")
 }
 
 /// A stretch of time cut into buckets of the same length.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_actuator::Actuator;
 use tidegate_actuator::simulated::SimulatedHost;
 use tidegate_model::{Clock, Mode, TimeMs, VirtualClock};
-use tidegate_store::{Durability, Store, StoreConfig};
+use tidegate_store::{Durability, GroupRow, Store, StoreConfig};
 use tokio_util::sync::CancellationToken;
 
 use super::score::{Report, Score};
@@ -46,6 +46,8 @@ pub struct Backtest {
     pub policy: PolicyConfig,
     /// The store's settings, such as the boundary and the half-lives; where it keeps its files is not among them.
     pub store: StoreConfig,
+    /// What operators allow groups.
+    pub groups: Vec<GroupRow>,
     /// A directory below which it keeps its own store while it runs.
     pub dir: PathBuf,
 }
@@ -101,6 +103,9 @@ impl Backtest {
             store.put_host(known.clone()).map_err(store_error)?;
         }
         store.put_containers(&containers).map_err(store_error)?;
+        for group in &self.groups {
+            store.put_group(group.clone()).map_err(store_error)?;
+        }
         let mut score = Score::new(containers.into_iter().map(|container| container.key).collect());
         let instants = |span: Duration| (span.as_millis() / step.as_millis()) as u64;
         let all = instants(to.since(from));

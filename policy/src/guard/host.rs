@@ -33,7 +33,7 @@ pub(crate) struct View<'a> {
 }
 
 /// Nothing, or the name of a guard and what it makes of a change.
-type Named = Option<(&'static str, Verdict)>;
+pub(crate) type Named = Option<(&'static str, Verdict)>;
 
 /// What the guards make of each of `moves`, which are all that are made at one instant.
 pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {
@@ -99,7 +99,7 @@ impl Room {
         let used = here().filter_map(|(_, reading)| reading.get("usage")).sum();
         let committed = here().map(|(key, reading)| {
             let track = history.get(key);
-            let stands = track.map_or_else(|| reading.get("allocated"), |track| track.limit(reading, snapshot.now));
+            let stands = history.limit(key, reading, snapshot.now);
             let coming = track.and_then(|track| track.pending.as_ref()).map(|pending| pending.to);
             // Whatever comes of what is under way and of what is lowered now: a limit that begins to be one counts for more.
             let reserved = reserved(history, key, capacity);
@@ -115,11 +115,7 @@ impl Room {
         // Limits of memory that add up to too much are a risk; a limit that is reached kills now. So who is at his limit gets
         // of what is not used, whatever limits others have.
         let mut unused = if self.resource == Resource::Memory { self.ratio * self.capacity - self.used } else { 0.0 };
-        let mut classes: BTreeMap<Class, Vec<usize>> = BTreeMap::new();
-        for at in members {
-            classes.entry(moves[*at].class).or_default().push(*at);
-        }
-        for members in classes.into_values() {
+        for members in by_class(moves, members) {
             let growth = |at: usize| (moves[at].target - self.base(&moves[at], view.history)).max(0.0);
             let wish = |at: &usize| Wish { growth: growth(*at), weight: view.snapshot.weight(&moves[*at].key.0) };
             let wishes: Vec<Wish> = members.iter().map(wish).collect();
@@ -166,18 +162,30 @@ impl Room {
         if granted <= limit {
             return Verdict::Refuse(format!("{sum}, so nothing is left"));
         }
-        match super::dead_band::check(granted, context) {
-            Verdict::Pass | Verdict::Change(..) => Verdict::Change(granted, short),
-            Verdict::Refuse(_) | Verdict::Infeasible(_) => {
-                Verdict::Refuse(format!("{short}, which is not worth a change"))
-            }
-        }
+        cut(granted, context, short)
     }
 }
 
 /// What a container had before a decrease that may have to be taken back. Without a limit it had nothing that counts.
 fn reserved(history: &History, key: &LimitKey, capacity: f64) -> Option<f64> {
     history.watches.reserved(key).filter(|reserved| *reserved < capacity)
+}
+
+/// What becomes of a change that is cut to `target`, and why: nothing where the rest is not worth a change.
+pub(super) fn cut(target: f64, context: &Context, why: String) -> Verdict {
+    match super::dead_band::check(target, context) {
+        Verdict::Pass | Verdict::Change(..) => Verdict::Change(target, why),
+        Verdict::Refuse(_) | Verdict::Infeasible(_) => Verdict::Refuse(format!("{why}, which is not worth a change")),
+    }
+}
+
+/// `members`, which are places in `moves`, by class: the first one is served first.
+pub(super) fn by_class(moves: &[Move], members: &[usize]) -> impl Iterator<Item = Vec<usize>> + use<> {
+    let mut classes: BTreeMap<Class, Vec<usize>> = BTreeMap::new();
+    for at in members {
+        classes.entry(moves[*at].class).or_default().push(*at);
+    }
+    classes.into_values()
 }
 
 fn at_limit(change: &Move, snapshot: &Snapshot) -> bool {

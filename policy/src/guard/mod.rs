@@ -2,15 +2,17 @@
 //!
 //! The order is fixed, and the same live, in a preview and in a replay:
 //! `sane, bounds, stale, warm_up`, then the choice between rules (`priority`, see `arbiter`), then
-//! `pending, drift, backoff, cooldown, step, memory_floor, dead_band`, then those that look at all limits of a host at once
-//! ([`host`]): `capacity, shrink_share`, then the rule's mode. What the engine itself puts back, after a regression or without
-//! data, passes `sane, bounds, pending, drift, rise, cooldown` and `capacity`: it waits for nothing but a write under way.
+//! `pending, drift, backoff, cooldown, step, memory_floor, dead_band`, then those that look at many limits at once: [`group`],
+//! all of an app's or a user's, and all of a host's ([`host`]): `capacity, shrink_share`, then the rule's mode. What the engine
+//! itself puts back, after a regression or without data, passes `sane, bounds, pending, drift, rise, cooldown, group` and
+//! `capacity`: it waits for nothing but a write under way.
 
 mod backoff;
 mod bounds;
 mod capacity;
 mod cooldown;
 mod dead_band;
+pub(crate) mod group;
 mod hold;
 pub(crate) mod host;
 mod memory_floor;

@@ -8,10 +8,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidegate_actuator::simulated::{Member, SimulatedHost};
 use tidegate_actuator::{Actuator, ActuatorConfig, Change};
-use tidegate_model::{Clock, Decision, Limit, Mode, Outcome, Resource, SampleBatch, SeriesKey, VirtualClock};
-use tidegate_policy::backtest::{Backtest, Report, Trace, Traced, Wanted, pushed_metrics};
+use tidegate_model::{
+    Clock, Decision, GroupBounds, GroupKey, GroupKind, Limit, Mode, Outcome, Resource, SampleBatch, SeriesKey,
+    VirtualClock,
+};
+use tidegate_policy::backtest::{Backtest, ContainerScore, Report, Trace, Traced, Wanted, pushed_metrics};
 use tidegate_policy::{DEFAULT_PACK, Engine, PolicyConfig};
-use tidegate_store::{Durability, Store, StoreConfig};
+use tidegate_store::{Durability, GroupRow, Store, StoreConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::world::{START, Second, World};
@@ -42,6 +45,7 @@ fn backtest(containers: Vec<Traced>, rules: &str, dir: &Path) -> Backtest {
         step: None,
         policy: PolicyConfig::default(),
         store: StoreConfig::default(),
+        groups: Vec::new(),
         dir: dir.to_owned(),
     }
 }
@@ -108,6 +112,30 @@ async fn rules_that_only_watch_act_in_a_backtest_and_those_that_are_off_do_not()
         let mean = report.resources[&Resource::Cpu].mean_limit;
         assert!((mean - limit).abs() < 0.2, "{mode}: {mean}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_bounds_a_group_bounds_it_in_a_backtest_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let rules = "CREATE RULE two AS SELECT host, container, resource, 2.0 AS target, 'two' AS reason
+        FROM recent(INTERVAL '5 seconds') WHERE resource = 'cpu'";
+    let containers = ["a", "b"].map(|name| {
+        let mut traced = traced(name, 1.0, &[0.5; 100]);
+        traced.member.app = Some("shop".to_owned());
+        traced
+    });
+    let shop = GroupRow {
+        key: GroupKey { kind: GroupKind::App, name: "shop".to_owned() },
+        bounds: [(Resource::Cpu, GroupBounds { min: None, max: Some(3.0) })].into(),
+        changed_by: "test".to_owned(),
+        changed_at: START,
+    };
+    let backtest = Backtest { groups: vec![shop], ..backtest(containers.into(), rules, dir.path()) };
+    let report = run(&backtest).await;
+    let cpu: Vec<_> = report.limits.iter().filter(|limit| limit.resource == Resource::Cpu).collect();
+    let as_bounded =
+        |limit: &&ContainerScore| limit.figures.changes == 1 && (1.4..=1.5).contains(&limit.figures.mean_limit);
+    assert!(cpu.len() == 2 && cpu.iter().all(as_bounded), "{cpu:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod backtest;
 mod default_pack;
 mod documented;
 mod freeze;
+mod groups;
 mod hosts;
 mod options;
 mod remember;

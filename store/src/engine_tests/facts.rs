@@ -1,9 +1,9 @@
 //! Decisions, events and current facts across restarts.
 
-use tidegate_model::{CgroupVersion, Container, Host, Runtime};
+use tidegate_model::{CgroupVersion, Container, GroupBounds, GroupKey, GroupKind, Host, Runtime};
 
 use super::*;
-use crate::{RuleRow, RuleStatus};
+use crate::{GroupRow, RuleRow, RuleStatus};
 
 fn container(name: &str) -> Container {
     Container {
@@ -78,6 +78,16 @@ async fn facts_survive_a_restart_and_last_seen_alone_writes_nothing() {
         last_rows: None,
         last_error: None,
     };
+    let group = GroupRow {
+        key: GroupKey { kind: GroupKind::App, name: "shop".into() },
+        bounds: [(Resource::Cpu, GroupBounds { min: None, max: Some(4.0) })].into(),
+        changed_by: "me".into(),
+        changed_at: NOW,
+    };
+    let unbounded = GroupKey { kind: GroupKind::User, name: "alice".into() };
+    store.put_group(group.clone()).unwrap();
+    store.put_group(GroupRow { key: unbounded.clone(), ..group.clone() }).unwrap();
+    store.put_group(GroupRow { key: unbounded, bounds: BTreeMap::new(), ..group.clone() }).unwrap();
     store.put_rules(vec![rule.clone()]).unwrap();
     let status = RuleStatus { run: NOW, latency_ms: 1.5, rows: None, error: Some("no".into()) };
     store.put_rule_status("r", status);
@@ -95,6 +105,7 @@ async fn facts_survive_a_restart_and_last_seen_alone_writes_nothing() {
 
     let store = open(dir.path());
     assert_eq!(store.containers(), [seen]);
+    assert_eq!(store.groups(), [group]);
     assert_eq!(store.hosts(), [host]);
     assert_eq!(store.rules(), [rule]);
 }

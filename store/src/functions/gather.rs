@@ -70,6 +70,13 @@ pub(super) struct InWindow<'a> {
     pub(super) oom_kills: Vec<Option<f64>>,
 }
 
+/// What [`Gathering::usage_and_limits`] finds, by row of the roster.
+pub(super) struct UsageAndLimits {
+    pub(super) roster: Arc<Roster>,
+    pub(super) usage: Vec<Window>,
+    pub(super) limits: Vec<Option<(i64, f64)>>,
+}
+
 /// One gathering, which answers [`Gathering::rows`].
 pub(super) struct Gathering<'a> {
     pub(super) run: &'a Run,
@@ -171,18 +178,8 @@ impl<T: Target> Visitor for Rows<'_, T> {
 impl Gathering<'_> {
     /// All rows with all columns, sorted by host, container and resource.
     pub(super) fn rows(&self) -> Result<RecordBatch> {
-        let everything = LabelFilter::everything();
-        let usage = UsageSource { maps: self.store().config().usage_maps.clone() };
-        let usage: Vec<Selected> = usage.parts(self.store(), &everything).into_iter().map(Selected::all).collect();
-        let table = |metric: &'static str| SubjectSource { table: metric, metric }.labels(self.store());
-        let tables = Tables {
-            usage: usage.iter().map(|part| Arc::clone(&part.part.labels)).collect(),
-            limits: SubjectSource::LIMITS.labels(self.store()),
-            throttled: table(metrics::THROTTLED),
-            pressure: table(metrics::PRESSURE_SOME),
-            oom_kills: table(metrics::OOM_KILLS),
-            unreclaimable: table(metrics::UNRECLAIMABLE),
-        };
+        let usage = self.usage_parts();
+        let tables = self.tables(&usage);
         let roster = self.store().recents.roster(self.store(), &tables);
         let rows = roster.subjects.len();
         self.memory.try_grow(rows * ROW_BYTES)?;
@@ -221,6 +218,39 @@ impl Gathering<'_> {
         let usage = usage.iter_mut().map(|window| window.statistics(&mut keys)).collect();
         let oom_kills = kills.iter().map(|readings| oom_kills(readings)).collect();
         Ok(InWindow { usage, app, throttled, pressure, oom_kills })
+    }
+
+    /// Of everybody, in the order of the roster: what was used in the window, and the newest limit that was read at or after
+    /// `since`, with its time.
+    pub(super) fn usage_and_limits(&self, since: i64) -> Result<UsageAndLimits> {
+        let usage = self.usage_parts();
+        let tables = self.tables(&usage);
+        let roster = self.store().recents.roster(self.store(), &tables);
+        let (usage, _) = self.usage(&roster, &usage)?;
+        let mut limits = vec![None; roster.subjects.len()];
+        self.newest(&tables.limits, since, |label, time, value| {
+            if let Some(row) = roster.limits[label] {
+                limits[row as usize] = Some((time, value));
+            }
+        })?;
+        Ok(UsageAndLimits { roster, usage, limits })
+    }
+
+    fn usage_parts(&self) -> Vec<Selected> {
+        let usage = UsageSource { maps: self.store().config().usage_maps.clone() };
+        usage.parts(self.store(), &LabelFilter::everything()).into_iter().map(Selected::all).collect()
+    }
+
+    fn tables(&self, usage: &[Selected]) -> Tables {
+        let table = |metric: &'static str| SubjectSource { table: metric, metric }.labels(self.store());
+        Tables {
+            usage: usage.iter().map(|part| Arc::clone(&part.part.labels)).collect(),
+            limits: SubjectSource::LIMITS.labels(self.store()),
+            throttled: table(metrics::THROTTLED),
+            pressure: table(metrics::PRESSURE_SOME),
+            oom_kills: table(metrics::OOM_KILLS),
+            unreclaimable: table(metrics::UNRECLAIMABLE),
+        }
     }
 
     /// The windows of usage, and the apps that the newest measurements name.

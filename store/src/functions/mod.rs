@@ -1,6 +1,7 @@
 //! Functions that SQL has beyond DataFusion's.
 
 mod aggregate;
+mod aligned;
 mod asof;
 mod bounded;
 mod counter;
@@ -9,6 +10,7 @@ mod ewma;
 mod fill;
 mod gaps;
 mod gather;
+mod group_recent;
 mod histogram_quantile;
 mod history;
 mod last;
@@ -44,6 +46,7 @@ use self::aggregate::series_aggregates;
 use self::asof::{AsOf, asof_columns};
 use self::fill::Fill;
 use self::gaps::gap_fillers;
+use self::group_recent::{GroupRecent, group_recent_columns};
 use self::histogram_quantile::histogram_quantile;
 use self::history::{HistoryFunction, history_columns};
 use self::last::{Last, last_columns};
@@ -72,6 +75,7 @@ pub(crate) fn register_for(state: &mut SessionState, store: &Arc<Store>, at: Opt
     state.register_udf(Arc::new(now(at)))?;
     state.register_udtf("last", Arc::new(Last::new(Arc::downgrade(store))));
     state.register_udtf("recent", Arc::new(Recent));
+    state.register_udtf("group_recent", Arc::new(GroupRecent));
     state.register_udtf("history", Arc::new(HistoryFunction));
     state.register_udtf("asof", Arc::new(AsOf::new(store, at)));
     state.register_udtf("fill", Arc::new(Fill::new(store, at)));
@@ -137,6 +141,13 @@ fn own() -> Vec<FunctionInfo> {
             "one row per host, container and resource with a usage sample in the window before now(); window is an \
              INTERVAL or a number of seconds",
             recent_columns(),
+        ),
+        table(
+            "group_recent",
+            "group_recent(window)",
+            "one row per app or user and resource with the sums of what its containers used in the window before now(); \
+             window is an INTERVAL or a number of seconds",
+            group_recent_columns(),
         ),
         table(
             "last",

@@ -55,17 +55,19 @@ impl Window {
 
     /// `None` when there is no point. `keys` is a place to sort in, kept from call to call.
     pub(crate) fn statistics(&mut self, keys: &mut Vec<i64>) -> Option<Statistics> {
-        self.sort();
+        self.sorted();
         self.sort_values(keys);
         self.figures(keys)
     }
 
-    /// A fixed order, so that sums have the same last bits for the same points.
-    fn sort(&mut self) {
+    /// The points by time, those at the same time by value: a fixed order, so that sums have the same last bits for the same
+    /// points.
+    pub(crate) fn sorted(&mut self) -> &[(i64, f64)] {
         let order = |a: &(i64, f64), b: &(i64, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
         if !self.points.is_sorted_by(|a, b| order(a, b).is_le()) {
             self.points.sort_unstable_by(order);
         }
+        &self.points
     }
 
     fn sort_values(&self, keys: &mut Vec<i64>) {
@@ -135,7 +137,7 @@ impl Moving {
 
     /// Moves on: from now on the window begins at `from` and has `new` points too, which are later than all others.
     pub(crate) fn go_on(&mut self, from: i64, new: impl ExactSizeIterator<Item = (i64, f64)>) {
-        self.window.sort();
+        self.window.sorted();
         let old = self.window.points.partition_point(|(time, _)| *time < from);
         self.stale |= old + new.len() > FEW_CHANGES;
         for (_, value) in self.window.points.drain(..old) {
@@ -156,7 +158,7 @@ impl Moving {
 
     /// As [`Window::statistics`].
     pub(crate) fn statistics(&mut self) -> Option<Statistics> {
-        self.window.sort();
+        self.window.sorted();
         if std::mem::take(&mut self.stale) {
             self.window.sort_values(&mut self.keys);
         }

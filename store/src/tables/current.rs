@@ -1,13 +1,14 @@
-//! Tables of current facts: containers, hosts, apps, users, bounds, rules.
+//! Tables of current facts: containers, hosts, apps, users, groups, bounds, rules.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
 use datafusion::common::Result;
-use tidegate_model::{CgroupVersion, Resource, TimeMs};
+use tidegate_model::{CgroupVersion, GroupKey, GroupKind, Membership, Resource, TimeMs};
 
 use super::{Column, Kind, UTC, schema_of};
+use crate::facts::GroupRow;
 use crate::query::run::Run;
 use crate::store::Store;
 
@@ -18,6 +19,7 @@ pub(crate) enum Current {
     Hosts,
     Apps,
     Users,
+    Groups,
     Bounds,
     Rules,
     RuleChanges,
@@ -26,11 +28,12 @@ pub(crate) enum Current {
 }
 
 impl Current {
-    pub(crate) const ALL: [Current; 9] = [
+    pub(crate) const ALL: [Current; 10] = [
         Current::Containers,
         Current::Hosts,
         Current::Apps,
         Current::Users,
+        Current::Groups,
         Current::Bounds,
         Current::Rules,
         Current::RuleChanges,
@@ -44,6 +47,7 @@ impl Current {
             Current::Hosts => "hosts",
             Current::Apps => "apps",
             Current::Users => "users",
+            Current::Groups => "groups",
             Current::Bounds => "bounds",
             Current::Rules => "rules",
             Current::RuleChanges => "rule_changes",
@@ -88,6 +92,17 @@ impl Current {
                 text("user_name", "its name"),
                 count("apps", "how many apps it has"),
                 count("containers", "how many containers it has"),
+            ],
+            Current::Groups => vec![
+                text("kind", "app or user"),
+                text("name", "its name"),
+                text("user_name", "the user that an app belongs to, if any; a user's own name"),
+                text("resource", "cpu or memory"),
+                count("members", "how many containers it has"),
+                double("min", "what the limits may not be lowered below in sum, in cores or bytes"),
+                double("max", "what the limits may not be raised above in sum, in cores or bytes"),
+                text("changed_by", "who set min and max of this group last"),
+                time("changed_at", "when"),
             ],
             Current::Bounds => vec![
                 text("host", "the container's host"),
@@ -158,6 +173,7 @@ impl Current {
             Current::Hosts => hosts(store),
             Current::Apps => apps(store),
             Current::Users => users(store),
+            Current::Groups => groups(store),
             Current::Bounds => bounds(store),
             Current::Rules => rules(store),
             Current::RuleChanges => rule_changes(store),
@@ -230,34 +246,50 @@ fn hosts(store: &Store) -> Vec<ArrayRef> {
 }
 
 fn apps(store: &Store) -> Vec<ArrayRef> {
-    let mut groups: BTreeMap<(String, Option<String>), i64> = BTreeMap::new();
-    for container in store.containers() {
-        if let Some(app) = container.app {
-            *groups.entry((app, container.user)).or_default() += 1;
-        }
-    }
-    let rows: Vec<_> = groups.into_iter().collect();
+    let membership = Membership::of(&store.containers());
+    let apps = membership.groups().filter(|(group, _)| group.kind == GroupKind::App);
+    let rows: Vec<(&str, usize)> = apps.map(|(group, members)| (group.name.as_str(), members.len())).collect();
     vec![
-        texts(&rows, |((app, _), _)| Some(app.clone())),
-        texts(&rows, |((_, user), _)| user.clone()),
-        integers(&rows, |(_, containers)| Some(*containers)),
+        texts(&rows, |(app, _)| Some(*app)),
+        texts(&rows, |(app, _)| membership.user_of(app)),
+        integers(&rows, |(_, containers)| Some(signed(*containers))),
     ]
 }
 
 fn users(store: &Store) -> Vec<ArrayRef> {
-    let mut groups: BTreeMap<String, (BTreeSet<String>, i64)> = BTreeMap::new();
-    for container in store.containers() {
-        if let Some(user) = container.user {
-            let (apps, containers) = groups.entry(user).or_default();
-            apps.extend(container.app);
-            *containers += 1;
-        }
-    }
-    let rows: Vec<_> = groups.into_iter().collect();
+    let membership = Membership::of(&store.containers());
+    let users = membership.groups().filter(|(group, _)| group.kind == GroupKind::User);
+    let rows: Vec<(&str, usize)> = users.map(|(group, members)| (group.name.as_str(), members.len())).collect();
     vec![
-        texts(&rows, |(user, _)| Some(user.clone())),
-        integers(&rows, |(_, (apps, _))| Some(signed(apps.len()))),
-        integers(&rows, |(_, (_, containers))| Some(*containers)),
+        texts(&rows, |(user, _)| Some(*user)),
+        integers(&rows, |(user, _)| Some(signed(membership.apps_of(user).count()))),
+        integers(&rows, |(_, containers)| Some(signed(*containers))),
+    ]
+}
+
+fn groups(store: &Store) -> Vec<ArrayRef> {
+    let membership = Membership::of(&store.containers());
+    let mut all: BTreeMap<GroupKey, Option<GroupRow>> =
+        membership.groups().map(|(group, _)| (group.clone(), None)).collect();
+    all.extend(store.groups().into_iter().map(|row| (row.key.clone(), Some(row))));
+    let rows: Vec<_> = all
+        .iter()
+        .flat_map(|(group, row)| Resource::ALL.map(|resource| (group, row.as_ref(), resource)))
+        .map(|(group, row, resource)| (group, row, resource, row.and_then(|row| row.bounds.get(&resource))))
+        .collect();
+    vec![
+        texts(&rows, |(group, ..)| Some(group.kind.as_str())),
+        texts(&rows, |(group, ..)| Some(group.name.as_str())),
+        texts(&rows, |(group, ..)| match group.kind {
+            GroupKind::App => membership.user_of(&group.name),
+            GroupKind::User => Some(group.name.as_str()),
+        }),
+        texts(&rows, |(_, _, resource, _)| Some(resource.as_str())),
+        integers(&rows, |(group, ..)| Some(signed(membership.members(group).len()))),
+        doubles(&rows, |(.., bounds)| bounds.and_then(|bounds| bounds.min)),
+        doubles(&rows, |(.., bounds)| bounds.and_then(|bounds| bounds.max)),
+        texts(&rows, |(_, row, ..)| row.map(|row| row.changed_by.as_str())),
+        times(&rows, |(_, row, ..)| row.map(|row| row.changed_at)),
     ]
 }
 

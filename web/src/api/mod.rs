@@ -6,6 +6,7 @@ mod compact;
 mod containers;
 pub(crate) mod decisions;
 mod freeze;
+mod groups;
 mod rules;
 mod schema;
 mod series;
@@ -26,6 +27,8 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/containers", get(containers::containers))
         .route("/api/v1/containers/{host}/{name}", get(containers::container))
         .route("/api/v1/containers/{host}/{name}/series", get(series::series))
+        .route("/api/v1/groups", get(groups::groups))
+        .route("/api/v1/groups/{kind}/{name}", get(groups::group))
         .route("/api/v1/rules", get(rules::rules))
         .route("/api/v1/packs", get(rules::packs))
         .route("/api/v1/rules/validate", post(rules::validate))
@@ -39,13 +42,14 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/decisions/{id}/explain", get(decisions::explain))
 }
 
-/// Routes that change rules, give everything away, or make the server work.
+/// Routes that change rules or bounds, give everything away, or make the server work.
 pub(crate) fn operating() -> Router<App> {
     Router::new()
         .route("/api/v1/backup", post(backup::backup))
         .route("/api/v1/backtests", post(backtests::start))
         .route("/api/v1/backtests/{id}", delete(backtests::stop))
         .route("/api/v1/freeze", post(freeze::freeze).delete(freeze::thaw))
+        .route("/api/v1/groups/{kind}/{name}", post(groups::set_bounds).delete(groups::clear))
         .route("/api/v1/compact", post(compact::compact))
         .route("/api/v1/rules", post(rules::apply))
         .route("/api/v1/rules/{name}", delete(rules::remove))

@@ -5,6 +5,7 @@ mod backtests;
 mod containers;
 mod decisions;
 mod freeze;
+mod groups;
 mod rules;
 mod sql;
 mod stream;
