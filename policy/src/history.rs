@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use tidegate_actuator::Drift;
-use tidegate_model::{Decision, OutcomeStatus, TimeMs};
+use tidegate_model::{Decision, OutcomeStatus, Resource, TimeMs};
 
 use crate::proposal::LimitKey;
 use crate::snapshot::{Reading, Snapshot};
@@ -90,6 +90,8 @@ pub(crate) struct Track {
     pub first_data: Option<TimeMs>,
     /// When usage was measured last.
     pub last_data: Option<TimeMs>,
+    /// The limit that was measured last.
+    pub seen_limit: Option<f64>,
     /// When the engine last tried to put back the baseline for want of data.
     pub held: Option<TimeMs>,
     /// When somebody else changed it last, as far as former runs of the program recorded it.
@@ -155,6 +157,7 @@ impl Track {
     /// There is data at `now`.
     fn see(&mut self, reading: &Reading, now: TimeMs) {
         self.first_data.get_or_insert(now);
+        self.seen_limit = reading.get("allocated").or(self.seen_limit);
         let age = reading.get("age").unwrap_or(0.0).clamp(0.0, 1e9);
         self.last_data = self.last_data.max(Some(now.minus(Duration::from_secs_f64(age))));
     }
@@ -164,7 +167,7 @@ impl Track {
         let (up, down) = self.last_up_down(false);
         let pending = self.pending.map(|pending| pending.at);
         let lease = self.lease.as_ref().map(|lease| lease.renewed);
-        up.max(down).max(self.failed).max(pending).max(foreign).max(lease).max(self.first_data)
+        up.max(down).max(self.failed).max(pending).max(foreign).max(lease).max(self.first_data).max(self.last_data)
     }
 }
 
@@ -268,6 +271,25 @@ impl History {
             track.foreign.take_if(|foreign| foreign.at < begin);
             self.watches.cancel_before(key, begin);
         }
+    }
+
+    /// What the limits were of containers that are there, but were not measured in the last minute.
+    pub fn silent_limits<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        host: &'a str,
+        resource: Resource,
+        within: Duration,
+    ) -> impl Iterator<Item = f64> + 'a {
+        let here = self.tracks.iter().filter(move |(key, _)| key.0.host == host && key.1 == resource);
+        here.filter_map(move |(key, track)| {
+            let measured = track.last_data.filter(|last| snapshot.now.since(*last) <= within)?;
+            if snapshot.readings.contains_key(key) || !snapshot.containers.contains_key(&key.0) {
+                return None;
+            }
+            let written = track.last().filter(|applied| applied.read_at > measured).and_then(|applied| applied.to);
+            written.or(track.seen_limit)
+        })
     }
 
     /// A change is on its way to the actuator.

@@ -1,6 +1,7 @@
 //! The guards that look at all limits of a host at once: its capacity, and how many containers may shrink in a minute.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use tidegate_model::{Resource, TimeMs};
 
@@ -58,7 +59,7 @@ pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {
         let Some(capacity) = view.snapshot.capacity_of(host, resource) else { continue };
         let lowered = moves.iter().filter(|change| change.context.may_shrink(change.target));
         let here = fleet.get(host).map_or(&[][..], Vec::as_slice);
-        Room::of(here, resource, capacity, lowered, view).share(moves, &members, view, &mut verdicts);
+        Room::of(host, here, resource, capacity, lowered, view).share(moves, &members, view, &mut verdicts);
     }
     for (host, members) in shrinking {
         let containers = fleet.get(host).map_or(0, |here| {
@@ -87,6 +88,7 @@ const AT_LIMIT: f64 = 0.9;
 impl Room {
     /// `lowered` are the decreases of this instant.
     fn of<'a>(
+        host: &str,
         here: &[(&LimitKey, &Reading)],
         resource: Resource,
         capacity: f64,
@@ -106,7 +108,13 @@ impl Room {
             let states = [coming, lowered.get(key).copied(), reserved].into_iter().flatten().map(Some).chain([stands]);
             states.map(|limit| counted(limit, reading.get("usage"), capacity)).fold(0.0, f64::max)
         });
-        Self { resource, ratio: config.capacity_ratio(resource), capacity, committed: committed.sum(), used }
+        // Not measured is not gone: for a while its limit counts as it was.
+        let while_held = Duration::from_secs(config.hold_max_s);
+        let silent = history.silent_limits(snapshot, host, resource, while_held);
+        let mut silent: Vec<f64> = silent.map(|limit| counted(Some(limit), None, capacity)).collect();
+        silent.sort_by(f64::total_cmp); // so that the sum is the same each time
+        let committed = committed.sum::<f64>() + silent.iter().sum::<f64>();
+        Self { resource, ratio: config.capacity_ratio(resource), capacity, committed, used }
     }
 
     /// Classes one after the other, within a class by weight.

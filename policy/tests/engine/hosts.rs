@@ -138,3 +138,24 @@ async fn a_container_that_is_made_anew_owes_nothing_to_the_former_one() {
     }
     assert_eq!(world.limit("job", Resource::Cpu), 2.0, "what the former one had before is no business of this one");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_not_measured_any_more_still_has_its_limit() {
+    let world = World::with(PolicyConfig { capacity_ratio_cpu: 1.0, hold_max_s: 120, ..config() });
+    world.put_container("silent", None, &[], Limit::Unlimited);
+    world.set_limit("silent", Resource::Cpu, 5.0);
+    world.set_limit("web", Resource::Cpu, 1.0);
+    let both = [("silent", cpu(1.0)), ("web", cpu(0.5))];
+    for _ in 0..3 {
+        world.second(&both).await;
+    }
+    world.run_sql(&format!("{GREEDY} WHERE container = 'web'")).await;
+    for _ in 0..100 {
+        world.second(&both[1..]).await;
+    }
+    assert_eq!(world.limit("web", Resource::Cpu), 3.0, "five of eight cores are promised to somebody");
+    for _ in 0..100 {
+        world.second(&both[1..]).await;
+    }
+    assert!(world.limit("web", Resource::Cpu) > 3.0, "after a while it counts as gone");
+}

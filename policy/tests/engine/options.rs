@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use tidegate_model::{Clock, Limit, OutcomeStatus, Resource};
 
+use tidegate_policy::PolicyConfig;
+
 use crate::world::{World, cpu, of, refused_by};
 
 const GREEDY: &str = "CREATE RULE greedy WITH (mode = 'on') AS
@@ -127,7 +129,8 @@ async fn somebody_elses_change_takes_a_limit_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_data_a_limit_is_held_and_then_goes_back_to_its_baseline_but_never_below_itself() {
-    let world = World::new().await;
+    let patient = PolicyConfig { gather_ms: 60_000, rule_timeout_ms: 60_000, ..PolicyConfig::default() };
+    let world = World::with(PolicyConfig { capacity_ratio_cpu: 3.0, ..patient });
     for (container, baseline) in [("web", Limit::At(3.0)), ("api", Limit::At(1.0)), ("free", Limit::Unlimited)] {
         world.put_container(container, None, &[], baseline);
         world.set_limit(container, Resource::Cpu, 4.0);
