@@ -57,3 +57,6 @@ pub use tick::{RuleRun, TickReport};
 /// The rules that ship with Tidegate: CPU and memory limits that follow usage. They state no mode, so the configured one
 /// holds.
 pub const DEFAULT_PACK: &str = include_str!("../packs/default.sql");
+
+/// The policy of Serverless Containers as rules, for whoever wants it instead of the default ones.
+pub const SERVERLESS_PACK: &str = include_str!("../packs/serverless.sql");

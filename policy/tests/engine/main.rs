@@ -12,6 +12,7 @@ mod hosts;
 mod options;
 mod remember;
 mod safety;
+mod serverless;
 mod simulated;
 mod statements;
 mod watch;
