@@ -34,10 +34,12 @@ macro_rules! packs {
 }
 
 /// All packs, the one for everybody first.
-pub const PACKS: [Pack; 1] = packs!["default"];
+pub const PACKS: [Pack; 2] = packs!["default", "serverless"];
 
 /// CPU and memory limits that follow usage.
 pub const DEFAULT_PACK: &str = PACKS[0].sql;
+/// The policy of Serverless Containers.
+pub const SERVERLESS_PACK: &str = PACKS[1].sql;
 
 /// A pack by its name.
 pub fn pack(name: &str) -> Option<Pack> {

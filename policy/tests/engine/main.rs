@@ -13,6 +13,7 @@ mod hosts;
 mod options;
 mod remember;
 mod safety;
+mod serverless;
 mod simulated;
 mod statements;
 mod watch;
