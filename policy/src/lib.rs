@@ -57,3 +57,10 @@ pub use tick::{RuleRun, TickReport};
 /// The rules that ship with Tidegate: CPU and memory limits that follow usage. They state no mode, so the configured one
 /// holds.
 pub const DEFAULT_PACK: &str = include_str!("../packs/default.sql");
+
+/// Rules for jobs with a deadline, after the progress that is pushed about them: enough CPU to end in time, and Asperathos'
+/// policies. Not in force unless applied.
+pub const DEADLINE_PACK: &str = include_str!("../packs/deadline.sql");
+
+/// Rules that move CPU between the containers of an app, the sum of whose limits stays as it is. Not in force unless applied.
+pub const REBALANCE_PACK: &str = include_str!("../packs/rebalance.sql");

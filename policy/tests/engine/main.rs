@@ -5,11 +5,14 @@ mod world;
 
 mod arrival;
 mod backtest;
+mod conformance;
+mod deadline_pack;
 mod default_pack;
 mod documented;
 mod freeze;
 mod hosts;
 mod options;
+mod rebalance_pack;
 mod remember;
 mod safety;
 mod simulated;
