@@ -34,12 +34,16 @@ macro_rules! packs {
 }
 
 /// All packs, the one for everybody first.
-pub const PACKS: [Pack; 2] = packs!["default", "serverless"];
+pub const PACKS: [Pack; 4] = packs!["default", "serverless", "deadline", "rebalance"];
 
 /// CPU and memory limits that follow usage.
 pub const DEFAULT_PACK: &str = PACKS[0].sql;
 /// The policy of Serverless Containers.
 pub const SERVERLESS_PACK: &str = PACKS[1].sql;
+/// Jobs with a deadline, after the progress that is pushed about them.
+pub const DEADLINE_PACK: &str = PACKS[2].sql;
+/// CPU that moves between the containers of an app.
+pub const REBALANCE_PACK: &str = PACKS[3].sql;
 
 /// A pack by its name.
 pub fn pack(name: &str) -> Option<Pack> {

@@ -5,12 +5,15 @@ mod world;
 
 mod arrival;
 mod backtest;
+mod conformance;
+mod deadline_pack;
 mod default_pack;
 mod documented;
 mod freeze;
 mod groups;
 mod hosts;
 mod options;
+mod rebalance_pack;
 mod remember;
 mod safety;
 mod serverless;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tidegate_actuator::{Actuator, Change};
 use tidegate_model::{
-    Bytes, CgroupVersion, Clock, Container, ContainerKey, Cores, Decision, Host, Limit, Outcome, OutcomeStatus,
+    Bounds, Bytes, CgroupVersion, Clock, Container, ContainerKey, Cores, Decision, Host, Limit, Outcome, OutcomeStatus,
     Resource, Runtime, SampleBatch, SeriesKey, TimeMs, VirtualClock, Write, metrics,
 };
 use tidegate_policy::{Engine, PolicyConfig, TickReport};
@@ -107,7 +107,12 @@ impl World {
     }
 
     pub async fn apply_pack(&self, mode: &str) {
-        self.run_sql(tidegate_policy::DEFAULT_PACK).await;
+        self.apply_rules(tidegate_policy::DEFAULT_PACK, mode).await;
+    }
+
+    /// Applies rules, and lets all there are go so far.
+    pub async fn apply_rules(&self, sql: &str, mode: &str) {
+        self.run_sql(sql).await;
         for rule in self.engine.rules() {
             self.run_sql(&format!("ALTER RULE {} SET (mode = '{mode}')", rule.name)).await;
         }
@@ -123,22 +128,22 @@ impl World {
 
     /// Makes a container known, as a collector would.
     pub fn put_container(&self, name: &str, app: Option<&str>, labels: &[(&str, &str)], baseline: Limit) {
-        let container = Container {
-            key: key(name),
-            path: format!("/{name}").into(),
-            cgroup: CgroupVersion::V2,
-            runtime: Runtime::Bare,
-            id: name.to_owned(),
-            incarnation: 1,
-            app: app.map(str::to_owned),
-            user: None,
-            labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-            first_seen: START,
-            last_seen: START,
-            baseline: Resource::ALL.map(|resource| (resource, baseline)).into(),
-            bounds: BTreeMap::new(),
-        };
+        self.store.put_containers(&[container(name, app, labels, baseline)]).unwrap();
+    }
+
+    /// As `put_container`, with bounds of its CPU limit.
+    pub fn put_bounded(&self, name: &str, app: &str, (min, max): (f64, f64)) {
+        let bounds = BTreeMap::from([(Resource::Cpu, Bounds { min, max })]);
+        let container = Container { bounds, ..container(name, Some(app), &[], Limit::Unlimited) };
         self.store.put_containers(&[container]).unwrap();
+    }
+
+    /// A sample as somebody pushes it, of now.
+    pub async fn push(&self, metric: &str, tags: &[(&str, &str)], value: f64) {
+        let tags = tags.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        let mut batch = SampleBatch::new();
+        batch.push(SeriesKey::new(metric, tags), self.clock.now(), value);
+        assert_eq!(self.store.append(&batch, self.clock.now()).await.unwrap().rejected.len(), 0);
     }
 
     pub fn limit(&self, container: &str, resource: Resource) -> f64 {
@@ -209,4 +214,28 @@ pub fn memory(demand: f64) -> Second {
 
 pub fn key(name: &str) -> ContainerKey {
     ContainerKey { host: "node0".to_owned(), name: name.to_owned() }
+}
+
+fn container(name: &str, app: Option<&str>, labels: &[(&str, &str)], baseline: Limit) -> Container {
+    Container {
+        key: key(name),
+        path: format!("/{name}").into(),
+        cgroup: CgroupVersion::V2,
+        runtime: Runtime::Bare,
+        id: name.to_owned(),
+        incarnation: 1,
+        app: app.map(str::to_owned),
+        user: None,
+        labels: labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
+        first_seen: START,
+        last_seen: START,
+        baseline: Resource::ALL.map(|resource| (resource, baseline)).into(),
+        bounds: BTreeMap::new(),
+    }
+}
+
+/// A shipped pack. Read from its file and not taken from the crate, so that another text needs no build.
+pub fn pack(name: &str) -> String {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packs").join(name).with_extension("sql");
+    std::fs::read_to_string(file).unwrap()
 }

@@ -161,7 +161,9 @@ fn unplaced(kind: QueryErrorKind, text: &str, sql: &str) -> QueryError {
         return placed(QueryError::new(kind, message), sql, name);
     }
     if message.contains("last()") {
-        return placed(QueryError::new(kind, message), sql, "last");
+        let unknown = quoted_in(&message, "metric '").map(not_pushed);
+        let found = placed(QueryError::new(kind, message), sql, "last");
+        return QueryError { help: unknown.or_else(|| found.help.clone()), ..found };
     }
     QueryError::new(kind, message)
 }
@@ -303,7 +305,8 @@ fn named(mut found: QueryError, root: &DataFusionError, store: &Store) -> QueryE
                 found.help = quoted_in(text, "Did you mean '").filter(|near| is_near(name, near)).map(meant);
             } else if let Some(name) = quoted_in(&found.message, "table '") {
                 let reference = TableReference::parse_str(name);
-                found.help = near_table(name, &reference, &all(store)).or(found.help);
+                let metric = name.strip_prefix("tidegate.").unwrap_or(name).strip_prefix("metric.").map(not_pushed);
+                found.help = near_table(name, &reference, &all(store)).or(metric).or(found.help);
             }
         }
         _ => {}
@@ -313,6 +316,14 @@ fn named(mut found: QueryError, root: &DataFusionError, store: &Store) -> QueryE
 
 fn meant(name: &str) -> String {
     format!("did you mean {name}?")
+}
+
+/// For whoever names a metric of which nothing has come yet: a rule may be there before it.
+fn not_pushed(metric: &str) -> String {
+    let name = metric.replace('\'', "''");
+    format!(
+        "a metric is a table once it was pushed; until then, and after, there is FROM samples WHERE metric = '{name}'"
+    )
 }
 
 fn quoted_in<'a>(text: &'a str, before: &str) -> Option<&'a str> {
