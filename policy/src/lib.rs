@@ -52,6 +52,19 @@ pub use rule::RuleDefinition;
 pub use statement::StatementOutcome;
 pub use tick::{RuleRun, TickReport};
 
-/// The rules that ship with Tidegate: CPU and memory limits that follow usage. They state no mode, so the configured one
-/// holds.
-pub const DEFAULT_PACK: &str = include_str!("../packs/default.sql");
+/// The rules that a new server begins with: CPU and memory limits that follow usage. They state no mode, so the configured
+/// one holds.
+pub const DEFAULT_PACK: &str = concat!(
+    include_str!("../packs/default.sql"),
+    include_str!("../packs/hybrid.sql"),
+    include_str!("../packs/memory.sql")
+);
+
+/// All rule packs that ship with Tidegate, by name.
+pub const PACKS: [(&str, &str); 5] = [
+    ("default", DEFAULT_PACK),
+    ("hybrid", include_str!("../packs/hybrid.sql")),
+    ("memory", include_str!("../packs/memory.sql")),
+    ("captain", include_str!("../packs/captain.sql")),
+    ("percentile", include_str!("../packs/percentile.sql")),
+];

@@ -11,12 +11,14 @@
 mod blind;
 mod file;
 mod history;
+mod laws;
 mod replay;
 mod score;
 mod scratch;
 mod trace;
 
 pub use file::{Column, TraceColumns};
+pub use laws::{LawScore, laws};
 pub use replay::{Backtest, Progress, STEP};
 pub use score::{ContainerScore, Figures, Report, RuleScore};
 pub use trace::{Trace, Traced, Wanted};

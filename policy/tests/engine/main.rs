@@ -8,6 +8,7 @@ mod default_pack;
 mod documented;
 mod freeze;
 mod hosts;
+mod laws;
 mod options;
 mod safety;
 mod simulated;

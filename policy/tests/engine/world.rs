@@ -106,8 +106,14 @@ impl World {
         Self::open(_dir, actuator, clock.now(), PolicyConfig::default())
     }
 
+    /// Applies the default rules.
     pub async fn apply_pack(&self, mode: &str) {
-        self.run_sql(tidegate_policy::DEFAULT_PACK).await;
+        self.apply_named_pack("default", mode).await;
+    }
+
+    pub async fn apply_named_pack(&self, name: &str, mode: &str) {
+        let (_, pack) = tidegate_policy::PACKS.into_iter().find(|(known, _)| *known == name).unwrap();
+        self.run_sql(pack).await;
         for rule in self.engine.rules() {
             self.run_sql(&format!("ALTER RULE {} SET (mode = '{mode}')", rule.name)).await;
         }
