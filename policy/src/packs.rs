@@ -27,23 +27,32 @@ pub struct PackSummary {
     pub sql: &'static str,
 }
 
-macro_rules! packs {
-    ($($name:literal),+ $(,)?) => {
-        [$(Pack { name: $name, sql: include_str!(concat!("../packs/", $name, ".sql")) }),+]
+macro_rules! text {
+    ($name:literal) => {
+        include_str!(concat!("../packs/", $name, ".sql"))
     };
 }
 
-/// All packs, the one for everybody first.
-pub const PACKS: [Pack; 4] = packs!["default", "serverless", "deadline", "rebalance"];
-
-/// CPU and memory limits that follow usage.
-pub const DEFAULT_PACK: &str = PACKS[0].sql;
+/// The rules that a new server begins with: CPU and memory limits that follow usage.
+pub const DEFAULT_PACK: &str = concat!(text!("default"), text!("hybrid"), text!("memory"));
 /// The policy of Serverless Containers.
-pub const SERVERLESS_PACK: &str = PACKS[1].sql;
+pub const SERVERLESS_PACK: &str = text!("serverless");
 /// Jobs with a deadline, after the progress that is pushed about them.
-pub const DEADLINE_PACK: &str = PACKS[2].sql;
+pub const DEADLINE_PACK: &str = text!("deadline");
 /// CPU that moves between the containers of an app.
-pub const REBALANCE_PACK: &str = PACKS[3].sql;
+pub const REBALANCE_PACK: &str = text!("rebalance");
+
+/// All packs, the one for everybody first.
+pub const PACKS: [Pack; 8] = [
+    Pack { name: "default", sql: DEFAULT_PACK },
+    Pack { name: "hybrid", sql: text!("hybrid") },
+    Pack { name: "memory", sql: text!("memory") },
+    Pack { name: "captain", sql: text!("captain") },
+    Pack { name: "percentile", sql: text!("percentile") },
+    Pack { name: "serverless", sql: SERVERLESS_PACK },
+    Pack { name: "deadline", sql: DEADLINE_PACK },
+    Pack { name: "rebalance", sql: REBALANCE_PACK },
+];
 
 /// A pack by its name.
 pub fn pack(name: &str) -> Option<Pack> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use comfy_table::{CellAlignment, Table, presets};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::{Output, print_rows};
 
@@ -26,6 +26,9 @@ const FIGURES: [Figure; 9] = [
     ("changes_per_day", "changes a container and day", plain),
     ("flaps", "flaps", plain),
 ];
+
+/// Of those, what is put beside others.
+const TOGETHER: [&str; 5] = ["slack", "over_limit", "unmet", "oom_kills_per_day", "changes_per_day"];
 
 /// The texts of files, one after the other.
 pub fn read_all(files: &[PathBuf]) -> Result<String> {
@@ -49,6 +52,21 @@ pub fn read_rules(file: &Path) -> Result<String> {
     }
 }
 
+/// The figures that only mean something together, of one resource: what lies idle, what is missing, how restless it is.
+pub fn score(kind: &str, name: &str, resource: &str, figures: &Value) -> Value {
+    let mut score = json!({ "resource": resource, "kind": kind, "name": name });
+    for key in TOGETHER {
+        score[key] = figures[key].clone();
+    }
+    score
+}
+
+/// The same of each resource of a report.
+pub fn scores(kind: &str, name: &str, resources: &Value) -> Vec<Value> {
+    let resources = resources.as_object().into_iter().flatten();
+    resources.map(|(resource, figures)| score(kind, name, resource, figures)).collect()
+}
+
 /// Prints an answer with `report` and, if there is one, `against`, whose name is given.
 ///
 /// # Errors
@@ -56,6 +74,7 @@ pub fn read_rules(file: &Path) -> Result<String> {
 pub fn print(answer: &Value, against: &str, output: Output) -> Result<()> {
     match output {
         Output::Json => writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(answer)?)?,
+        Output::Csv if answer["beside"].is_array() => beside(answer, Output::Csv)?,
         Output::Csv => limits(answer, Output::Csv)?,
         Output::Table => tables(answer, against)?,
     }
@@ -77,6 +96,10 @@ fn tables(answer: &Value, against: &str) -> Result<()> {
     writeln!(out, "\n{}", comparison(answer, against))?;
     writeln!(out, "\n{}", rules(report))?;
     drop(out);
+    if answer["beside"].is_array() {
+        writeln!(std::io::stdout(), "\nbeside others on the same trace:")?;
+        beside(answer, Output::Table)?;
+    }
     let heading = format!("\nthe {LISTED} limits with most unmet demand (--output json or csv has all):");
     writeln!(std::io::stdout(), "{heading}")?;
     limits(answer, Output::Table)?;
@@ -129,6 +152,27 @@ fn rules(report: &Value) -> Table {
         table.add_row(COLUMNS.map(text).into_iter().chain([mean, guards.join(", "), text("last_error")]));
     }
     table
+}
+
+/// Those who were played the same trace, resource by resource.
+fn beside(answer: &Value, output: Output) -> Result<()> {
+    let mut scores: Vec<&Value> = answer["beside"].as_array().into_iter().flatten().collect();
+    scores.sort_by_key(|score| score["resource"].as_str()); // stable: within a resource as they were played
+    let columns = ["resource", "kind", "name"].into_iter().chain(TOGETHER);
+    let shown = |score: &Value, key: &str| {
+        let figure = FIGURES.iter().find(|(known, ..)| *known == key);
+        match (figure, score[key].as_f64()) {
+            (Some((_, _, show)), Some(number)) if output == Output::Table => Value::String(show(number)),
+            _ => score[key].clone(),
+        }
+    };
+    let rows: Vec<Vec<Value>> =
+        scores.iter().map(|score| columns.clone().map(|column| shown(score, column)).collect()).collect();
+    let names = columns.clone().map(|column| match output {
+        Output::Table => FIGURES.iter().find(|(known, ..)| *known == column).map_or(column, |(_, name, _)| name),
+        _ => column,
+    });
+    print_rows(&names.map(str::to_owned).collect::<Vec<_>>(), &rows, output)
 }
 
 fn limits(answer: &Value, output: Output) -> Result<()> {

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
-use tidegate_policy::backtest::{Backtest, Column, Progress, Trace, TraceColumns};
-use tidegate_policy::{DEFAULT_PACK, PolicyConfig};
+use tidegate_policy::backtest::{Backtest, Column, Progress, Trace, TraceColumns, laws};
+use tidegate_policy::{DEFAULT_PACK, PACKS, Pack, PolicyConfig};
 use tidegate_store::StoreConfig;
 use tokio_util::sync::CancellationToken;
 
@@ -23,12 +23,18 @@ pub struct SimulateArgs {
     /// CSV (also .gz) with a header line, or Parquet: one row a container and time
     #[arg(long)]
     trace: PathBuf,
-    /// Files of rule statements [default: the rules that ship with Tidegate]
-    #[arg(long)]
+    /// Files of rule statements, or names of rule packs that ship with Tidegate [default: the pack `default`]
+    #[arg(long, value_name = "FILE|PACK")]
     rules: Vec<PathBuf>,
-    /// What to compare with: `none` leaves the first limits as they are, else a file of rule statements
+    /// What to compare with: `none` leaves the first limits as they are, else a file of rule statements or a pack's name
     #[arg(long, default_value = "none")]
     against: String,
+    /// Put plain laws of the field beside the rules: VPA, Autopilot's window, the boundary law, peaks and percentiles
+    #[arg(long)]
+    laws: bool,
+    /// Put each rule pack that ships with Tidegate beside the rules; takes one more run each
+    #[arg(long)]
+    packs: bool,
     /// Time between two instants, in whole seconds [default: as the trace has its samples, at most 1m]
     #[arg(long, value_parser = humantime::parse_duration)]
     step: Option<Duration>,
@@ -95,7 +101,26 @@ pub fn run(args: SimulateArgs) -> Result<ExitCode> {
         };
         let report = play(&rules, "rules").await?;
         let against = play(&against, "against").await?;
-        Ok::<_, anyhow::Error>(json!({ "report": report, "against": against }))
+        let mut beside = Vec::new();
+        if args.packs {
+            for Pack { name, sql } in PACKS {
+                let played = play(sql, &format!("pack {name}")).await?;
+                beside.extend(report::scores("pack", name, &played["resources"]));
+            }
+        }
+        if args.laws {
+            let plain = laws(&trace, &PolicyConfig::default()).into_iter();
+            beside.extend(
+                plain.map(|score| report::score("law", score.law, score.resource.as_str(), &json!(score.figures))),
+            );
+        }
+        let mut answer = json!({ "report": report, "against": against });
+        if args.packs || args.laws {
+            let rules = report::scores("rules", "these rules", &report["resources"]);
+            let others = report::scores("against", &args.against, &against["resources"]);
+            answer["beside"] = rules.into_iter().chain(others).chain(beside).collect();
+        }
+        Ok::<_, anyhow::Error>(answer)
     })?;
     drop(bar);
     report::print(&answer, &args.against, args.output.output)?;

@@ -79,6 +79,20 @@ fn rules_are_tried_on_a_trace_without_a_server() {
     assert_eq!(csv.lines().count(), 3, "a heading and two limits: {csv}");
     assert!(csv.starts_with("host,container,resource,slack,"), "{csv}");
 
+    let beside = printed(&[&simulate("csv")[..], &["--laws", "--rules", "hybrid", "--rules", "memory"]].concat());
+    assert!(
+        beside.starts_with("resource,kind,name,slack,over_limit,unmet,oom_kills_per_day,changes_per_day"),
+        "{beside}"
+    );
+    let named = |resource: &str, name: &str| {
+        beside.lines().filter(|line| line.starts_with(resource) && line.contains(name)).count()
+    };
+    assert_eq!(
+        (beside.lines().count(), named("cpu,law,", "VPA"), named("memory,rules,", "these rules")),
+        (13, 1, 1),
+        "{beside}"
+    );
+
     let wrong = tidegate(&["simulate", "--trace", trace]);
     let said = String::from_utf8_lossy(&wrong.stderr).into_owned();
     assert!(said.contains("there is no column 'time'; the file has unix_s, pod, millicores, mib"), "{said}");

@@ -104,6 +104,22 @@ pub struct Reading {
     pub killed: bool,
 }
 
+impl Reading {
+    /// What a CPU limit leaves of `wanted` cores.
+    pub fn of_cpu(wanted: f64, limit: f64) -> Self {
+        // A group that wants a third more than its quota runs out of it in each period; one that wants less, in some.
+        let throttled = ((wanted / limit - 1.0) * 3.0).clamp(0.0, 1.0);
+        Self { wanted, limit, used: wanted.min(limit), throttled, killed: false }
+    }
+
+    /// What a memory limit leaves of what would be held. A process that is killed holds little when it has started again.
+    pub fn of_memory(held: Held, limit: f64) -> Self {
+        let killed = held.anon > limit;
+        let used = if killed { AFTER_KILL * held.anon } else { held.working_set.min(limit) };
+        Self { wanted: held.working_set, limit, used, throttled: 0.0, killed }
+    }
+}
+
 /// A host (or several) that exists in memory only.
 #[derive(Debug)]
 pub struct SimulatedHost {
@@ -330,27 +346,25 @@ impl Simulated {
         let [cpus, bytes] = self.capacity;
         if let Some(wanted) = demand.cpu {
             let limit = self.cpu.limit().value().map_or(cpus, |own| own.min(cpus));
-            // A group that wants a third more than its quota runs out of it in each period; one that wants less, in some.
-            let throttled = ((wanted / limit - 1.0) * 3.0).clamp(0.0, 1.0);
-            let reading = Reading { wanted, limit, used: wanted.min(limit), throttled, killed: false };
+            let reading = Reading::of_cpu(wanted, limit);
+            let throttled = reading.throttled;
             let finite = limit.is_finite().then_some(limit);
             let values = [Some(reading.used), finite, Some(throttled), Some(throttled * 0.8), Some(throttled * 0.5)];
             self.push(row, 0, &values, now, measured);
             each(row, Resource::Cpu, &reading);
         }
-        if let Some(Held { anon, working_set: wanted }) = demand.memory {
+        if let Some(held) = demand.memory {
             let limit = self.memory.value().map_or(bytes, |own| own.min(bytes));
-            let killed = anon > limit;
+            let reading = Reading::of_memory(held, limit);
+            let Reading { wanted, used, killed, .. } = reading;
             if killed {
                 self.oom_kills += 1;
                 self.started = Some(now);
                 self.killed = true;
             }
-            self.anon = if killed { AFTER_KILL * anon } else { anon };
-            let used = if killed { self.anon } else { wanted.min(limit) };
+            self.anon = if killed { used } else { held.anon };
             // Less cache than it would like means that pages are read again and again.
             let squeezed = if killed || wanted <= 0.0 { 0.0 } else { (1.0 - used / wanted).clamp(0.0, 1.0) };
-            let reading = Reading { wanted, limit, used, throttled: 0.0, killed };
             let finite = limit.is_finite().then_some(limit);
             let kills = Some(self.oom_kills as f64);
             let values = [Some(used), finite, Some(self.anon), kills, Some(squeezed), Some(squeezed * 0.3)];

@@ -11,6 +11,7 @@
 mod blind;
 mod file;
 mod history;
+mod laws;
 mod pushed;
 mod replay;
 mod score;
@@ -18,6 +19,7 @@ mod scratch;
 mod trace;
 
 pub use file::{Column, TraceColumns};
+pub use laws::{LawScore, laws};
 pub use pushed::{Pushed, pushed_metrics};
 pub use replay::{Backtest, Progress, STEP};
 pub use score::{ContainerScore, Figures, Report, RuleScore};

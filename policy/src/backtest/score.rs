@@ -112,8 +112,8 @@ pub struct Report {
 
 /// Sums of one limit.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sums {
-    samples: u64,
+pub(super) struct Sums {
+    pub(super) samples: u64,
     seconds: f64,
     slack: f64,
     over: u64,
@@ -130,7 +130,7 @@ struct Sums {
 }
 
 impl Sums {
-    fn add(&mut self, reading: &Reading, dt: f64) {
+    pub(super) fn add(&mut self, reading: &Reading, dt: f64) {
         let Reading { wanted, limit, used, throttled, killed } = *reading;
         self.samples += 1;
         self.seconds += dt;
@@ -146,13 +146,13 @@ impl Sums {
         }
     }
 
-    fn changed(&mut self, at: TimeMs, up: bool) {
+    pub(super) fn changed(&mut self, at: TimeMs, up: bool) {
         self.changes += 1;
         self.flaps += u64::from(self.last.is_some_and(|(last, was_up)| was_up != up && at.0 - last <= FLAP_MS));
         self.last = Some((at.0, up));
     }
 
-    fn merge(&mut self, other: &Self) {
+    pub(super) fn merge(&mut self, other: &Self) {
         self.samples += other.samples;
         self.seconds += other.seconds;
         self.slack += other.slack;
@@ -167,7 +167,7 @@ impl Sums {
         self.flaps += other.flaps;
     }
 
-    fn figures(&self) -> Figures {
+    pub(super) fn figures(&self) -> Figures {
         let over = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let days = self.seconds / DAY_S;
         Figures {

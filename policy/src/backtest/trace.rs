@@ -89,8 +89,36 @@ impl Wanted {
         self.anon.get(at).copied().filter(|anon| !anon.is_nan())
     }
 
+    /// The instants at which a host that is measured as often as the samples are apart would see which sample: each at its
+    /// time, and those that stand for a longer time also before it.
+    pub(crate) fn instants(&self) -> impl Iterator<Item = (usize, TimeMs)> {
+        let spacing = self.spacing();
+        let mut before = None;
+        self.times.iter().enumerate().flat_map(move |(at, time)| {
+            let since = before.replace(*time).map_or(spacing, |before| time - before);
+            let times = ((since + spacing / 2) / spacing.max(1)).clamp(1, LONGEST_GAP);
+            (0..times).rev().map(move |earlier| (at, TimeMs(time - earlier * spacing)))
+        })
+    }
+
+    /// What memory is held by a process that has been running for `age` since it was killed, or was not, at a sample.
+    pub(crate) fn held(&self, at: usize, after_kill: Option<Duration>) -> Held {
+        let share = after_kill.map_or(1.0, |age| {
+            let grown = (age.as_secs_f64() / RESTART.as_secs_f64()).min(1.0);
+            AFTER_KILL + (1.0 - AFTER_KILL) * grown
+        });
+        let working_set = self.values[at] * share;
+        let anon = self.anon(at).map_or(working_set, |anon| (anon * share).min(working_set));
+        Held { anon, working_set }
+    }
+
+    /// The demand of a sample.
+    pub(crate) fn value(&self, at: usize) -> f64 {
+        self.values[at]
+    }
+
     /// The usual distance between two samples, in ms: the median of the first ones.
-    fn spacing(&self) -> i64 {
+    pub(crate) fn spacing(&self) -> i64 {
         let mut distances: Vec<i64> = self.times.windows(2).take(1_024).map(|pair| pair[1] - pair[0]).collect();
         let middle = distances.len() / 2;
         if distances.is_empty() { USUAL_SPACING_MS } else { *distances.select_nth_unstable(middle).1 }
@@ -124,7 +152,7 @@ impl Traced {
         }
     }
 
-    fn wanted(&self, resource: Resource) -> &Wanted {
+    pub(crate) fn wanted(&self, resource: Resource) -> &Wanted {
         match resource {
             Resource::Cpu => &self.cpu,
             Resource::Memory => &self.memory,
@@ -204,13 +232,7 @@ impl Workload for Played {
             return Demand::default();
         };
         let Traced { cpu, memory, .. } = traced;
-        let grown = if life.killed { (life.age.as_secs_f64() / RESTART.as_secs_f64()).min(1.0) } else { 1.0 };
-        let share = AFTER_KILL + (1.0 - AFTER_KILL) * grown;
-        let held = |at: usize| {
-            let working_set = memory.values[at] * share;
-            let anon = memory.anon(at).map_or(working_set, |anon| (anon * share).min(working_set));
-            Held { anon, working_set }
-        };
+        let held = |at: usize| memory.held(at, life.killed.then_some(life.age));
         let cpu = cpu.at(now, spacing.0, near_cpu).map(|at| cpu.values[at]);
         Demand { cpu, memory: memory.at(now, spacing.1, near_memory).map(held) }
     }

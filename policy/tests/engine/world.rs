@@ -106,8 +106,13 @@ impl World {
         Self::open(_dir, actuator, clock.now(), PolicyConfig::default())
     }
 
+    /// Applies the default rules.
     pub async fn apply_pack(&self, mode: &str) {
         self.apply_rules(tidegate_policy::DEFAULT_PACK, mode).await;
+    }
+
+    pub async fn apply_named_pack(&self, name: &str, mode: &str) {
+        self.apply_rules(tidegate_policy::pack(name).unwrap().sql, mode).await;
     }
 
     /// Applies rules, and lets all there are go so far.
