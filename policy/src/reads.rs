@@ -32,12 +32,12 @@ impl Reads {
         let is = |at: usize, name: &str| word(at).is_some_and(|word| word.eq_ignore_ascii_case(name));
         let mut reads = Self::default();
         for at in 0..tokens.len() {
-            let table = at > 0 && (is(at - 1, "from") || is(at - 1, "join") || tokens[at - 1] == Token::Comma);
+            let table = at > 0 && (is(at - 1, "from") || is(at - 1, "join"));
             reads.state |= is(at, "state");
             reads.events |= is(at, "events");
             reads.params |= is(at, "params");
             reads.usage |= USAGE.iter().any(|name| is(at, name));
-            reads.samples |= table && is(at, "samples") && tokens.get(at + 1) != Some(&Token::Comma);
+            reads.samples |= table && is(at, "samples");
             if is(at, "metric") && tokens.get(at + 1) == Some(&Token::Period) {
                 reads.metrics.extend(word(at + 2).map(str::to_owned));
             }
