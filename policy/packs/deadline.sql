@@ -39,7 +39,7 @@ AS
 -- that could wind up, since what is behind shows in what is left to do; fractions throughout; each container has a limit of
 -- its own instead of one cap for all, read from the first; small corrections add up until they are worth a change.
 -- State: one row a container at each tick. `work` are core-seconds since the last sample.
-WITH parameters(reserve, memory, tolerance, lowest) AS (VALUES (0.05, 0.1, 0.1, 0.05)),
+WITH parameters AS (SELECT 0.05 AS reserve, 0.1 AS memory, 0.1 AS tolerance, 0.05 AS lowest),
 pushed AS (
     SELECT tag(tags, 'application_id') AS application, date_part('epoch', max(time)) AS sampled,
            last(CASE WHEN metric IN ('job_progress', 'application-progress.app_progress') THEN value
@@ -146,9 +146,9 @@ AS
 -- Source: the PID of Asperathos without its derivative, in the form that has increments: its integral is the cap itself,
 -- which is kept within its bounds, so it cannot wind up there; it reckons with the time between samples; and the cap is
 -- kept as a state of the rule, so that increments that are too small for a change are not lost.
--- Parameters: proportional, of 100 % for each 100 % by which the error grew; integral, of 100 % a second for each 100 % of
+-- Parameters: proportional, of the cap for each part by which the error grew; integral, the same a second for each part of
 -- error; tolerance, an error that is none; lowest and highest cap.
-WITH parameters(proportional, integral, tolerance, lowest, highest) AS (VALUES (1.0, 0.02, 0.01, 0.05, 1.0)),
+WITH parameters AS (SELECT 10.0 AS proportional, 0.3 AS integral, 0.01 AS tolerance, 0.05 AS lowest, 1.0 AS highest),
 pushed AS (
     SELECT tag(tags, 'application_id') AS application, date_part('epoch', max(time)) AS sampled,
            last(CASE WHEN metric IN ('application_progress_error', 'application-progress.error') THEN value END, time) AS error,
@@ -205,20 +205,23 @@ AS
 -- Source: the controllers of Asperathos: generic (progress-error), tendency, proportional (error_proportional has one factor,
 -- error_proportional_up_down two), proportional_derivative and pid; its schedulers default and pid for replicas, where a unit
 -- stands for a replica: a limit has no replicas.
--- Parameters: a row for each policy, to which more may be added; a container has the label deadline = asperathos-POLICY.
+-- Parameters: their names, then a row for each policy, to which more may be added; a container has the label deadline = asperathos-POLICY.
 -- `scale` is 100 where Asperathos read the error from Monasca, in percent, and 1 where it read it from Redis, as a fraction.
 -- Its quirks: the integral winds up; time between samples does not matter; pid ignores the triggers; whole numbers swallow
 -- small gains; no waiting after a change, no smallest and no largest step.
-WITH parameters(policy, form, trigger_up, trigger_down, size, up, down, derivative, integral, lowest, highest, digits, scale,
-                unit, whole) AS (VALUES
-    ('progress-error', 'step', 10.0, 10.0, 15.0, 0.0, 0.0, 0.0, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false),
-    ('tendency', 'tendency', 10.0, 10.0, 15.0, 0.0, 0.0, 0.0, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false),
-    ('proportional', 'proportional', 10.0, 10.0, 0.0, 1.0, 1.0, 0.0, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false),
-    ('up-down', 'proportional', 10.0, 10.0, 0.0, 2.0, 0.5, 0.0, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false),
-    ('pd', 'pd', 10.0, 10.0, 0.0, 1.0, 0.0, 0.5, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false),
-    ('pid', 'pid', 0.0, 0.0, 0.0, 0.9817, 0.0, 0.0871, 0.01, 20.0, 100.0, 2, 100.0, 1.0, false),
-    ('default', 'step', 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 10.0, 9, 1.0, 10.0, false),
-    ('replicas', 'pid', 0.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, 1.0, 10.0, 9, 1.0, 10.0, true)
+WITH parameters AS (
+    SELECT '' AS policy, '' AS form, 0.0 AS trigger_up, 0.0 AS trigger_down, 0.0 AS size, 0.0 AS up, 0.0 AS down, 0.0
+           AS derivative, 0.0 AS integral, 0.0 AS lowest, 0.0 AS highest, 0 AS digits, 0.0 AS scale, 0.0 AS unit,
+           false AS whole
+    WHERE false
+    UNION ALL SELECT 'progress-error', 'step', 10.0, 10.0, 15.0, 0.0, 0.0, 0.0, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false
+    UNION ALL SELECT 'tendency', 'tendency', 10.0, 10.0, 15.0, 0.0, 0.0, 0.0, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false
+    UNION ALL SELECT 'proportional', 'proportional', 10.0, 10.0, 0.0, 1.0, 1.0, 0.0, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false
+    UNION ALL SELECT 'up-down', 'proportional', 10.0, 10.0, 0.0, 2.0, 0.5, 0.0, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false
+    UNION ALL SELECT 'pd', 'pd', 10.0, 10.0, 0.0, 1.0, 0.0, 0.5, 0.0, 20.0, 100.0, 2, 100.0, 1.0, false
+    UNION ALL SELECT 'pid', 'pid', 0.0, 0.0, 0.0, 0.9817, 0.0, 0.0871, 0.01, 20.0, 100.0, 2, 100.0, 1.0, false
+    UNION ALL SELECT 'default', 'step', 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 10.0, 9, 1.0, 10.0, false
+    UNION ALL SELECT 'replicas', 'pid', 0.0, 0.0, 0.0, 10.0, 0.0, 0.0, 0.0, 1.0, 10.0, 9, 1.0, 10.0, true
 ),
 pushed AS (
     SELECT tag(tags, 'application_id') AS application, date_part('epoch', max(time)) AS sampled, last(value, time) AS error
@@ -233,7 +236,7 @@ members AS (
            round(p.scale * e.error, p.digits) - s.error AS change,
            coalesce(s.integral, 0.0) + round(p.scale * e.error, p.digits) AS integral,
            coalesce(nullif(r."max", 0), c.baseline_cpu, h.cpu) * p.unit / 100 AS one,
-           -- Cores are written in steps of ten millionths of what a period has; a cap is what was meant.
+           -- A quota is written in whole microseconds, so what is read back may be a little off the cap that was meant.
            round(r.allocated / (coalesce(nullif(r."max", 0), c.baseline_cpu, h.cpu) * p.unit / 100), 6) AS n
     FROM pushed AS e
     JOIN recent(INTERVAL '60 seconds') AS r ON r.app = e.application OR r.container = e.application

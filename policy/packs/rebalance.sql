@@ -42,7 +42,7 @@ AS
 -- wish = growth limit, up to the upper bound, of containers that use more than 1 - near of their limit or that are
 -- throttled in more than `throttled` of the periods.
 -- Parameters: as named. The same ones stand in rebalance_take.
-WITH parameters(stolen, near, throttled, headroom, growth) AS (VALUES (0.4, 0.1, 0.05, 1.1, 0.5)),
+WITH parameters AS (SELECT 0.4 AS stolen, 0.1 AS near, 0.05 AS throttled, 1.1 AS headroom, 0.5 AS growth),
 -- What is missing to the sum of the shares: it was given and not taken yet.
 pools AS (
     SELECT c.host, c.app, sum(CASE WHEN p.name = 'share' THEN p.value ELSE -p.value END) AS pool
@@ -88,7 +88,7 @@ AS
 -- The pool is the sum of the shares less the sum of the limits as they were measured, and less what this rule has asked for
 -- in the last ten seconds and does not see yet: a limit that was read too early is not there to take twice.
 -- Parameters: those of rebalance_give.
-WITH parameters(near, throttled, growth) AS (VALUES (0.1, 0.05, 0.5)),
+WITH parameters AS (SELECT 0.1 AS near, 0.05 AS throttled, 0.5 AS growth),
 pools AS (
     SELECT c.host, c.app, sum(CASE WHEN p.name = 'share' THEN p.value ELSE -p.value END) AS pool
     FROM params AS p JOIN containers AS c ON c.host = p.host AND c.container = p.container
