@@ -56,8 +56,8 @@ measured AS (
 -- In whole numbers; a container of which no usage is known in this window is left as it is.
 counted AS (
     SELECT m.host, m.container, m.resource, u.name, s.place, s.boundary, s.boundary_type, p.compatible,
-           round(m.max / u.unit, 6) AS max, round(m.allocated / u.unit, 6) AS current, round(m.min / u.unit, 6) AS min,
-           f.upper, f.lower
+           round(nullif(m.max, 0) / u.unit, 6) AS max, round(m.allocated / u.unit, 6) AS current,
+           round(m.min / u.unit, 6) AS min, f.upper, f.lower
     FROM (SELECT *, count(usage) OVER (PARTITION BY host, container) AS known FROM measured) AS m
     JOIN settings AS s ON s.resource = m.resource
     JOIN units AS u ON u.resource = m.resource
@@ -66,11 +66,12 @@ counted AS (
     WHERE m.known > 0
 ),
 -- Pass 0 is what stands, pass 1 what is made anew.
+steps(pass) AS (VALUES (0), (1)),
 passes AS (
     SELECT *, CASE boundary_type WHEN 'percentage_of_max' THEN CASE WHEN compatible THEN max ELSE coalesce(max, now_current) END
                                  WHEN 'percentage_of_current' THEN now_current END AS base
     FROM (SELECT *, CASE pass WHEN 1 THEN least(current, max) ELSE current END AS now_current
-          FROM counted CROSS JOIN (VALUES (0), (1)) AS p(pass))
+          FROM counted CROSS JOIN steps)
 ),
 margins AS (
     SELECT *, CASE WHEN base IS NULL THEN NULL
@@ -132,14 +133,15 @@ bands AS (
            CASE WHEN behind OR stands OR missing IS NOT NULL OR NOT sound_type THEN former_upper ELSE new_upper END AS upper,
            CASE WHEN behind OR stands OR missing IS NOT NULL OR NOT sound_type THEN former_lower ELSE new_lower END AS lower
     FROM settled
-)
+),
+names(name) AS (VALUES ('upper'), ('lower'), ('margin'), ('compatible'))
 SELECT b.host, b.container, b.resource, CASE WHEN NOT b.stopped THEN n.name END AS name,
        CASE n.name WHEN 'upper' THEN b.upper WHEN 'lower' THEN b.lower WHEN 'margin' THEN b.margin
                    ELSE CASE WHEN b.compatible THEN 1.0 ELSE 0.0 END END AS value,
        CASE WHEN b.stopped THEN b.former_upper ELSE b.upper END AS upper,
        CASE WHEN b.stopped THEN b.former_lower ELSE b.lower END AS lower,
        b.current, b.error
-FROM bands AS b CROSS JOIN (VALUES ('upper'), ('lower'), ('margin'), ('compatible')) AS n(name);
+FROM bands AS b CROSS JOIN names AS n;
 
 -- Emits an event for each window whose usage lies above upper or below lower.
 CREATE OR REPLACE RULE serverless_events
@@ -277,14 +279,15 @@ counts AS (
           FROM aged)
     GROUP BY host, container, resource HAVING count(*) FILTER (WHERE live AND open) > 0
 ),
+-- Each limit with each request rule that fires, or with none.
 fired AS (
     SELECT c.*, r.place, r.direction, r.policy, r.amount, r.removes
-    FROM (SELECT c.*, CASE WHEN c.compatible THEN n.up ELSE n.up_run END AS up,
+    FROM (SELECT c.*, n.up_ended, n.down_ended, CASE WHEN c.compatible THEN n.up ELSE n.up_run END AS up,
                  CASE WHEN c.compatible THEN n.down ELSE n.down_run END AS down
           FROM counts AS n
           JOIN counted AS c ON c.host = n.host AND c.container = n.container AND c.resource = n.resource) AS c
-    JOIN requests AS r ON r.resource = c.resource
-    WHERE r.active AND r.direction IN ('up', 'down')
+    LEFT JOIN requests AS r ON r.resource = c.resource
+      AND r.active AND r.direction IN ('up', 'down')
       AND (r.policy = 'fit_to_usage' OR (r.policy IN ('amount', 'proportional') AND r.amount IS NOT NULL))
       AND (r.min_up IS NULL OR c.up >= r.min_up) AND (r.max_up IS NULL OR c.up <= r.max_up)
       AND (r.min_down IS NULL OR c.down >= r.min_down) AND (r.max_down IS NULL OR c.down <= r.max_down)
@@ -292,55 +295,54 @@ fired AS (
 ),
 -- A usage that is not known is -1.
 wanted AS (
-    SELECT host, container, resource, name, compatible, place, direction, removes, current, min, max, lower,
+    SELECT *,
            CASE policy
                WHEN 'amount' THEN trunc(amount)
                WHEN 'fit_to_usage' THEN trunc(
                    coalesce(CASE WHEN compatible THEN usage ELSE greatest(usage, peak) END, -1.0)
                    + greatest(trunc(margin / 2), 1) + margin) - current
-               ELSE trunc(trunc(least((coalesce(usage, -1.0) - upper) / nullif(current - upper, 0), 1) * amount)) END AS amount,
-           initcap(name) || CASE
+               ELSE trunc(trunc(least((coalesce(usage, -1.0) - upper) / nullif(current - upper, 0), 1) * amount)) END AS raw,
+           CASE WHEN place IS NULL THEN NULL ELSE initcap(name) || CASE
                WHEN NOT compatible THEN CASE direction WHEN 'up' THEN 'Bottleneck' ELSE 'Underuse' END
                WHEN up > 0 AND (NOT coalesce(down > 0, false) OR up > down) THEN 'Bottleneck'
-               WHEN down > 0 THEN 'Underuse' END AS event,
-           policy = 'proportional' AND current = upper AS divides_by_zero
+               WHEN down > 0 THEN 'Underuse' END END AS event
     FROM fired
 ),
 trimmed AS (
-    SELECT host, container, resource, name, compatible, place, removes, event, divides_by_zero,
-           CASE WHEN NOT compatible THEN CASE direction
-                    WHEN 'up' THEN greatest(least(amount, max - current), 0)
-                    ELSE least(greatest(amount, min - current), 0) END
-                WHEN lower + trunc(amount) < min THEN trunc(amount) + min - (lower + trunc(amount))
-                WHEN current + trunc(amount) > max THEN trunc(amount) - (current + trunc(amount) - max)
-                ELSE trunc(amount) END AS amount
+    SELECT *, CASE WHEN raw IS NULL THEN NULL
+                   WHEN NOT compatible THEN CASE direction
+                       WHEN 'up' THEN greatest(least(raw, max - current), 0)
+                       ELSE least(greatest(raw, min - current), 0) END
+                   WHEN lower + trunc(raw) < min THEN trunc(raw) + min - (lower + trunc(raw))
+                   WHEN current + trunc(raw) > max THEN trunc(raw) - (current + trunc(raw) - max)
+                   ELSE trunc(raw) END AS change
     FROM wanted
 ),
 asked AS (
-    SELECT *, initcap(name) || CASE WHEN trunc(amount) > 0 THEN 'RescaleUp' WHEN trunc(amount) < 0 THEN 'RescaleDown' END
+    SELECT *, initcap(name) || CASE WHEN trunc(change) > 0 THEN 'RescaleUp' WHEN trunc(change) < 0 THEN 'RescaleDown' END
                AS action,
-           CASE WHEN divides_by_zero THEN 'division_by_zero' WHEN event IS NULL THEN 'no_positive_count' END AS error
+           CASE WHEN place IS NULL THEN NULL
+                WHEN policy = 'proportional' AND current = upper THEN 'division_by_zero'
+                WHEN event IS NULL THEN 'no_positive_count' END AS mistake
     FROM trimmed
 ),
 -- Compatible, a mistake about one resource stops all requests of its container.
 decided AS (
-    SELECT host, container, resource, total, event, removes, requests,
-           CASE WHEN compatible THEN max(error) OVER (PARTITION BY host, container) ELSE error END AS error
-    FROM (SELECT host, container, resource, compatible, sum(amount) AS total, min(event) AS event, sum(removes) AS removes,
-                 string_agg(action || ' ' || CAST(CAST(amount AS BIGINT) AS VARCHAR), ', ' ORDER BY place) AS requests,
-                 max(error) AS error
-          FROM asked GROUP BY host, container, resource, compatible)
+    SELECT *, CASE WHEN compatible THEN max(mistake) OVER (PARTITION BY host, container) ELSE mistake END AS error
+    FROM (SELECT host, container, resource, compatible, stored, unit, label, up, down, up_ended, down_ended,
+                 sum(change) AS total, min(event) AS event, sum(removes) AS removes, max(mistake) AS mistake,
+                 string_agg(action || ' ' || CAST(CAST(change AS BIGINT) AS VARCHAR), ', ' ORDER BY place) AS requests
+          FROM asked
+          GROUP BY host, container, resource, compatible, stored, unit, label, up, down, up_ended, down_ended)
 )
-SELECT c.host, c.container, c.resource,
-       CASE WHEN d.error IS NULL AND d.total <> 0 THEN (c.stored + d.total) * c.unit END AS target,
-       concat(d.requests, ' ', c.label, ', since ', CAST(CAST(n.up AS BIGINT) AS VARCHAR), ' of bottlenecks and ',
-              CAST(CAST(n.down AS BIGINT) AS VARCHAR), ' of underuses count') AS reason,
+SELECT d.host, d.container, d.resource,
+       CASE WHEN d.error IS NULL AND d.total <> 0 THEN (d.stored + d.total) * d.unit END AS target,
+       concat(d.requests, ' ', d.label, ', since ', CAST(CAST(d.up AS BIGINT) AS VARCHAR), ' of bottlenecks and ',
+              CAST(CAST(d.down AS BIGINT) AS VARCHAR), ' of underuses count') AS reason,
        CASE WHEN d.error IS NULL THEN d.event END AS consume_event,
-       CASE WHEN c.compatible
-            THEN d.removes + CASE WHEN d.event LIKE '%Bottleneck' THEN n.up_ended ELSE n.down_ended END END AS consume_count,
-       n.up, n.down, CASE WHEN d.error IS NULL THEN d.requests END AS requests, d.error,
+       CASE WHEN d.compatible
+            THEN d.removes + CASE WHEN d.event LIKE '%Bottleneck' THEN d.up_ended ELSE d.down_ended END END AS consume_count,
+       d.up, d.down, CASE WHEN d.error IS NULL THEN d.requests END AS requests, d.error,
        coalesce(d.requests, s.last_requests) AS last_requests
-FROM counts AS n
-JOIN counted AS c ON c.host = n.host AND c.container = n.container AND c.resource = n.resource
-LEFT JOIN decided AS d ON d.host = n.host AND d.container = n.container AND d.resource = n.resource
-LEFT JOIN state AS s ON s.host = n.host AND s.container = n.container AND s.resource = n.resource;
+FROM decided AS d
+LEFT JOIN state AS s ON s.host = d.host AND s.container = d.container AND s.resource = d.resource;

@@ -76,7 +76,7 @@ impl Tree {
         }
         println!(
             "{}: kind {}, {} cases, {} agreed, {} marked as defects of the original, {} that cannot be expressed",
-            self.from.display(),
+            self.from.canonicalize().unwrap().display(),
             self.kind,
             self.cases.len(),
             self.cases.len() - left_out.len() - wrong.len(),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 use tidegate_model::{Bounds, CgroupVersion, Clock, Container, Limit, OutcomeStatus, Resource, Runtime};
-use tidegate_policy::SERVERLESS_PACK;
 
 use super::cases::{Case, trees};
+use super::text;
 use crate::world::{MIB, START, Second, World, cpu, key, memory, of};
 
 /// A window, in seconds.
@@ -32,13 +32,10 @@ async fn world(compatible: bool, resource: Resource, limit: f64, bounds: Bounds)
     };
     world.store.put_containers(&[container]).unwrap();
     world.set_limit("web", resource, limit);
-    let pack = match compatible {
-        true => {
-            SERVERLESS_PACK.replace("policy(compatible) AS (VALUES (false))", "policy(compatible) AS (VALUES (true))")
-        }
-        false => SERVERLESS_PACK.to_owned(),
-    };
-    assert_eq!(compatible, pack != SERVERLESS_PACK);
+    let (off, on) = ("policy(compatible) AS (VALUES (false))", "policy(compatible) AS (VALUES (true))");
+    let pack = text::pack();
+    assert!(pack.contains(off));
+    let pack = if compatible { pack.replace(off, on) } else { pack };
     world.run_sql(&pack).await;
     for rule in world.engine.rules() {
         world.run_sql(&format!("ALTER RULE {} SET (mode = 'on')", rule.name)).await;

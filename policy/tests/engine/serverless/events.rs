@@ -57,7 +57,7 @@ async fn conformance_match_events() {
             tree.cases.iter().map(|case| (case.id.as_str(), &case.input["guarded"])).collect();
         for (rules, cases) in by_rules {
             for cases in cases.chunks(AT_ONCE) {
-                let replaced = [("settings", settings::events(&tree.rulesets, rules)), counted(cases)];
+                let replaced = [("settings", settings::events(&tree.rulesets, rules, values)), counted(cases)];
                 for row in pack.ask(EMITS, &replaced, "named").await {
                     let id = row["container"].as_str().unwrap();
                     let name = original(row["resource"].as_str().unwrap());

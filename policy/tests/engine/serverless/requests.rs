@@ -12,8 +12,8 @@ use crate::world::World;
 
 const RULE: &str = "serverless_scale";
 
-/// Columns of the table expressions, of which a case gives some.
-const FIRED: [(&str, &str); 19] = [
+/// Columns of `fired`, of which a case gives some.
+const FIRED: [(&str, &str); 20] = [
     ("host", "VARCHAR"),
     ("container", "VARCHAR"),
     ("resource", "VARCHAR"),
@@ -33,25 +33,11 @@ const FIRED: [(&str, &str); 19] = [
     ("margin", "DOUBLE"),
     ("amount", "DOUBLE"),
     ("up", "DOUBLE"),
+    ("down", "DOUBLE"),
 ];
-const DOWN: (&str, &str) = ("down", "DOUBLE");
-const WANTED: [(&str, &str); 14] = [
-    ("host", "VARCHAR"),
-    ("container", "VARCHAR"),
-    ("resource", "VARCHAR"),
-    ("name", "VARCHAR"),
-    ("compatible", "BOOLEAN"),
-    ("place", "BIGINT"),
-    ("direction", "VARCHAR"),
-    ("removes", "DOUBLE"),
-    ("current", "DOUBLE"),
-    ("min", "DOUBLE"),
-    ("max", "DOUBLE"),
-    ("lower", "DOUBLE"),
-    ("amount", "DOUBLE"),
-    ("event", "VARCHAR"),
-];
-const DIVIDES: (&str, &str) = ("divides_by_zero", "BOOLEAN");
+/// What `wanted` and `trimmed` have more.
+const WANTED: [(&str, &str); 2] = [("raw", "DOUBLE"), ("event", "VARCHAR")];
+const TRIMMED: (&str, &str) = ("change", "DOUBLE");
 
 /// A row in which only some columns matter.
 fn row(columns: &[(&str, &str)], id: &str, name: &str, given: &[(&str, String)]) -> Vec<String> {
@@ -73,20 +59,20 @@ fn row(columns: &[(&str, &str)], id: &str, name: &str, given: &[(&str, String)])
     columns.iter().map(cell).collect()
 }
 
-fn fired_columns() -> Vec<(&'static str, &'static str)> {
-    FIRED.into_iter().chain([DOWN]).collect()
-}
-
 pub fn fired(id: &str, name: &str, given: &[(&str, String)]) -> Vec<String> {
-    row(&fired_columns(), id, name, given)
+    row(&FIRED, id, name, given)
 }
 
 pub fn fired_table(rows: &[Vec<String>]) -> (&'static str, String) {
-    ("fired", values(&fired_columns(), rows))
+    ("fired", values(&FIRED, rows))
 }
 
 fn wanted_columns() -> Vec<(&'static str, &'static str)> {
-    WANTED.into_iter().chain([DIVIDES]).collect()
+    FIRED.into_iter().chain(WANTED).collect()
+}
+
+fn trimmed_columns() -> Vec<(&'static str, &'static str)> {
+    wanted_columns().into_iter().chain([TRIMMED]).collect()
 }
 
 /// Answers to cases that are one row each: `ask` makes it, `answer` reads it.
@@ -124,30 +110,31 @@ async fn conformance_fit_to_usage() {
         fired(&case.id, "cpu", &given)
     };
     let answer = |amount: &Value| json!({"amount": amount});
-    one_row_each("fit_to_usage", "fired", &fired_columns(), "wanted", ask, answer, "amount").await;
+    one_row_each("fit_to_usage", "fired", &FIRED, "wanted", ask, answer, "raw").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conformance_adjust_amount() {
     let ask = |case: &Case| {
-        let given = numbers(case, &["amount", "max", "current", "min", "lower"]);
+        let mut given = numbers(case, &["max", "current", "min", "lower"]);
+        given.push(("raw", number(&case.input["amount"])));
         row(&wanted_columns(), &case.id, "cpu", &given)
     };
     let answer = |amount: &Value| json!({"amount": amount});
-    one_row_each("adjust_amount", "wanted", &wanted_columns(), "trimmed", ask, answer, "amount").await;
+    one_row_each("adjust_amount", "wanted", &wanted_columns(), "trimmed", ask, answer, "change").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conformance_request_name() {
     let ask = |case: &Case| {
         let name = case.input["resource"].as_str().unwrap();
-        row(&wanted_columns(), &case.id, name, &numbers(case, &["amount"]))
+        row(&trimmed_columns(), &case.id, name, &[("change", number(&case.input["amount"]))])
     };
     let answer = |action: &Value| match action {
         Value::Null => json!({"error": "invalid_amount"}),
         action => json!({"name": action}),
     };
-    one_row_each("request_name", "trimmed", &wanted_columns(), "asked", ask, answer, "action").await;
+    one_row_each("request_name", "trimmed", &trimmed_columns(), "asked", ask, answer, "action").await;
 }
 
 /// The tables `counted` and `counts` of serverless_scale for some cases.
@@ -200,13 +187,13 @@ async fn conformance_match_requests() {
         for (rules, cases) in by_rules {
             for cases in cases.chunks(AT_ONCE / 2) {
                 let [counts, counted] = tables(&pack, cases).await;
-                let replaced = [("requests", settings::requests(&tree.rulesets, rules)), counts, counted];
+                let replaced = [("requests", settings::requests(&tree.rulesets, rules, values)), counts, counted];
                 for row in pack.ask(RULE, &replaced, "asked").await {
                     let id = row["container"].as_str().unwrap();
-                    if row["amount"] != 0.0 {
+                    if row["change"].as_f64().is_some_and(|change| change != 0.0) {
                         let requests = answers.get_mut(id).unwrap()["requests"].as_array_mut().unwrap();
                         requests.push(json!({
-                            "resource": original(row["resource"].as_str().unwrap()), "amount": row["amount"],
+                            "resource": original(row["resource"].as_str().unwrap()), "amount": row["change"],
                             "action": row["action"], "field": "current", "priority": 0, "structure_type": subtypes[id],
                         }));
                     }
@@ -214,10 +201,11 @@ async fn conformance_match_requests() {
                 for row in pack.ask(RULE, &replaced, "decided").await {
                     let answer = answers.get_mut(row["container"].as_str().unwrap()).unwrap();
                     match &row["error"] {
-                        Value::Null if answer.get("error").is_none() => {
-                            answer["remove"][row["event"].as_str().unwrap()] = row["removes"].clone();
+                        Value::Null => {
+                            if let (None, Some(event)) = (answer.get("error"), row["event"].as_str()) {
+                                answer["remove"][event] = row["removes"].clone();
+                            }
                         }
-                        Value::Null => {}
                         error => *answer = json!({"error": error}),
                     }
                 }

@@ -9,7 +9,7 @@ use super::cases::{Case, trees};
 use super::window::{Seen, Windows};
 
 /// How many sequences run at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 2;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn conformance_sequence() {

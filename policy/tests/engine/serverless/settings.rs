@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::text::{number, text, values};
+use super::text::{number, text};
+
+/// How rows become a table expression.
+type Table = fn(&[(&str, &str)], &[Vec<String>]) -> String;
 
 /// The resource as Tidegate names it; others keep their name.
 pub fn resource(name: &str) -> &str {
@@ -45,7 +48,7 @@ fn flag(value: &Value) -> String {
 }
 
 /// `settings` of serverless_events.
-pub fn events(rulesets: &Value, name: &str) -> String {
+pub fn events(rulesets: &Value, name: &str, table: Table) -> String {
     let rows = of_kind(rulesets, name, "event", |place, rule| {
         let mut row = vec![place.to_string(), name_of(rule), text(&rule["test"]), number(&rule["up"])];
         row.extend([number(&rule["down"]), flag(&rule["zero_counts"]), flag(&rule["active"])]);
@@ -60,11 +63,11 @@ pub fn events(rulesets: &Value, name: &str) -> String {
         ("zero_counts", "BOOLEAN"),
         ("active", "BOOLEAN"),
     ];
-    values(&columns, &rows)
+    table(&columns, &rows)
 }
 
 /// `requests` of serverless_scale.
-pub fn requests(rulesets: &Value, name: &str) -> String {
+pub fn requests(rulesets: &Value, name: &str, table: Table) -> String {
     let rows = of_kind(rulesets, name, "request", |place, rule| {
         let mut row = vec![place.to_string(), name_of(rule), text(&rule["type"]), text(&rule["policy"])];
         row.extend(["amount", "min_up", "max_up", "min_down", "max_down", "remove"].map(|key| number(&rule[key])));
@@ -84,5 +87,5 @@ pub fn requests(rulesets: &Value, name: &str) -> String {
         ("removes", "DOUBLE"),
         ("active", "BOOLEAN"),
     ];
-    values(&columns, &rows)
+    table(&columns, &rows)
 }

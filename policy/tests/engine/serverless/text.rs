@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
-use sqlparser::ast::{Query, Statement};
+use sqlparser::ast::{Expr, Parens, Query, SetExpr, Statement};
 use sqlparser::dialect::GenericDialect;
 use sqlparser::parser::Parser;
 use tidegate_model::TimeMs;
-use tidegate_policy::SERVERLESS_PACK;
 use tidegate_store::arrow::array::{Array, AsArray};
 use tidegate_store::arrow::compute::cast;
 use tidegate_store::arrow::datatypes::{DataType, Float64Type};
@@ -20,6 +19,11 @@ pub const AT_ONCE: usize = 150;
 
 pub type Row = Map<String, Value>;
 
+/// The pack's text, as it lies where users find it.
+pub fn pack() -> String {
+    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packs/serverless.sql")).unwrap()
+}
+
 /// The pack as it was taken by an engine.
 pub struct Pack {
     pub world: World,
@@ -29,7 +33,7 @@ pub struct Pack {
 
 impl Pack {
     pub async fn new(world: World) -> Self {
-        world.run_sql(SERVERLESS_PACK).await;
+        world.run_sql(&pack()).await;
         let queries = world.engine.rules().into_iter().map(|rule| (rule.name, rule.query)).collect();
         Self { world, queries }
     }
@@ -64,6 +68,20 @@ pub fn replace(query: &str, replaced: &[(&str, String)]) -> Box<Query> {
     query
 }
 
+/// `query` with each `VALUES` of its table expressions as a union of rows: a plan with `VALUES` is made anew at each run, and a
+/// sequence has many.
+pub fn unrolled(mut query: Box<Query>) -> Box<Query> {
+    for table in &mut query.with.as_mut().unwrap().cte_tables {
+        let SetExpr::Values(values) = &*table.query.body else { continue };
+        let row = |row: &Parens<Vec<Expr>>| {
+            let cells = row.content.iter().enumerate().map(|(at, cell)| format!("{cell} AS column{at}"));
+            format!("SELECT {}", cells.collect::<Vec<_>>().join(", "))
+        };
+        table.query = parse(&values.rows.iter().map(row).collect::<Vec<_>>().join(" UNION ALL "));
+    }
+    query
+}
+
 fn parse(query: &str) -> Box<Query> {
     let parsed = Parser::parse_sql(&GenericDialect {}, query).unwrap_or_else(|error| panic!("{error}\n{query}"));
     match parsed.into_iter().next() {
@@ -86,6 +104,16 @@ pub fn values(columns: &[(&str, &str)], rows: &[Vec<String>]) -> String {
         rows => ("", rows.iter().map(typed).collect()),
     };
     format!("SELECT * FROM (VALUES {}) AS given({}){none}", given.join(", "), names.join(", "))
+}
+
+/// As [`values`], but some rows as a union: see [`unrolled`].
+pub fn selected(columns: &[(&str, &str)], rows: &[Vec<String>]) -> String {
+    let row = |row: &Vec<String>| {
+        assert_eq!(row.len(), columns.len(), "{columns:?} {row:?}");
+        let cells = row.iter().zip(columns).map(|(cell, (name, kind))| format!("CAST({cell} AS {kind}) AS {name}"));
+        format!("SELECT {}", cells.collect::<Vec<_>>().join(", "))
+    };
+    rows.iter().map(row).collect::<Vec<_>>().join(" UNION ALL ")
 }
 
 /// A number of a case as SQL. A text stands for the whole number that it spells; anything else is not known.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 use tidegate_model::{Bytes, Cores, Host, Resource, SampleBatch, SeriesKey, TimeMs, metrics};
-use tidegate_policy::{PolicyConfig, SERVERLESS_PACK, TickReport};
+use tidegate_policy::{PolicyConfig, TickReport};
 
 use super::settings::{self, original, resource};
-use super::text::{Row, number, replace, rows, text, values};
+use super::text::{Row, number, pack, replace, rows, selected, text, unrolled};
 use crate::world::{MIB, World, key};
 
 /// The container of a sequence.
@@ -72,25 +72,29 @@ impl Windows {
         self.push(TimeMs(began.0 - 1_000), |batch, tags, at| batch.push(SeriesKey::new(USAGE, tags("none")), at, 0.0))
             .await;
         self.world.clock.set(TimeMs(began.0 - 1_000));
-        self.world.run_sql(SERVERLESS_PACK).await;
+        self.world.run_sql(&pack()).await;
         let set = input["ruleset"].as_str().unwrap();
-        let timeout = values(&[("event_timeout", "DOUBLE")], &[vec![number(&input["event_timeout"])]]);
+        let timeout = selected(&[("event_timeout", "DOUBLE")], &[vec![number(&input["event_timeout"])]]);
         for rule in self.world.engine.rules() {
             let measured = ("measured", self.measured(&input["resources"]));
             let (options, replaced) = match rule.name.as_str() {
                 "serverless_limits" => {
-                    let compatible = values(&[("compatible", "BOOLEAN")], &[vec!["true".to_owned()]]);
+                    let compatible = selected(&[("compatible", "BOOLEAN")], &[vec!["true".to_owned()]]);
                     ("emit = 'param'", vec![measured, ("policy", compatible), ("settings", boundaries(input))])
                 }
                 "serverless_events" => {
-                    ("emit = 'event'", vec![measured, ("settings", settings::events(rulesets, set))])
+                    ("emit = 'event'", vec![measured, ("settings", settings::events(rulesets, set, selected))])
                 }
                 _ => (
                     "dead_band = 0, cooldown_up = '0s', cooldown_down = '0s', step_down = 1, warm_up = '0s', watch = '0s'",
-                    vec![measured, ("settings", timeout.clone()), ("requests", settings::requests(rulesets, set))],
+                    vec![
+                        measured,
+                        ("settings", timeout.clone()),
+                        ("requests", settings::requests(rulesets, set, selected)),
+                    ],
                 ),
             };
-            let (name, query) = (&rule.name, replace(&rule.query, &replaced));
+            let (name, query) = (&rule.name, unrolled(replace(&rule.query, &replaced)));
             // At any instant, since windows are not always of whole seconds.
             let statement =
                 format!("CREATE OR REPLACE RULE {name} WITH (mode = 'on', every = 'arrival', {options}) AS {query}");
@@ -114,7 +118,7 @@ impl Windows {
                 vec![format!("'{}'", resource(name)), bound("min"), bound("max")]
             })
             .collect();
-        let bounds = values(&[("resource", "VARCHAR"), ("min", "DOUBLE"), ("max", "DOUBLE")], &bounds);
+        let bounds = selected(&[("resource", "VARCHAR"), ("min", "DOUBLE"), ("max", "DOUBLE")], &bounds);
         format!(
             "SELECT l.host, l.container, l.resource, u.value AS usage, u.value AS peak, l.value AS allocated, b.min, b.max
              FROM limits AS l JOIN ({bounds}) AS b ON b.resource = l.resource
@@ -206,5 +210,5 @@ fn boundaries(input: &Value) -> String {
         })
         .collect();
     let columns = [("resource", "VARCHAR"), ("place", "BIGINT"), ("boundary", "DOUBLE"), ("boundary_type", "VARCHAR")];
-    values(&columns, &rows)
+    selected(&columns, &rows)
 }
