@@ -251,7 +251,8 @@ sided AS (
                    WHEN error > 0 AND error >= trigger_down THEN 'ahead'
                    WHEN form = 'tendency' AND change < 0 THEN 'late'
                    WHEN form = 'tendency' AND change > 0 THEN 'ahead' END AS side,
-           -1 * error * up + -1 * derivative * coalesce(change, 0.0) + -1 * integral * gain AS correction
+           -1 * error * up + -1 * derivative * coalesce(change, 0.0)
+               + CASE WHEN form = 'pid' THEN -1 * integral * gain ELSE 0.0 END AS correction
     FROM members
 ),
 moved AS (

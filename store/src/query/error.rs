@@ -161,9 +161,7 @@ fn unplaced(kind: QueryErrorKind, text: &str, sql: &str) -> QueryError {
         return placed(QueryError::new(kind, message), sql, name);
     }
     if message.contains("last()") {
-        let unknown = quoted_in(&message, "metric '").map(not_pushed);
-        let found = placed(QueryError::new(kind, message), sql, "last");
-        return QueryError { help: unknown.or_else(|| found.help.clone()), ..found };
+        return placed(QueryError::new(kind, message), sql, "last");
     }
     QueryError::new(kind, message)
 }
@@ -307,6 +305,8 @@ fn named(mut found: QueryError, root: &DataFusionError, store: &Store) -> QueryE
                 let reference = TableReference::parse_str(name);
                 let metric = name.strip_prefix("tidegate.").unwrap_or(name).strip_prefix("metric.").map(not_pushed);
                 found.help = near_table(name, &reference, &all(store)).or(metric).or(found.help);
+            } else if let Some(name) = quoted_in(&found.message, "metric '") {
+                found.help = Some(not_pushed(name));
             }
         }
         _ => {}
