@@ -10,7 +10,7 @@ use std::sync::Arc;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use parking_lot::Mutex;
@@ -29,6 +29,7 @@ const MAX_RUNS: u32 = 1_000;
 const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Operators that have no state beyond a run, or one that [`reset_plan_states`] clears. Others are planned each time.
+/// `DataSourceExec` holds the rows of `VALUES`: see [`has_fixed_rows`].
 const REPEATABLE: [&str; 31] = [
     "AggregateExec",
     "AggregateScanExec",
@@ -38,7 +39,6 @@ const REPEATABLE: [&str; 31] = [
     "CooperativeExec",
     "CrossJoinExec",
     "CurrentExec",
-    // Here only what VALUES make: there are no files.
     "DataSourceExec",
     "EmptyExec",
     "FilterExec",
@@ -72,6 +72,22 @@ pub(crate) fn is_repeatable(plan: &Arc<dyn ExecutionPlan>) -> bool {
         Ok(if repeatable { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     });
     repeatable && visited.is_ok()
+}
+
+/// Whether all rows that `plan`, optimized but without its values, writes out with `VALUES` are the same in every run: they are
+/// computed when it is planned.
+pub(crate) fn has_fixed_rows(plan: &LogicalPlan) -> bool {
+    let mut fixed = true;
+    let visited = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Values(rows) = node {
+            for cell in rows.values.iter().flatten() {
+                let moves = cell.exists(|part| Ok(matches!(part, Expr::Placeholder(_)) || part.is_volatile_node()))?;
+                fixed &= !moves;
+            }
+        }
+        Ok(if fixed { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
+    });
+    fixed && visited.is_ok()
 }
 
 /// The metric tables that `plan` names, as they are now; `None` when one does not exist any more.

@@ -28,7 +28,7 @@ use tokio::task::JoinHandle;
 use crate::aggregate::AggregateScans;
 use crate::functions;
 use crate::query::Plan;
-use crate::query::cache::{Kept, is_repeatable, metrics_of};
+use crate::query::cache::{Kept, has_fixed_rows, is_repeatable, metrics_of};
 use crate::query::error::{QueryError, QueryErrorKind, first_word, second_statement};
 use crate::query::parameter::Template;
 use crate::query::refuse::{self, MAX_SQL_BYTES, UNBOUNDED};
@@ -249,24 +249,26 @@ impl Text<'_> {
         let logical = self.logical(template.tokens.clone(), session).await?;
         let Some(metrics) = metrics_of(&logical, self.store) else { return Ok(None) };
         let cell = Arc::default();
-        let physical = self.told(logical, template, session, &cell).await.map_err(|error| self.planned(&error))?;
-        if !is_repeatable(&physical) {
-            return Ok(None);
-        }
+        let told = self.told(logical, template, session, &cell).await.map_err(|error| self.planned(&error))?;
+        let Some(physical) = told.filter(is_repeatable) else { return Ok(None) };
         let plan = Plan::new(physical, cell).map_err(|error| QueryError::executed(&error))?;
         Ok(Some(Kept::new(plan, metrics, generation, self.store)))
     }
 
+    /// A plan that looks its values up; `None` when they are needed to make it.
     async fn told(
         &self,
         logical: LogicalPlan,
         template: &Template,
         session: &SessionState,
         cell: &Arc<RunCell>,
-    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>, DataFusionError> {
         let logical = session.optimize(&typed(logical, &template.parameters)?)?;
+        if !has_fixed_rows(&logical) {
+            return Ok(None);
+        }
         let logical = told(logical, &template.parameters, cell)?;
-        session.query_planner().create_physical_plan(&logical, session).await
+        session.query_planner().create_physical_plan(&logical, session).await.map(Some)
     }
 }
 

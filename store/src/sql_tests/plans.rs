@@ -118,6 +118,25 @@ async fn everything_that_follows_from_the_instant_moves() {
     }
 }
 
+#[tokio::test]
+async fn rows_that_are_written_out_are_planned_once_unless_they_move() {
+    let store = open();
+    let fixed = "SELECT a + 1, b, now() FROM (VALUES (1, 'x'), (-2, NULL)) AS v(a, b) ORDER BY a";
+    let at = store.rows_at(fixed, NOW.0, &[]).await;
+    assert_eq!(at, r#"[[-1,null,"2026-11-21T20:00:00.000Z"],[2,"x","2026-11-21T20:00:00.000Z"]]"#);
+    assert_eq!(store.rows_at(fixed, NOW.0 - 40_000, &[]).await, at.replace("20:00:00", "19:59:20"));
+    assert_eq!(store.idle(), 1);
+    let moving = "SELECT a FROM (VALUES (now()), (now() - INTERVAL '1 second')) AS v(a) ORDER BY a";
+    for (now, rows) in [(NOW.0, "19:59:59.000Z"), (NOW.0 - 40_000, "19:59:19.000Z")] {
+        assert!(store.rows_at(moving, now, &[]).await.contains(rows));
+    }
+    let given = "SELECT a FROM (VALUES ($x)) AS v(a)";
+    for value in ["1", "2"] {
+        assert_eq!(store.rows_at(given, NOW.0, &[("x", number(value))]).await, format!("[[{value}]]"));
+    }
+    assert_eq!(store.idle(), 1, "{:?}", store.kept());
+}
+
 /// A store with the same data and no plans.
 async fn open_with_same(store: &TestStore) -> TestStore {
     let other = open();

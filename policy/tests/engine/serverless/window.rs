@@ -8,7 +8,7 @@ use tidegate_model::{Bytes, Cores, Host, Resource, SampleBatch, SeriesKey, TimeM
 use tidegate_policy::{PolicyConfig, TickReport};
 
 use super::settings::{self, original, resource};
-use super::text::{Row, number, pack, replace, rows, selected, text, unrolled};
+use super::text::{Row, number, replace, rows, selected, text, unrolled};
 use crate::world::{MIB, World, key};
 
 /// The container of a sequence.
@@ -43,7 +43,12 @@ fn unit(name: &str) -> Option<f64> {
 
 impl Windows {
     /// Fails with what a container of Tidegate cannot have.
-    pub async fn new(input: &Value, rulesets: &Value, began: TimeMs) -> Result<Self, String> {
+    pub async fn new(
+        input: &Value,
+        rulesets: &Value,
+        queries: &BTreeMap<String, String>,
+        began: TimeMs,
+    ) -> Result<Self, String> {
         let names = input["resources"].as_object().unwrap().keys();
         let units: Option<BTreeMap<String, f64>> = names.map(|name| Some((name.clone(), unit(name)?))).collect();
         let units = units.ok_or("a container has limits of cpu and memory only")?;
@@ -63,21 +68,20 @@ impl Windows {
         let host = Host { name: "node0".to_owned(), cpu: Cores(1e6), memory: Bytes(1 << 60), last_seen: began };
         world.store.put_host(host).unwrap();
         let windows = Self { world, units };
-        windows.apply_pack(input, rulesets, began).await;
+        windows.apply_pack(input, rulesets, queries, began).await;
         Ok(windows)
     }
 
-    async fn apply_pack(&self, input: &Value, rulesets: &Value, began: TimeMs) {
+    async fn apply_pack(&self, input: &Value, rulesets: &Value, queries: &BTreeMap<String, String>, began: TimeMs) {
         // Before the pack, so that there is such a metric.
         self.push(TimeMs(began.0 - 1_000), |batch, tags, at| batch.push(SeriesKey::new(USAGE, tags("none")), at, 0.0))
             .await;
         self.world.clock.set(TimeMs(began.0 - 1_000));
-        self.world.run_sql(&pack()).await;
         let set = input["ruleset"].as_str().unwrap();
         let timeout = selected(&[("event_timeout", "DOUBLE")], &[vec![number(&input["event_timeout"])]]);
-        for rule in self.world.engine.rules() {
+        for (name, query) in queries {
             let measured = ("measured", self.measured(&input["resources"]));
-            let (options, replaced) = match rule.name.as_str() {
+            let (options, replaced) = match name.as_str() {
                 "serverless_limits" => {
                     let compatible = selected(&[("compatible", "BOOLEAN")], &[vec!["true".to_owned()]]);
                     ("emit = 'param'", vec![measured, ("policy", compatible), ("settings", boundaries(input))])
@@ -94,7 +98,7 @@ impl Windows {
                     ],
                 ),
             };
-            let (name, query) = (&rule.name, unrolled(replace(&rule.query, &replaced)));
+            let query = unrolled(replace(query, &replaced));
             // At any instant, since windows are not always of whole seconds.
             let statement =
                 format!("CREATE OR REPLACE RULE {name} WITH (mode = 'on', every = 'arrival', {options}) AS {query}");
