@@ -1,4 +1,7 @@
--- CPU limits that follow usage: up at once, down as soon as it is safe. Part of the default rules.
+-- CPU limits that follow usage: up at once, down as soon as it is safe. Instead of the default rules.
+--
+-- With a sample a second it keeps 5 % above the means of seconds. Work that comes in bursts within a second is throttled by
+-- that, and then rules and watch pull against one another: try it in shadow and look at `pressure` first.
 --
 -- What it costs (slack, samples over the limit, changes a container and day) stands in docs/rules.md.
 

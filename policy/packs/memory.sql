@@ -1,5 +1,5 @@
--- Memory limits: ahead of growth, down slowly, and quickly only where the kernel can take back what is above. Part of the
--- default rules.
+-- Memory limits: ahead of growth, down slowly, and quickly only where the kernel can take back what is above. Instead
+-- of the default rules.
 --
 -- A memory limit that is reached kills, unless what is above it can be reclaimed. So what counts is how much of its memory a
 -- container holds for good: anonymous, shared and kernel memory, `unreclaimable`. Squeezing by pressure, with `memory.high` in

@@ -34,7 +34,7 @@ macro_rules! text {
 }
 
 /// The rules that a new server begins with: CPU and memory limits that follow usage.
-pub const DEFAULT_PACK: &str = concat!(text!("default"), text!("hybrid"), text!("memory"));
+pub const DEFAULT_PACK: &str = text!("default");
 /// The policy of Serverless Containers.
 pub const SERVERLESS_PACK: &str = text!("serverless");
 /// Jobs with a deadline, after the progress that is pushed about them.

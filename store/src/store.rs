@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use tidegate_model::TimeMs;
 use tokio::sync::Semaphore;
 
-use crate::catalog::{Catalog, SegmentKind, SegmentMeta};
+use crate::catalog::{CATALOG, Catalog, SegmentKind, SegmentMeta};
 use crate::config::StoreConfig;
 use crate::dir::DataDir;
 use crate::error::StoreError;
@@ -132,7 +132,7 @@ impl Store {
         config.check()?;
         let dir = DataDir::open(&config.dir)?;
         let mut catalog = Catalog::load(dir.path())?;
-        if catalog.segments.is_empty() && catalog == Catalog::default() {
+        if !dir.path().join(CATALOG).exists() {
             catalog.save(dir.path())?; // so that the directory can be told from a foreign one
         }
         let remote = open_remote(&config, &dir, &mut catalog)?;

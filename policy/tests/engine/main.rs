@@ -12,6 +12,7 @@ mod documented;
 mod freeze;
 mod groups;
 mod hosts;
+mod hybrid_pack;
 mod laws;
 mod options;
 mod rebalance_pack;

@@ -111,6 +111,11 @@ impl World {
         self.apply_rules(tidegate_policy::DEFAULT_PACK, mode).await;
     }
 
+    /// Applies the packs for CPU and memory that go by how often a container is measured.
+    pub async fn apply_hybrid(&self, mode: &str) {
+        self.apply_rules(&(pack("hybrid") + &pack("memory")), mode).await;
+    }
+
     pub async fn apply_named_pack(&self, name: &str, mode: &str) {
         self.apply_rules(tidegate_policy::pack(name).unwrap().sql, mode).await;
     }

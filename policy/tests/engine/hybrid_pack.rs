@@ -1,0 +1,215 @@
+//! The packs hybrid and memory, and those beside them, with a sample a second and with samples further apart.
+
+use tidegate_model::{Clock, OutcomeStatus, Resource};
+
+use crate::world::{MIB, World, cpu, memory};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_starving_container_gets_what_it_needs_within_three_seconds() {
+    let world = World::new().await;
+    world.apply_hybrid("on").await;
+    world.set_limit("web", Resource::Cpu, 0.3);
+    let mut limits = vec![0.3];
+    for _ in 0..3 {
+        world.second(&[("web", cpu(1.5))]).await;
+        limits.push(world.limit("web", Resource::Cpu));
+    }
+    assert!(limits[3] >= 1.5, "{limits:?}");
+    assert!(limits[1] > 0.45 && limits[1] < 0.98, "the more it is throttled the larger the step: {limits:?}");
+    assert!(limits.windows(2).all(|pair| pair[1] <= pair[0] * 3.4 + 1e-9), "{limits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_container_gives_back_within_seconds_and_is_never_throttled_for_it() {
+    let world = World::new().await;
+    world.apply_hybrid("on").await;
+    world.set_limit("web", Resource::Cpu, 2.0);
+    for second in 0..60 {
+        let demand = if second < 10 { 1.0 } else { 0.2 };
+        world.second(&[("web", cpu(demand))]).await;
+        let limit = world.limit("web", Resource::Cpu);
+        assert!(limit > demand, "throttled in second {second}");
+        // Three seconds of each are what it needs for either.
+        assert!(!(5..10).contains(&second) || (limit - 1.05).abs() < 1e-9, "{limit} in second {second}");
+        assert!(second < 14 || (limit - 0.21).abs() < 1e-9, "{limit} in second {second}");
+    }
+    assert_eq!(world.actuator.changes.lock().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_waits_for_more_than_it_has_gets_all_it_may_have() {
+    let world = World::new().await;
+    world.apply_hybrid("on").await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    let mut limits = Vec::new();
+    for second in 0..30 {
+        world.second(&[("web", cpu(if second < 10 { 0.2 } else { 1.9 }))]).await;
+        limits.push(world.limit("web", Resource::Cpu));
+    }
+    // Three times the limit each second, since no bound says how much it may have; then back to what it uses.
+    assert!((limits[9] - 0.21).abs() < 1e-9 && (limits[10] - 0.63).abs() < 1e-9 && limits[11] > 1.88, "{limits:?}");
+    assert!((limits[29] - 1.05 * 1.9).abs() < 1e-9, "{limits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bursty_container_keeps_what_its_bursts_need() {
+    let world = World::new().await;
+    world.apply_hybrid("on").await;
+    world.set_limit("web", Resource::Cpu, 2.0);
+    let (mut throttled, mut lowered) = (0, 0);
+    let mut former = 2.0;
+    for second in 0..240 {
+        let demand = if second % 10 < 2 { 1.8 } else { 0.2 };
+        throttled += usize::from(second >= 120 && demand > world.limit("web", Resource::Cpu));
+        world.second(&[("web", cpu(demand))]).await;
+        let limit = world.limit("web", Resource::Cpu);
+        lowered += usize::from(second >= 120 && limit < former);
+        former = limit;
+    }
+    assert!(throttled <= 8, "throttled in {throttled} of 24 bursts");
+    assert!(lowered <= 8, "lowered {lowered} times");
+    assert!(world.engine.rules().iter().all(|rule| rule.note.is_none()), "a rule gave up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_at_its_floor_is_quiet() {
+    let world = World::new().await;
+    world.apply_hybrid("on").await;
+    world.set_limit("idle", Resource::Cpu, 0.05);
+    world.set_limit("idle", Resource::Memory, 8.0 * MIB);
+    for _ in 0..130 {
+        let report = world.second(&[("idle", cpu(0.001)), ("idle", memory(MIB))]).await;
+        assert!(report.decisions.is_empty(), "{:?}", report.decisions);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_steady_container_is_left_alone() {
+    let world = World::new().await;
+    world.apply_hybrid("on").await;
+    world.set_limit("web", Resource::Cpu, 1.1);
+    world.set_limit("db", Resource::Memory, 125.0 * MIB);
+    for _ in 0..30 {
+        world.second(&[("web", cpu(1.0)), ("db", memory(100.0 * MIB))]).await;
+    }
+    assert_eq!(world.actuator.changes.lock().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_growing_process_never_reaches_its_memory_limit() {
+    let world = World::new().await;
+    world.apply_hybrid("on").await;
+    let growths = [("slow", 1.0), ("fast", 8.0), ("faster", 30.0)];
+    for (name, _) in growths {
+        world.set_limit(name, Resource::Memory, 150.0 * MIB);
+    }
+    for second in 0..60 {
+        let usage = |growth: f64| (100.0 + growth * f64::from(second)).min(1_500.0) * MIB;
+        let demands = growths.map(|(name, growth)| (name, memory(usage(growth))));
+        for (name, now) in &demands {
+            let limit = world.limit(name, Resource::Memory);
+            assert!(now.demand < limit, "{name} would have been killed in second {second} at {} MiB", limit / MIB);
+        }
+        world.second(&demands).await;
+    }
+    assert!(world.limit("slow", Resource::Memory) < 300.0 * MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unused_memory_comes_down_slowly_and_stays_above_usage() {
+    let world = World::new().await;
+    world.apply_hybrid("on").await;
+    world.set_limit("db", Resource::Memory, 1_000.0 * MIB);
+    let mut former = 1_000.0 * MIB;
+    for _ in 0..240 {
+        world.second(&[("db", memory(300.0 * MIB))]).await;
+        let limit = world.limit("db", Resource::Memory);
+        assert!(limit >= former * 0.95 - 1.0 && limit <= former && limit > 375.0 * MIB);
+        former = limit;
+    }
+    assert!((810.0..910.0).contains(&(former / MIB)), "5 % a minute: {}", former / MIB);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_shadow_mode_nothing_is_ever_written() {
+    let world = World::new().await;
+    world.apply_hybrid("shadow").await;
+    world.set_limit("web", Resource::Cpu, 0.3);
+    world.set_limit("idle", Resource::Cpu, 4.0);
+    world.set_limit("db", Resource::Memory, 150.0 * MIB);
+    let mut shadowed = 0;
+    for second in 0..30 {
+        let growing = memory((100.0 + 2.0 * f64::from(second)) * MIB);
+        let report = world.second(&[("web", cpu(1.5)), ("idle", cpu(0.1)), ("db", growing)]).await;
+        for decision in &report.decisions {
+            assert!(matches!(decision.outcome.status, OutcomeStatus::Shadow | OutcomeStatus::Refused));
+            assert!(decision.outcome.writes.is_empty());
+            shadowed += usize::from(decision.outcome.status == OutcomeStatus::Shadow);
+        }
+    }
+    assert!(shadowed > 10, "{shadowed}");
+    assert_eq!(world.actuator.changes.lock().len(), 0);
+}
+
+/// What a container with a sample a minute and a limit of 2 cores or GiB comes to; the limits after each minute.
+async fn minutes(pack: &str, resource: Resource, demand: &[f64]) -> Vec<f64> {
+    let world = World::new().await;
+    world.apply_named_pack(pack, "on").await;
+    let unit = if resource == Resource::Cpu { 1.0 } else { 1_024.0 * MIB };
+    world.set_limit("web", resource, 2.0 * unit);
+    let mut limits = Vec::new();
+    for value in demand {
+        world.clock.advance(std::time::Duration::from_secs(60));
+        world.measure(&[("web", crate::world::Second { resource, demand: value * unit })]).await;
+        let report = world.engine.tick(world.clock.now()).await;
+        assert_eq!(report.problems, Vec::<String>::new());
+        limits.push(world.limit("web", resource) / unit);
+    }
+    limits
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_sample_a_minute_cpu_keeps_what_its_history_asks_for() {
+    let demand: Vec<f64> = (0..90).map(|minute| if minute == 40 { 1.2 } else { 0.5 }).collect();
+    let limits = minutes("hybrid", Resource::Cpu, &demand).await;
+    // To two fifths and to 1.05 times 0.5, five minutes apart.
+    assert!(limits[1..6].iter().all(|limit| (limit - 0.8).abs() < 1e-9), "{limits:?}");
+    assert!(limits[6..40].iter().all(|limit| (limit - 0.525).abs() < 1e-9), "{limits:?}");
+    // Throttled in 90 % of the periods for a minute it gets 3.23 times as much, and gives it back likewise.
+    let grown = 0.525 * (1.7 + 1.7 * 0.9);
+    assert!(limits[40..45].iter().all(|limit| (limit - grown).abs() < 1e-9), "{limits:?}");
+    assert!((limits[45] - 0.4 * grown).abs() < 1e-9 && (limits[50] - 0.525).abs() < 1e-9, "{limits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_sample_a_minute_memory_comes_down_after_two_hours_of_it() {
+    let limits = minutes("memory", Resource::Memory, &[1.0; 240]).await;
+    assert!(limits[..119].iter().all(|limit| *limit == 2.0), "{limits:?}");
+    let changes = limits.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert!((1.0 / 0.87..1.3).contains(&limits[239]) && changes <= 4, "{changes}: {limits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn percentiles_want_an_hour_of_data_and_grow_when_saturated() {
+    let limits = minutes("percentile", Resource::Cpu, &[0.5; 200]).await;
+    assert!(limits[9] == 2.0 && limits[199] < 0.6 && limits[199] > 0.55, "{limits:?}");
+    let limits = minutes("percentile", Resource::Cpu, &[3.0; 10]).await;
+    assert!(limits[9] >= 3.0, "{limits:?}");
+    let limits = minutes("percentile", Resource::Memory, &[1.0; 300]).await;
+    assert!((1.1..1.3).contains(&limits[299]), "{limits:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn captain_answers_throttling_in_proportion_and_gives_back_after_a_minute() {
+    let world = World::new().await;
+    world.apply_named_pack("captain", "on").await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.second(&[("web", cpu(1.5))]).await;
+    // Throttled in 90 % of the periods, 9 % of which are allowed.
+    assert!((world.limit("web", Resource::Cpu) - 1.81).abs() < 1e-9);
+    for _ in 0..90 {
+        world.second(&[("web", cpu(0.5))]).await;
+    }
+    let limit = world.limit("web", Resource::Cpu);
+    assert!((0.5..0.6).contains(&limit), "{limit}");
+}
