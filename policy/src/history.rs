@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use tidegate_actuator::Drift;
-use tidegate_model::{Decision, OutcomeStatus, Resource, TimeMs};
+use tidegate_model::{Decision, OutcomeStatus, TimeMs};
 
 use crate::proposal::LimitKey;
 use crate::snapshot::{Reading, Snapshot};
@@ -162,6 +162,21 @@ impl Track {
         self.last_data = self.last_data.max(Some(now.minus(Duration::from_secs_f64(age))));
     }
 
+    /// A container that was made anew under its name at `begin` owes nothing to what was done to the former one: its limit is
+    /// whoever made it, its data begin with it.
+    fn forget_before(&mut self, begin: TimeMs) {
+        let former = |at: Option<TimeMs>| at.is_some_and(|at| at < begin);
+        if former(self.up.iter().chain(&self.down).map(|applied| applied.read_at).max()) {
+            // Cooldowns go on: who comes and goes all the time is not to be changed all the time, too.
+            (self.lease, self.changed_by) = (None, None);
+            for applied in [&mut self.up, &mut self.down].into_iter().flatten() {
+                applied.to = None;
+            }
+        }
+        self.first_data.take_if(|at| *at < begin);
+        self.foreign.take_if(|foreign| foreign.at < begin);
+    }
+
     fn newest(&self) -> Option<TimeMs> {
         let foreign = self.foreign.as_ref().map(|foreign| foreign.until);
         let (up, down) = self.last_up_down(false);
@@ -223,12 +238,15 @@ impl History {
     /// Notes which limits have data at the snapshot's instant, and forgets those that are long gone and, after the clock was
     /// set back, what lies ahead of it.
     pub fn observe(&mut self, snapshot: &Snapshot) {
-        self.forget_former_containers(snapshot);
         let ahead = snapshot.now.plus(Self::AHEAD);
         let oldest = snapshot.now.minus(Self::KEPT);
         let mut known = 0;
         self.tracks.retain(|key, track| {
             track.forget_after(ahead);
+            if let Some(container) = snapshot.containers.get(&key.0) {
+                track.forget_before(container.first_seen);
+                self.watches.cancel_before(key, container.first_seen);
+            }
             // Of a limit that was changed before the start, how long it has been without data counts from now.
             track.last_data.get_or_insert(snapshot.now);
             match snapshot.readings.get(key) {
@@ -251,44 +269,19 @@ impl History {
         }
     }
 
-    /// A container that was made anew under its name owes nothing to what was done to the former one: its limit is whoever
-    /// made it, its data begin with it.
-    fn forget_former_containers(&mut self, snapshot: &Snapshot) {
-        for (key, track) in &mut self.tracks {
-            let Some(begin) = snapshot.containers.get(&key.0).map(|container| container.first_seen) else { continue };
-            let changed = track.up.iter().chain(&track.down).map(|applied| applied.read_at).max();
-            let former = |at: Option<TimeMs>| at.is_some_and(|at| at < begin);
-            if former(changed) {
-                // Cooldowns go on: who comes and goes all the time is not to be changed all the time, too.
-                (track.lease, track.changed_by) = (None, None);
-                for applied in [&mut track.up, &mut track.down].into_iter().flatten() {
-                    applied.to = None;
-                }
-            }
-            if former(track.first_data) {
-                track.first_data = None;
-            }
-            track.foreign.take_if(|foreign| foreign.at < begin);
-            self.watches.cancel_before(key, begin);
-        }
-    }
-
     /// What the limits were of containers that are there, but were not measured in the last minute.
     pub fn silent_limits<'a>(
         &'a self,
         snapshot: &'a Snapshot,
-        host: &'a str,
-        resource: Resource,
         within: Duration,
-    ) -> impl Iterator<Item = f64> + 'a {
-        let here = self.tracks.iter().filter(move |(key, _)| key.0.host == host && key.1 == resource);
-        here.filter_map(move |(key, track)| {
+    ) -> impl Iterator<Item = (&'a LimitKey, f64)> + 'a {
+        self.tracks.iter().filter_map(move |(key, track)| {
             let measured = track.last_data.filter(|last| snapshot.now.since(*last) <= within)?;
             if snapshot.readings.contains_key(key) || !snapshot.containers.contains_key(&key.0) {
                 return None;
             }
             let written = track.last().filter(|applied| applied.read_at > measured).and_then(|applied| applied.to);
-            written.or(track.seen_limit)
+            Some((key, written.or(track.seen_limit)?))
         })
     }
 

@@ -52,7 +52,7 @@ pub use error::{PolicyError, PolicyErrorKind};
 pub use explain::{Explanation, explain_sentence};
 pub use freeze::Frozen;
 pub use options::{Class, Emit};
-pub use packs::{DEADLINE_PACK, DEFAULT_PACK, PACKS, Pack, PackSummary, REBALANCE_PACK, SERVERLESS_PACK, pack};
+pub use packs::{DEFAULT_PACK, PACKS, Pack, PackSummary, pack};
 pub use rule::RuleDefinition;
 pub use statement::StatementOutcome;
 pub use tick::{RuleRun, TickReport};

@@ -35,12 +35,6 @@ macro_rules! text {
 
 /// The rules that a new server begins with: CPU and memory limits that follow usage.
 pub const DEFAULT_PACK: &str = text!("default");
-/// The policy of Serverless Containers.
-pub const SERVERLESS_PACK: &str = text!("serverless");
-/// Jobs with a deadline, after the progress that is pushed about them.
-pub const DEADLINE_PACK: &str = text!("deadline");
-/// CPU that moves between the containers of an app.
-pub const REBALANCE_PACK: &str = text!("rebalance");
 
 /// All packs, the one for everybody first.
 pub const PACKS: [Pack; 8] = [
@@ -49,9 +43,9 @@ pub const PACKS: [Pack; 8] = [
     Pack { name: "memory", sql: text!("memory") },
     Pack { name: "captain", sql: text!("captain") },
     Pack { name: "percentile", sql: text!("percentile") },
-    Pack { name: "serverless", sql: SERVERLESS_PACK },
-    Pack { name: "deadline", sql: DEADLINE_PACK },
-    Pack { name: "rebalance", sql: REBALANCE_PACK },
+    Pack { name: "serverless", sql: text!("serverless") },
+    Pack { name: "deadline", sql: text!("deadline") },
+    Pack { name: "rebalance", sql: text!("rebalance") },
 ];
 
 /// A pack by its name.

@@ -1,11 +1,13 @@
 //! What the answers of rules leave behind beside proposals: state for their own next run, events and parameters for other
 //! rules, and which events were acted on.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
-use tidegate_model::{Decision, Event, OutcomeStatus, TimeMs};
+use tidegate_model::{Event, OutcomeStatus, TimeMs};
 use tidegate_store::{Consumption, Param, RuleView};
 
 use crate::arbiter::Judged;
@@ -86,7 +88,7 @@ impl Engine {
             return;
         }
         // It reads the journal of the last hour.
-        let store = std::sync::Arc::clone(&self.store);
+        let store = Arc::clone(&self.store);
         let consumed = tokio::task::spawn_blocking(move || store.consume_events(now, &consumptions)).await;
         let failed = match consumed {
             Ok(Ok(_)) => return,
@@ -121,30 +123,27 @@ pub(crate) fn acted_on(consumptions: Vec<(LimitKey, Consumption)>, judged: &Judg
         return Vec::new();
     }
     let shown = judged.settled.iter().filter(|decision| decision.outcome.status == OutcomeStatus::Shadow);
-    let acted: Vec<&Decision> = judged.approved.iter().map(|approved| &approved.decision).chain(shown).collect();
-    let passed = |(key, one): &(LimitKey, Consumption)| {
-        acted
-            .iter()
-            .any(|decision| decision.rule == one.rule && decision.container == key.0 && decision.resource == key.1)
-    };
+    let acted = judged.approved.iter().map(|approved| &approved.decision).chain(shown);
+    let acted: HashSet<_> = acted.map(|decision| (&*decision.rule, &decision.container, decision.resource)).collect();
+    let passed = |(key, one): &(LimitKey, Consumption)| acted.contains(&(&*one.rule, &key.0, key.1));
     consumptions.into_iter().filter(passed).map(|(_, one)| one).collect()
 }
 
 /// Events with those of one name about one limit made one, with the sum of their values.
 pub(crate) fn merged(events: Vec<Event>) -> Vec<Event> {
-    let mut merged: BTreeMap<(LimitKey, String), Event> = BTreeMap::new();
-    let mut order = Vec::new();
+    let mut places: HashMap<_, usize> = HashMap::new();
+    let mut merged: Vec<Event> = Vec::new();
     for event in events {
-        let key = ((event.container.clone(), event.resource), event.name.clone());
-        match merged.get_mut(&key) {
-            Some(known) => known.value += event.value,
-            None => {
-                order.push(key.clone());
-                merged.insert(key, event);
+        let place = places.entry((event.container.clone(), event.resource, event.name.clone()));
+        match place {
+            Entry::Occupied(known) => merged[*known.get()].value += event.value,
+            Entry::Vacant(new) => {
+                new.insert(merged.len());
+                merged.push(event);
             }
         }
     }
-    order.iter().filter_map(|key| merged.remove(key)).collect()
+    merged
 }
 
 /// Reads the rows of a rule that sets parameters.

@@ -210,7 +210,7 @@ impl Engine {
     /// moves by itself.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         let mut under_way = JoinSet::new();
-        let arrivals = tokio::spawn(Arc::clone(&self).run_on_arrival());
+        let arrivals = tokio::spawn(Arc::clone(&self).run_on_arrival(shutdown.clone()));
         let latest = self.config.tick_delay() + self.config.rule_timeout() + self.config.gather() + LATE;
         let mut last = self.clock.now().minus(self.config.tick_delay()).aligned(GRID);
         loop {
@@ -230,18 +230,23 @@ impl Engine {
             let engine = Arc::clone(&self);
             under_way.spawn(async move { engine.tick_unless_late(instant, For::Periods, latest).await });
         }
-        arrivals.abort();
-        let drained = tokio::time::timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await;
+        let drained = tokio::time::timeout(DRAIN, async {
+            while under_way.join_next().await.is_some() {}
+            let _ = arrivals.await;
+        });
+        let drained = drained.await;
         if drained.is_err() {
             tracing::warn!("ticks were still under way at the end; their last decisions may be unrecorded");
         }
         self.flush_outbox().await;
     }
 
-    /// Ticks for rules that run on arrival, for ever: when samples arrive that they read, at most ten times a second.
-    async fn run_on_arrival(self: Arc<Self>) {
-        let mut news = None;
-        loop {
+    /// Ticks for rules that run on arrival until `shutdown`: when samples arrive that they read, at most ten times a second.
+    /// Returns when the last of them is done.
+    async fn run_on_arrival(self: Arc<Self>, shutdown: CancellationToken) {
+        let (mut news, mut under_way) = (None, JoinSet::new());
+        while !shutdown.is_cancelled() {
+            while under_way.try_join_next().is_some() {}
             let rules: Vec<ActiveRule> =
                 self.active().iter().filter(|rule| rule.definition.on_arrival()).cloned().collect();
             if rules.is_empty() {
@@ -263,14 +268,12 @@ impl Engine {
             if due.is_empty() {
                 continue;
             }
-            let engine = Arc::clone(&self);
-            // Not aborted with this loop: what is decided is also recorded.
-            let now = self.clock.now();
-            let ticked = tokio::spawn(async move { engine.tick_unless_late(now, For::Arrivals(&due), LATE).await });
+            let (engine, now) = (Arc::clone(&self), self.clock.now());
             // The next one need not wait for a rule that takes longer.
-            let _ = tokio::time::timeout_at(began + ARRIVALS_APART, ticked).await;
+            under_way.spawn(async move { engine.tick_unless_late(now, For::Arrivals(&due), LATE).await });
             tokio::time::sleep_until(began + ARRIVALS_APART).await;
         }
+        while under_way.join_next().await.is_some() {}
     }
 
     /// See [`Engine::preview`].
@@ -348,52 +351,11 @@ impl Engine {
         let Some(Answer { rule: ActiveRule { definition: rule, .. }, view, took, result }) = answer else { return };
         let now = snapshot.now;
         let rows = result.as_ref().ok().map(|batches| batches.iter().map(|batch| batch.num_rows() as u64).sum());
-        let acts = |container: &ContainerKey| canary::acts(rule.mode, container);
-        let error = match (result, rule.emit) {
-            (Err(error), _) => Some(error),
-            (Ok(batches), emit) => {
+        let error = match result {
+            Err(error) => Some(error),
+            Ok(batches) => {
                 let forgotten = view.and_then(|view| self.remember_state(&view, now, &batches));
-                let is_for = |container: &ContainerKey| rule.is_for(container, &snapshot.containers);
-                let problem = match emit {
-                    Emit::Limit => {
-                        let Parsed { items, problem } = self.proposed(&rule, &batches, snapshot);
-                        gathered.proposals.extend(items);
-                        if problem.is_none() {
-                            gathered.answered.push(Arc::clone(&rule));
-                        }
-                        for acted in remember::consumptions(&batches) {
-                            if !is_for(&acted.key.0) {
-                                continue;
-                            }
-                            let one = acted.by(&rule, !acts(&acted.key.0));
-                            // Who proposes nothing has seen all he wanted to; otherwise it depends on what becomes of it.
-                            match acted.proposes {
-                                true => gathered.consumptions.push((acted.key, one)),
-                                false => gathered.left.consumptions.push(one),
-                            }
-                        }
-                        problem
-                    }
-                    Emit::Event => {
-                        let Parsed { items, problem } = proposal::events(&rule, now, &batches);
-                        let items = remember::merged(items).into_iter().filter(|item| is_for(&item.container));
-                        // An event may move another rule, so those of a shadow rule move only shadow rules.
-                        let (events, shadow): (Vec<_>, Vec<_>) = items.partition(|item| acts(&item.container));
-                        gathered.left.events.extend(events);
-                        gathered.left.shadow_events.extend(shadow);
-                        problem
-                    }
-                    Emit::Param => {
-                        let Parsed { items, problem } = remember::params(&rule, now, &batches);
-                        let items = items.into_iter().filter(|item| is_for(&item.container));
-                        gathered
-                            .left
-                            .params
-                            .extend(items.map(|param| Param { shadow: !acts(&param.container), ..param }));
-                        problem
-                    }
-                };
-                problem.or(forgotten)
+                self.take_rows(&rule, &batches, snapshot, gathered).or(forgotten)
             }
         };
         if let Some(error) = &error {
@@ -406,6 +368,52 @@ impl Engine {
         }
         self.set_status(&rule.name, now, took, rows, error.clone());
         report.runs.push(RuleRun { rule: rule.name.clone(), rows: rows.unwrap_or(0), took, error });
+    }
+
+    /// Takes the rows that a rule returned for what they are; returns what is wrong with some of them.
+    fn take_rows(
+        &self,
+        rule: &Arc<RuleDefinition>,
+        batches: &[RecordBatch],
+        snapshot: &Snapshot,
+        gathered: &mut Gathered,
+    ) -> Option<String> {
+        let acts = |container: &ContainerKey| canary::acts(rule.mode, container);
+        let is_for = |container: &ContainerKey| rule.is_for(container, &snapshot.containers);
+        let left = &mut gathered.left;
+        match rule.emit {
+            Emit::Limit => {
+                let Parsed { items, problem } = self.proposed(rule, batches, snapshot);
+                gathered.proposals.extend(items);
+                if problem.is_none() {
+                    gathered.answered.push(Arc::clone(rule));
+                }
+                for acted in remember::consumptions(batches).into_iter().filter(|acted| is_for(&acted.key.0)) {
+                    let one = acted.by(rule, !acts(&acted.key.0));
+                    // Who proposes nothing has seen all he wanted to; otherwise it depends on what becomes of it.
+                    match acted.proposes {
+                        true => gathered.consumptions.push((acted.key, one)),
+                        false => left.consumptions.push(one),
+                    }
+                }
+                problem
+            }
+            Emit::Event => {
+                let Parsed { items, problem } = proposal::events(rule, snapshot.now, batches);
+                let items = remember::merged(items).into_iter().filter(|item| is_for(&item.container));
+                // An event may move another rule, so those of a shadow rule move only shadow rules.
+                let (events, shadow): (Vec<_>, Vec<_>) = items.partition(|item| acts(&item.container));
+                left.events.extend(events);
+                left.shadow_events.extend(shadow);
+                problem
+            }
+            Emit::Param => {
+                let Parsed { items, problem } = remember::params(rule, snapshot.now, batches);
+                let items = items.into_iter().filter(|item| is_for(&item.container));
+                left.params.extend(items.map(|param| Param { shadow: !acts(&param.container), ..param }));
+                problem
+            }
+        }
     }
 
     /// Records what is left for others and starts what the guards let through.

@@ -155,7 +155,10 @@ mod tests {
     /// need.
     #[test]
     fn conformance_group_decisions_are_split_as_the_reference_does() {
-        let mut files = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/propagate_app.jsonl")];
+        let mut files = vec![
+            PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+                .join("../tests/fixtures/conformance/serverless-containers/scaler_cases.jsonl"),
+        ];
         let more = std::env::var_os("TIDEGATE_CONFORMANCE").unwrap_or_default();
         let trees = std::env::split_paths(&more).map(|tree| tree.join("serverless-containers/scaler_cases.jsonl"));
         files.extend(trees.filter(|file| file.exists()));

@@ -54,12 +54,14 @@ pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {
         return verdicts;
     }
     let fleet = by_host(view.snapshot);
+    let silent = silent_by_host(view);
     let shrunk = view.history.shrunk(view.acting);
     for ((host, resource), members) in growing {
         let Some(capacity) = view.snapshot.capacity_of(host, resource) else { continue };
         let lowered = moves.iter().filter(|change| change.context.may_shrink(change.target));
         let here = fleet.get(host).map_or(&[][..], Vec::as_slice);
-        Room::of(host, here, resource, capacity, lowered, view).share(moves, &members, view, &mut verdicts);
+        let silent = silent.get(&(host, resource)).map_or(&[][..], Vec::as_slice);
+        Room::of(here, silent, resource, capacity, lowered, view).share(moves, &members, view, &mut verdicts);
     }
     for (host, members) in shrinking {
         let containers = fleet.get(host).map_or(0, |here| {
@@ -86,10 +88,10 @@ struct Room {
 const AT_LIMIT: f64 = 0.9;
 
 impl Room {
-    /// `lowered` are the decreases of this instant.
+    /// `silent` are the limits of those who are not measured, `lowered` the decreases of this instant.
     fn of<'a>(
-        host: &str,
         here: &[(&LimitKey, &Reading)],
+        silent: &[f64],
         resource: Resource,
         capacity: f64,
         lowered: impl Iterator<Item = &'a Move<'a>>,
@@ -108,12 +110,8 @@ impl Room {
             let states = [coming, lowered.get(key).copied(), reserved].into_iter().flatten().map(Some).chain([stands]);
             states.map(|limit| counted(limit, reading.get("usage"), capacity)).fold(0.0, f64::max)
         });
-        // Not measured is not gone: for a while its limit counts as it was.
-        let while_held = Duration::from_secs(config.hold_max_s);
-        let silent = history.silent_limits(snapshot, host, resource, while_held);
-        let mut silent: Vec<f64> = silent.map(|limit| counted(Some(limit), None, capacity)).collect();
-        silent.sort_by(f64::total_cmp); // so that the sum is the same each time
-        let committed = committed.sum::<f64>() + silent.iter().sum::<f64>();
+        let silent = silent.iter().map(|limit| counted(Some(*limit), None, capacity));
+        let committed = committed.sum::<f64>() + silent.sum::<f64>();
         Self { resource, ratio: config.capacity_ratio(resource), capacity, committed, used }
     }
 
@@ -214,6 +212,16 @@ fn by_host(snapshot: &Snapshot) -> HashMap<&str, Vec<(&LimitKey, &Reading)>> {
         here.sort_by_key(|(key, _)| *key);
     }
     fleet
+}
+
+/// Not measured is not gone: for a while such limits count as they were. In a fixed order, as [`by_host`].
+fn silent_by_host(view: View<'_>) -> HashMap<(&str, Resource), Vec<f64>> {
+    let mut silent: HashMap<(&str, Resource), Vec<f64>> = HashMap::new();
+    for (key, limit) in view.history.silent_limits(view.snapshot, Duration::from_secs(view.config.hold_max_s)) {
+        silent.entry((key.0.host.as_str(), key.1)).or_default().push(limit);
+    }
+    silent.values_mut().for_each(|limits| limits.sort_by(f64::total_cmp));
+    silent
 }
 
 /// Refuses the decreases beyond the share of containers that may be shrunk.

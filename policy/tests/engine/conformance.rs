@@ -1,13 +1,15 @@
-//! Reference cases: the fixtures of this crate, and further trees laid out like them, from the path list in the environment
+//! Reference cases: the project's fixtures, and further trees laid out like them, from the path list in the environment
 //! variable `TIDEGATE_CONFORMANCE`.
 
 use std::path::{Path, PathBuf};
 
+/// The project's own copy.
+pub const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/conformance");
+
 /// The files at `path` below the fixtures and below each further tree, as far as they are there.
 pub fn files(path: &str) -> Vec<PathBuf> {
     let more = std::env::var_os("TIDEGATE_CONFORMANCE").unwrap_or_default();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/conformance");
-    let trees = std::iter::once(fixtures).chain(std::env::split_paths(&more));
+    let trees = std::iter::once(PathBuf::from(OWN)).chain(std::env::split_paths(&more));
     trees.map(|tree| tree.join(path)).filter(|file| file.exists()).collect()
 }
 

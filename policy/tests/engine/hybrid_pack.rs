@@ -1,13 +1,13 @@
 //! The packs hybrid and memory, and those beside them, with a sample a second and with samples further apart.
 
-use tidegate_model::{Clock, OutcomeStatus, Resource};
+use tidegate_model::{Clock, Resource};
 
-use crate::world::{MIB, World, cpu, memory};
+use crate::world::{MIB, World, cpu};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_starving_container_gets_what_it_needs_within_three_seconds() {
     let world = World::new().await;
-    world.apply_hybrid("on").await;
+    world.apply_packs(&["hybrid", "memory"], "on").await;
     world.set_limit("web", Resource::Cpu, 0.3);
     let mut limits = vec![0.3];
     for _ in 0..3 {
@@ -22,7 +22,7 @@ async fn a_starving_container_gets_what_it_needs_within_three_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_container_gives_back_within_seconds_and_is_never_throttled_for_it() {
     let world = World::new().await;
-    world.apply_hybrid("on").await;
+    world.apply_packs(&["hybrid", "memory"], "on").await;
     world.set_limit("web", Resource::Cpu, 2.0);
     for second in 0..60 {
         let demand = if second < 10 { 1.0 } else { 0.2 };
@@ -39,7 +39,7 @@ async fn an_idle_container_gives_back_within_seconds_and_is_never_throttled_for_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_that_waits_for_more_than_it_has_gets_all_it_may_have() {
     let world = World::new().await;
-    world.apply_hybrid("on").await;
+    world.apply_packs(&["hybrid", "memory"], "on").await;
     world.set_limit("web", Resource::Cpu, 1.0);
     let mut limits = Vec::new();
     for second in 0..30 {
@@ -54,7 +54,7 @@ async fn a_container_that_waits_for_more_than_it_has_gets_all_it_may_have() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bursty_container_keeps_what_its_bursts_need() {
     let world = World::new().await;
-    world.apply_hybrid("on").await;
+    world.apply_packs(&["hybrid", "memory"], "on").await;
     world.set_limit("web", Resource::Cpu, 2.0);
     let (mut throttled, mut lowered) = (0, 0);
     let mut former = 2.0;
@@ -71,90 +71,10 @@ async fn a_bursty_container_keeps_what_its_bursts_need() {
     assert!(world.engine.rules().iter().all(|rule| rule.note.is_none()), "a rule gave up");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_container_at_its_floor_is_quiet() {
-    let world = World::new().await;
-    world.apply_hybrid("on").await;
-    world.set_limit("idle", Resource::Cpu, 0.05);
-    world.set_limit("idle", Resource::Memory, 8.0 * MIB);
-    for _ in 0..130 {
-        let report = world.second(&[("idle", cpu(0.001)), ("idle", memory(MIB))]).await;
-        assert!(report.decisions.is_empty(), "{:?}", report.decisions);
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_steady_container_is_left_alone() {
-    let world = World::new().await;
-    world.apply_hybrid("on").await;
-    world.set_limit("web", Resource::Cpu, 1.1);
-    world.set_limit("db", Resource::Memory, 125.0 * MIB);
-    for _ in 0..30 {
-        world.second(&[("web", cpu(1.0)), ("db", memory(100.0 * MIB))]).await;
-    }
-    assert_eq!(world.actuator.changes.lock().len(), 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_growing_process_never_reaches_its_memory_limit() {
-    let world = World::new().await;
-    world.apply_hybrid("on").await;
-    let growths = [("slow", 1.0), ("fast", 8.0), ("faster", 30.0)];
-    for (name, _) in growths {
-        world.set_limit(name, Resource::Memory, 150.0 * MIB);
-    }
-    for second in 0..60 {
-        let usage = |growth: f64| (100.0 + growth * f64::from(second)).min(1_500.0) * MIB;
-        let demands = growths.map(|(name, growth)| (name, memory(usage(growth))));
-        for (name, now) in &demands {
-            let limit = world.limit(name, Resource::Memory);
-            assert!(now.demand < limit, "{name} would have been killed in second {second} at {} MiB", limit / MIB);
-        }
-        world.second(&demands).await;
-    }
-    assert!(world.limit("slow", Resource::Memory) < 300.0 * MIB);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn unused_memory_comes_down_slowly_and_stays_above_usage() {
-    let world = World::new().await;
-    world.apply_hybrid("on").await;
-    world.set_limit("db", Resource::Memory, 1_000.0 * MIB);
-    let mut former = 1_000.0 * MIB;
-    for _ in 0..240 {
-        world.second(&[("db", memory(300.0 * MIB))]).await;
-        let limit = world.limit("db", Resource::Memory);
-        assert!(limit >= former * 0.95 - 1.0 && limit <= former && limit > 375.0 * MIB);
-        former = limit;
-    }
-    assert!((810.0..910.0).contains(&(former / MIB)), "5 % a minute: {}", former / MIB);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn in_shadow_mode_nothing_is_ever_written() {
-    let world = World::new().await;
-    world.apply_hybrid("shadow").await;
-    world.set_limit("web", Resource::Cpu, 0.3);
-    world.set_limit("idle", Resource::Cpu, 4.0);
-    world.set_limit("db", Resource::Memory, 150.0 * MIB);
-    let mut shadowed = 0;
-    for second in 0..30 {
-        let growing = memory((100.0 + 2.0 * f64::from(second)) * MIB);
-        let report = world.second(&[("web", cpu(1.5)), ("idle", cpu(0.1)), ("db", growing)]).await;
-        for decision in &report.decisions {
-            assert!(matches!(decision.outcome.status, OutcomeStatus::Shadow | OutcomeStatus::Refused));
-            assert!(decision.outcome.writes.is_empty());
-            shadowed += usize::from(decision.outcome.status == OutcomeStatus::Shadow);
-        }
-    }
-    assert!(shadowed > 10, "{shadowed}");
-    assert_eq!(world.actuator.changes.lock().len(), 0);
-}
-
 /// What a container with a sample a minute and a limit of 2 cores or GiB comes to; the limits after each minute.
 async fn minutes(pack: &str, resource: Resource, demand: &[f64]) -> Vec<f64> {
     let world = World::new().await;
-    world.apply_named_pack(pack, "on").await;
+    world.apply_packs(&[pack], "on").await;
     let unit = if resource == Resource::Cpu { 1.0 } else { 1_024.0 * MIB };
     world.set_limit("web", resource, 2.0 * unit);
     let mut limits = Vec::new();
@@ -202,7 +122,7 @@ async fn percentiles_want_an_hour_of_data_and_grow_when_saturated() {
 #[tokio::test(flavor = "multi_thread")]
 async fn captain_answers_throttling_in_proportion_and_gives_back_after_a_minute() {
     let world = World::new().await;
-    world.apply_named_pack("captain", "on").await;
+    world.apply_packs(&["captain"], "on").await;
     world.set_limit("web", Resource::Cpu, 1.0);
     world.second(&[("web", cpu(1.5))]).await;
     // Throttled in 90 % of the periods, 9 % of which are allowed.

@@ -106,18 +106,9 @@ impl World {
         Self::open(_dir, actuator, clock.now(), PolicyConfig::default())
     }
 
-    /// Applies the default rules.
-    pub async fn apply_pack(&self, mode: &str) {
-        self.apply_rules(tidegate_policy::DEFAULT_PACK, mode).await;
-    }
-
-    /// Applies the packs for CPU and memory that go by how often a container is measured.
-    pub async fn apply_hybrid(&self, mode: &str) {
-        self.apply_rules(&(pack("hybrid") + &pack("memory")), mode).await;
-    }
-
-    pub async fn apply_named_pack(&self, name: &str, mode: &str) {
-        self.apply_rules(tidegate_policy::pack(name).unwrap().sql, mode).await;
+    /// Applies shipped packs, and lets all rules there are go so far.
+    pub async fn apply_packs(&self, packs: &[&str], mode: &str) {
+        self.apply_rules(&packs.iter().map(|name| pack(name)).collect::<String>(), mode).await;
     }
 
     /// Applies rules, and lets all there are go so far.
@@ -244,8 +235,7 @@ fn container(name: &str, app: Option<&str>, labels: &[(&str, &str)], baseline: L
     }
 }
 
-/// A shipped pack. Read from its file and not taken from the crate, so that another text needs no build.
+/// The text of a shipped pack.
 pub fn pack(name: &str) -> String {
-    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packs").join(name).with_extension("sql");
-    std::fs::read_to_string(file).unwrap()
+    tidegate_policy::pack(name).unwrap().sql.to_owned()
 }

@@ -175,3 +175,16 @@ fn acknowledged_samples_survive_kill_9() {
         assert!((0..).zip(&rows).all(|(at, (_, time, value))| *time == at && *value == at as f64));
     }
 }
+
+#[tokio::test]
+async fn a_start_with_nothing_new_writes_no_catalog() {
+    use std::os::unix::fs::MetadataExt;
+    let dir = tempfile::tempdir().unwrap();
+    let config = || StoreConfig { dir: dir.path().to_owned(), ..StoreConfig::default() };
+    let file = || std::fs::metadata(dir.path().join("catalog.json")).unwrap().ino();
+    drop(Store::open(config(), NOW).unwrap());
+    let first = file();
+    // On a disk that is full there is no room for another one.
+    drop(Store::open(config(), NOW).unwrap());
+    assert_eq!(file(), first);
+}

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-/// The project's own copy. `TIDEGATE_CONFORMANCE` names further trees.
-const OWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/conformance");
+use crate::conformance::{OWN, files};
 
 pub struct Case {
     pub id: String,
@@ -26,19 +25,17 @@ pub struct Tree {
 
 /// The cases of a kind in all trees that have some.
 pub fn trees(kind: &str) -> Vec<Tree> {
-    let more = std::env::var_os("TIDEGATE_CONFORMANCE").unwrap_or_default();
-    let trees = [PathBuf::from(OWN)].into_iter().chain(std::env::split_paths(&more));
-    let trees: Vec<Tree> = trees.filter_map(|tree| Tree::read(&tree.join("serverless-containers"), kind)).collect();
+    let files = files("serverless-containers/guardian_cases.jsonl");
+    let trees: Vec<Tree> = files.into_iter().filter_map(|file| Tree::read(file, kind)).collect();
     assert!(!trees.is_empty(), "no cases of kind {kind} in {OWN}");
     trees
 }
 
 impl Tree {
-    fn read(dir: &Path, kind: &str) -> Option<Self> {
-        let from = dir.join("guardian_cases.jsonl");
-        let text = std::fs::read_to_string(&from).ok()?;
+    fn read(from: PathBuf, kind: &str) -> Option<Self> {
+        let text = std::fs::read_to_string(&from).unwrap();
         // A tree without rules of its own is about the known ones.
-        let rulesets = std::fs::read_to_string(dir.join("rulesets.json"))
+        let rulesets = std::fs::read_to_string(from.with_file_name("rulesets.json"))
             .or_else(|_| std::fs::read_to_string(Path::new(OWN).join("serverless-containers/rulesets.json")));
         let mut tree = Self {
             cases: Vec::new(),

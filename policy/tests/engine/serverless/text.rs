@@ -19,9 +19,9 @@ pub const AT_ONCE: usize = 150;
 
 pub type Row = Map<String, Value>;
 
-/// The pack's text, as it lies where users find it.
+/// The pack's text.
 pub fn pack() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/packs/serverless.sql")).unwrap()
+    crate::world::pack("serverless")
 }
 
 /// The pack as it was taken by an engine.
