@@ -18,7 +18,8 @@ use crate::guard::{self, Context, Direction, Guard, Tuning};
 use crate::history::{EXPIRED, Follow, History, RETURNS_TO, Track};
 use crate::options::Class;
 use crate::proposal::{LimitKey, Origin, Proposal};
-use crate::snapshot::{Reading, Snapshot};
+use crate::readings::{Figure, Reading};
+use crate::snapshot::Snapshot;
 
 /// A change that passed all guards.
 #[derive(Clone, Debug)]
@@ -287,14 +288,14 @@ fn context(
         now,
         resource: key.1,
         limit,
-        age: reading.get("age"),
-        samples: reading.get("samples").unwrap_or(0.0),
+        age: reading.get(Figure::Age),
+        samples: reading.get(Figure::Samples).unwrap_or(0.0),
         first_data: track.first_data,
-        usage: reading.get("usage"),
-        throttled_last: reading.get("throttled_last"),
-        unreclaimable: reading.get("unreclaimable"),
-        usage_slope: reading.get("usage_slope"),
-        usage_stddev: reading.get("usage_stddev"),
+        usage: reading.get(Figure::Usage),
+        throttled_last: reading.get(Figure::ThrottledLast),
+        unreclaimable: reading.get(Figure::Unreclaimable),
+        usage_slope: reading.get(Figure::UsageSlope),
+        usage_stddev: reading.get(Figure::UsageStddev),
         min,
         max,
         capacity: snapshot.capacity(key),
@@ -362,7 +363,7 @@ mod tests {
         let reading =
             Reading::of(&[("samples", 60.0), ("age", 0.0), ("usage", 0.5), ("allocated", 1.0), ("allocated_age", 0.0)]);
         let host = Host { name: "node0".to_owned(), cpu: Cores(8.0), memory: Bytes(1 << 34), last_seen: NOW };
-        Snapshot::new(NOW, [(key(), reading)].into(), &[host], Arc::default())
+        Snapshot::new(NOW, [(key(), reading)].into_iter().collect(), &[host], Arc::default())
     }
 
     fn judged(proposals: Vec<Proposal>) -> Judged {

@@ -19,6 +19,7 @@ use crate::error::{PolicyError, PolicyErrorKind};
 use crate::explain::{Explanation, HOLD, OUTSIDE, WATCH, explain_sentence};
 use crate::history::History;
 use crate::parse;
+use crate::readings::Limits;
 use crate::rule::{ActiveRule, RuleDefinition};
 
 /// Evaluates rules and carries out what the guards let through.
@@ -32,6 +33,8 @@ pub struct Engine {
     /// Held while statements are checked and stored, so that two editors cannot lose each other's change.
     pub(crate) editing: tokio::sync::Mutex<()>,
     pub(crate) history: Mutex<History>,
+    /// Those that were measured at the last tick.
+    pub(crate) limits: Mutex<Arc<Limits>>,
     /// How far back `history` holds what `decisions` tells about the time before the start.
     pub(crate) restored: Mutex<Option<Duration>>,
     /// Held while that is read.
@@ -95,6 +98,7 @@ impl Engine {
             rules: RwLock::new(Arc::new(rules)),
             editing: tokio::sync::Mutex::new(()),
             history: Mutex::new(History::default()),
+            limits: Mutex::default(),
             restored: Mutex::new(None),
             restoring: tokio::sync::Mutex::new(()),
             own: OwnRules::new(&config)?,

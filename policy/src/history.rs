@@ -4,14 +4,15 @@
 //! Kept in memory and rebuilt from `decisions` at the start, so that a restart does not forget a cooldown.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use tidegate_actuator::Drift;
-use tidegate_model::{Decision, OutcomeStatus, TimeMs};
+use tidegate_model::{Container, ContainerKey, Decision, OutcomeStatus, TimeMs};
 
 use crate::proposal::LimitKey;
-use crate::snapshot::{Reading, Snapshot};
+use crate::readings::{Figure, Reading};
+use crate::snapshot::Snapshot;
 use crate::watch::Watches;
 
 /// The key of a decision's inputs under which it says what the limit returns to when the rule stops asking for it.
@@ -109,10 +110,10 @@ impl Track {
 
     /// The limit in force at `now`. A sample of it may be older than our last change; then what was read back is the truth.
     pub fn limit(&self, reading: &Reading, now: TimeMs) -> Option<f64> {
-        let age = reading.get("allocated_age").unwrap_or(0.0).clamp(0.0, 1e9);
+        let age = reading.get(Figure::AllocatedAge).unwrap_or(0.0).clamp(0.0, 1e9);
         let sampled_at = now.minus(Duration::from_secs_f64(age));
         let last = self.last().filter(|applied| applied.to.is_some());
-        let sampled = reading.get("allocated");
+        let sampled = reading.get(Figure::Allocated);
         match last {
             Some(applied) if sampled.is_none() || applied.read_at > sampled_at => applied.to,
             _ => sampled,
@@ -157,8 +158,8 @@ impl Track {
     /// There is data at `now`.
     fn see(&mut self, reading: &Reading, now: TimeMs) {
         self.first_data.get_or_insert(now);
-        self.seen_limit = reading.get("allocated").or(self.seen_limit);
-        let age = reading.get("age").unwrap_or(0.0).clamp(0.0, 1e9);
+        self.seen_limit = reading.get(Figure::Allocated).or(self.seen_limit);
+        let age = reading.get(Figure::Age).unwrap_or(0.0).clamp(0.0, 1e9);
         self.last_data = self.last_data.max(Some(now.minus(Duration::from_secs_f64(age))));
     }
 
@@ -192,11 +193,13 @@ static UNTOUCHED: LazyLock<Track> = LazyLock::new(Track::default);
 /// The recent past of every limit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    tracks: HashMap<LimitKey, Track>,
+    tracks: HashMap<LimitKey, Track, ahash::RandomState>,
     /// What decreases are doing.
     pub watches: Watches,
     /// Whether what happened before the start could not be read yet.
     pub unknown_past: bool,
+    /// Those of which is known since when they are there.
+    containers: Option<Arc<BTreeMap<ContainerKey, Container>>>,
 }
 
 impl History {
@@ -216,7 +219,7 @@ impl History {
 
     /// The limit in force at `now`, of which `reading` is the newest sample; see [`Track::limit`].
     pub fn limit(&self, key: &LimitKey, reading: &Reading, now: TimeMs) -> Option<f64> {
-        self.get(key).map_or_else(|| reading.get("allocated"), |track| track.limit(reading, now))
+        self.get(key).map_or_else(|| reading.get(Figure::Allocated), |track| track.limit(reading, now))
     }
 
     fn track_mut(&mut self, key: &LimitKey) -> &mut Track {
@@ -241,9 +244,11 @@ impl History {
         let ahead = snapshot.now.plus(Self::AHEAD);
         let oldest = snapshot.now.minus(Self::KEPT);
         let mut known = 0;
+        let anew = !self.containers.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot.containers));
+        self.containers = Some(Arc::clone(&snapshot.containers));
         self.tracks.retain(|key, track| {
             track.forget_after(ahead);
-            if let Some(container) = snapshot.containers.get(&key.0) {
+            if anew && let Some(container) = snapshot.containers.get(&key.0) {
                 track.forget_before(container.first_seen);
                 self.watches.cancel_before(key, container.first_seen);
             }
@@ -262,7 +267,7 @@ impl History {
         if known == snapshot.readings.len() {
             return;
         }
-        for (key, reading) in &snapshot.readings {
+        for (key, reading) in snapshot.readings.iter() {
             if !self.tracks.contains_key(key) {
                 self.track_mut(key).see(reading, snapshot.now);
             }
@@ -418,6 +423,7 @@ impl History {
 
     /// Puts back what an earlier run of the program did; newer facts stay.
     pub fn restore(&mut self, key: &LimitKey, restored: Track) {
+        self.containers = None;
         let track = self.track_mut(key);
         let newer = |a: Option<Applied>, b: Option<Applied>| {
             if a.as_ref().map(|x| x.at) >= b.as_ref().map(|x| x.at) { a } else { b }

@@ -33,6 +33,7 @@ mod owed;
 mod packs;
 mod parse;
 mod proposal;
+mod readings;
 mod reads;
 mod regression;
 mod remember;

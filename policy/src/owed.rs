@@ -11,6 +11,7 @@ use tidegate_store::{PressureSample, QueryOptions, QueryPool};
 use crate::canary;
 use crate::engine::Engine;
 use crate::proposal::{LimitKey, Origin, Proposal};
+use crate::readings::Figure;
 use crate::rule::RuleDefinition;
 use crate::snapshot::Snapshot;
 use crate::tick::{GRACE, TickReport};
@@ -55,7 +56,7 @@ impl Engine {
                 return;
             }
         };
-        let kills = |key: &LimitKey| snapshot.readings.get(key)?.get("oom_kills");
+        let kills = |key: &LimitKey| snapshot.readings.get(key)?.get(Figure::OomKills);
         let tuning = Tuning::of(&self.config);
         let worse = self.history.lock().watches.look(now, &samples, kills, &tuning);
         for regression in &worse {

@@ -20,8 +20,9 @@ use crate::config::PolicyConfig;
 use crate::group::Groups;
 use crate::history::History;
 use crate::proposal::{LimitKey, Origin, Proposal};
+use crate::readings::{Figure, Reading};
 use crate::rule::RuleDefinition;
-use crate::snapshot::{Reading, Snapshot};
+use crate::snapshot::Snapshot;
 use crate::watch::{Sample, Tuning};
 
 const HOSTS: usize = 3;
@@ -386,7 +387,7 @@ impl Storm {
                     .sum();
                 let most = self.config.capacity_ratio(resource) * capacity;
                 // Memory that is not used goes to those that are at their limit, whatever the limits add up to.
-                let usage = |key: &LimitKey| snapshot.readings.get(key)?.get("usage");
+                let usage = |key: &LimitKey| snapshot.readings.get(key)?.get(Figure::Usage);
                 let used: f64 = snapshot.readings.keys().filter(|key| here(key)).filter_map(usage).sum();
                 let at_limit = |key: &LimitKey| usage(key).is_some_and(|usage| usage >= 0.9 * self.limits[key].limit);
                 let growth = |(key, target): (&LimitKey, &f64)| (target - self.limits[key].limit).max(0.0);

@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::options::Emit;
 use crate::proposal::{self, LimitKey, Origin, Parsed, Proposal};
+use crate::readings::Readings;
 use crate::reads::Reads;
 use crate::remember::{self, Left};
 use crate::restore::Restored;
@@ -451,7 +452,8 @@ impl Engine {
         let rows = tokio::time::timeout(limit, self.store.recent(SNAPSHOT_WINDOW, &options)).await;
         let rows = rows.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
         let rows = rows.map_err(|error| format!("recent() failed: {}", error.message))?;
-        self.with_groups(Snapshot::read(now, &[rows], &self.store.hosts(), self.store.container_map())).await
+        let readings = Readings::read(&rows, &mut self.limits.lock());
+        self.with_groups(Snapshot::new(now, readings, &self.store.hosts(), self.store.container_map())).await
     }
 
     fn set_status(&self, rule: &str, now: TimeMs, took: Duration, rows: Option<u64>, error: Option<String>) {

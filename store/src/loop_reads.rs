@@ -40,9 +40,10 @@ impl Store {
     pub async fn recent(&self, window: Duration, options: &QueryOptions) -> Result<RecordBatch, QueryError> {
         let window_ms = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
         let (memory_bytes, max_rows) = (options.memory_bytes, options.max_rows);
+        let columns: Vec<usize> = (0..functions::recent_columns().len()).collect();
         self.read(options, move |run| {
             let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(memory_bytes));
-            let rows = functions::recent_rows(run, window_ms, MemoryConsumer::new("recent").register(&pool))?;
+            let rows = functions::recent_rows(run, window_ms, &columns, MemoryConsumer::new("recent").register(&pool))?;
             if rows.num_rows() > max_rows { Err(Stop::Rows(max_rows).into()) } else { Ok(rows) }
         })
         .await

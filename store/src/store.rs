@@ -69,6 +69,8 @@ pub struct Store {
     pub(crate) plans: Plans,
     /// One permit for each interactive query that may run. Shared, since a query may outlive whoever asked for it.
     pub(crate) query_slots: Arc<Semaphore>,
+    /// See [`Store::open_scratch`].
+    pub(crate) scratch: bool,
     me: Weak<Store>,
     /// Last, so that the lock is released after everything else.
     pub(crate) dir: DataDir,
@@ -129,6 +131,19 @@ impl Store {
     /// When the directory cannot be used: it is in use by another process, holds something else, was written by a later
     /// version, or is damaged in a part that nothing can stand in for.
     pub fn open(config: StoreConfig, now: TimeMs) -> Result<Arc<Store>, StoreError> {
+        Self::open_as(config, now, false)
+    }
+
+    /// A store that goes with whoever opened it, as that of a backtest: samples, decisions and events are in memory only until
+    /// they are flushed, and queries run where they are asked, on threads of whoever asks.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_scratch(config: StoreConfig, now: TimeMs) -> Result<Arc<Store>, StoreError> {
+        Self::open_as(config, now, true)
+    }
+
+    fn open_as(config: StoreConfig, now: TimeMs, scratch: bool) -> Result<Arc<Store>, StoreError> {
         config.check()?;
         let dir = DataDir::open(&config.dir)?;
         let mut catalog = Catalog::load(dir.path())?;
@@ -182,6 +197,7 @@ impl Store {
             plans: Plans::default(),
             interactive: QueryThreads::new("tidegate-query"),
             rules: QueryThreads::new("tidegate-rules"),
+            scratch,
             me: me.clone(),
             dir,
         }))
@@ -219,6 +235,15 @@ impl Store {
             last_append: time(&self.counters.last_append),
             last_flush: time(&self.counters.last_flush),
         }
+    }
+
+    /// Drops what is in memory and older than `before`, without writing it anywhere; about a generation's worth of it may stay.
+    /// For a store of which nobody asks about older times.
+    pub fn forget_before(&self, before: TimeMs) {
+        let mut data = self.data.write();
+        let wal = data.active.wal;
+        data.close_active(wal + 1);
+        data.closed.retain(|generation| generation.times().is_some_and(|(_, latest)| latest >= before.0));
     }
 
     pub(crate) fn hot_samples(&self) -> usize {

@@ -8,6 +8,7 @@ use tidegate_actuator::Actuator;
 use tidegate_actuator::simulated::SimulatedHost;
 use tidegate_model::{Clock, Mode, TimeMs, VirtualClock};
 use tidegate_store::{Durability, GroupRow, Store, StoreConfig};
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::score::{Report, Score};
@@ -16,6 +17,8 @@ use super::trace::Trace;
 use crate::config::PolicyConfig;
 use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
+use crate::rule::contract;
+use crate::snapshot::SNAPSHOT_WINDOW;
 
 /// Shortest and longest distance of two instants. Rules have whole seconds.
 pub const STEP: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(3600));
@@ -25,6 +28,12 @@ const USUAL_STEP: Duration = Duration::from_secs(60);
 const MOST_TICKS: u64 = 10_000_000;
 /// Samples that are kept in memory before they go to segments.
 const HOT_SAMPLES: usize = 4_000_000;
+/// Samples after which those are forgotten that nobody can ask about any more.
+const FORGET_SAMPLES: usize = 500_000;
+/// How far before a window `recent()` looks for limits, and the engine for what became of its changes, and some room.
+const LIMITS_REACH: Duration = Duration::from_secs(20 * 60);
+/// Planning recurses with the nesting of a query. Only what is used of it takes memory.
+const STACK_BYTES: usize = 64 << 20;
 /// Longest run of a rule's query: what is stuck ends, what is slow does not matter.
 const RULE_TIMEOUT_MS: u64 = 60_000;
 /// How many usual distances before the next sample the clock goes on after a gap.
@@ -62,15 +71,41 @@ pub struct Progress {
 }
 
 impl Backtest {
-    /// Plays the whole trace. `progress` is told after each instant; `stop` ends the replay with an error.
+    /// Plays the whole trace, on a thread of its own: it keeps a core busy to its end, which is nothing for the threads that
+    /// serve others. `progress` is told from time to time how far it is; `stop`, or dropping the future, ends it.
     ///
     /// # Errors
-    /// The rules are no rules, the trace is empty, the step is out of range, or the scratch directory cannot be written.
+    /// The rules are no rules, the trace is empty, the step is out of range, the scratch directory cannot be written, or it was
+    /// stopped.
     pub async fn run(
         &self,
         stop: &CancellationToken,
         mut progress: impl FnMut(Progress),
     ) -> Result<Report, PolicyError> {
+        let (backtest, stop) = (self.clone(), stop.child_token());
+        let _given_up = stop.clone().drop_guard();
+        let (told, mut reached) = watch::channel(Progress { done: 0, all: 0 });
+        let (answer, mut ended) = oneshot::channel();
+        let played = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(store_error);
+            let tell = |progress| {
+                told.send_replace(progress);
+            };
+            let _ = answer.send(runtime.and_then(|runtime| runtime.block_on(backtest.play(&stop, tell))));
+        };
+        let thread =
+            std::thread::Builder::new().name("tidegate-backtest".to_owned()).stack_size(STACK_BYTES).spawn(played);
+        thread.map_err(|error| store_error(format!("a thread for the backtest cannot be started: {error}")))?;
+        loop {
+            tokio::select! {
+                report = &mut ended => return report.unwrap_or_else(|_| Err(store_error("the backtest panicked, see the log"))),
+                Ok(()) = reached.changed() => progress(*reached.borrow_and_update()),
+            }
+        }
+    }
+
+    /// As [`Backtest::run`], on this thread.
+    async fn play(&self, stop: &CancellationToken, mut progress: impl FnMut(Progress)) -> Result<Report, PolicyError> {
         let began = Instant::now();
         let (from, to, step) = self.instants()?;
         let scratch = Scratch::new(&self.dir).map_err(|error| {
@@ -90,13 +125,13 @@ impl Backtest {
             max_hot_samples: HOT_SAMPLES * 4,
             ..self.store.clone()
         };
-        let store = tokio::task::spawn_blocking(move || Store::open(config, from)).await;
-        let store = store.map_err(store_error)?.map_err(store_error)?;
+        let store = Store::open_scratch(config, from).map_err(store_error)?;
         let clock = Arc::new(VirtualClock::new(from));
         let (members, played) = self.trace.play();
         let about = "a trace that is played again; no kernel is measured or changed".to_owned();
         let host = SimulatedHost::of(self.trace.hosts.clone(), members, Box::new(played), about);
         let (engine, blind) = self.engine(&store, &host, &clock, from).await?;
+        let reach = reach(&store, &engine, from).await;
 
         let containers = host.containers();
         for known in &self.trace.hosts {
@@ -134,9 +169,16 @@ impl Backtest {
                 store.append(&pushed, now).await.map_err(store_error)?;
             }
             hot += measured.samples.len();
-            if hot > HOT_SAMPLES {
-                store.flush(now).await.map_err(store_error)?;
-                hot = 0;
+            match reach {
+                Some(reach) if hot > FORGET_SAMPLES => {
+                    store.forget_before(now.minus(reach));
+                    hot = 0;
+                }
+                None if hot > HOT_SAMPLES => {
+                    store.flush(now).await.map_err(store_error)?;
+                    hot = 0;
+                }
+                _ => {}
             }
             score.ticked(&engine.tick(now).await);
             progress(Progress { done: instants(now.since(from)), all });
@@ -229,6 +271,17 @@ impl Backtest {
         }
         doubts
     }
+}
+
+/// How long samples are kept; `None` for ever, where a rule may ask about any time. Whatever a rule goes on with from run to
+/// run begins with its first one, so what is older than its period is kept until then.
+async fn reach(store: &Store, engine: &Engine, now: TimeMs) -> Option<Duration> {
+    let mut longest = SNAPSHOT_WINDOW;
+    for rule in engine.active().iter().map(|rule| &rule.definition) {
+        let columns = store.check_rule(&rule.query, &contract(rule.emit), now).await.ok()?;
+        longest = longest.max(columns.reach?).max(rule.resolved.every);
+    }
+    Some(longest + LIMITS_REACH)
 }
 
 fn store_error(error: impl std::fmt::Display) -> PolicyError {

@@ -17,8 +17,9 @@ use tidegate_store::GroupRow;
 
 use crate::engine::Engine;
 use crate::proposal::{self, LimitKey, Parsed, Proposal};
+use crate::readings::Reading;
 use crate::rule::{RuleDefinition, group_kind};
-use crate::snapshot::{Reading, Snapshot};
+use crate::snapshot::Snapshot;
 
 /// How old the last known limit of a silent member may be.
 const LAST_LIMIT: Duration = Duration::from_secs(7 * 24 * 3600);

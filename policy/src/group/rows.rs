@@ -12,6 +12,7 @@ use super::split::{Member, split};
 use crate::config::PolicyConfig;
 use crate::history::History;
 use crate::proposal::{Further, LimitKey, Origin, Parsed, Proposal, numbers, text_at, texts};
+use crate::readings::Figure;
 use crate::rule::RuleDefinition;
 use crate::snapshot::Snapshot;
 
@@ -117,8 +118,8 @@ impl Whole {
                 return Err(format!("the limit of {member} is not known, so what {} has is not either", whole.group));
             };
             whole.total += limit;
-            let fresh = reading.get("age").is_some_and(|age| age <= rule.resolved.max_age.as_secs_f64());
-            let why = match reading.get("usage").filter(|_| fresh) {
+            let fresh = reading.get(Figure::Age).is_some_and(|age| age <= rule.resolved.max_age.as_secs_f64());
+            let why = match reading.get(Figure::Usage).filter(|_| fresh) {
                 _ if pending.is_some() => "is being changed",
                 None => "has no data",
                 Some(_) if !rule.is_for(member, &snapshot.containers) => "is out of scope",
@@ -204,7 +205,7 @@ mod tests {
     use tidegate_model::{Bounds, CgroupVersion, Container, Cores, GroupBounds, Host, Mode, Runtime, TimeMs};
 
     use crate::group::Groups;
-    use crate::snapshot::Reading;
+    use crate::readings::Reading;
 
     const NOW: TimeMs = TimeMs(1_000_000);
 
@@ -239,7 +240,7 @@ mod tests {
         let host =
             Host { name: "h".to_owned(), cpu: Cores(8.0), memory: tidegate_model::Bytes(1 << 34), last_seen: NOW };
         let containers = [container("a", "front"), container("b", "back"), container("c", "front")];
-        let mut snapshot = Snapshot::new(NOW, readings.into(), &[host], Snapshot::by_key(containers));
+        let mut snapshot = Snapshot::new(NOW, readings.into_iter().collect(), &[host], Snapshot::by_key(containers));
         let row = tidegate_store::GroupRow {
             key: GroupKey { kind: GroupKind::App, name: "shop".to_owned() },
             bounds: [(Resource::Cpu, bounds)].into(),

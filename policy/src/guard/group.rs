@@ -13,7 +13,7 @@ use super::capacity::{Wish, grants};
 use super::host::{Move, Named, View, by_class, cut};
 use super::{Direction, Verdict};
 use crate::proposal::LimitKey;
-use crate::snapshot::Reading;
+use crate::readings::Reading;
 
 /// What the guard makes of each of `moves`, which are all that are made at one instant. Apps come first, then users.
 pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {

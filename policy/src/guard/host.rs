@@ -12,7 +12,8 @@ use crate::config::PolicyConfig;
 use crate::history::History;
 use crate::options::Class;
 use crate::proposal::LimitKey;
-use crate::snapshot::{Reading, Snapshot};
+use crate::readings::{Figure, Reading};
+use crate::snapshot::Snapshot;
 
 /// A change that has passed the guards of its own limit.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +101,7 @@ impl Room {
         let View { snapshot, history, config, .. } = view;
         let lowered: BTreeMap<&LimitKey, f64> = lowered.map(|change| (change.key, change.target)).collect();
         let here = || here.iter().filter(|(key, _)| key.1 == resource);
-        let used = here().filter_map(|(_, reading)| reading.get("usage")).sum();
+        let used = here().filter_map(|(_, reading)| reading.get(Figure::Usage)).sum();
         let committed = here().map(|(key, reading)| {
             let track = history.get(key);
             let stands = history.limit(key, reading, snapshot.now);
@@ -108,7 +109,7 @@ impl Room {
             // Whatever comes of what is under way and of what is lowered now: a limit that begins to be one counts for more.
             let reserved = reserved(history, key, capacity);
             let states = [coming, lowered.get(key).copied(), reserved].into_iter().flatten().map(Some).chain([stands]);
-            states.map(|limit| counted(limit, reading.get("usage"), capacity)).fold(0.0, f64::max)
+            states.map(|limit| counted(limit, reading.get(Figure::Usage), capacity)).fold(0.0, f64::max)
         });
         let silent = silent.iter().map(|limit| counted(Some(*limit), None, capacity));
         let committed = committed.sum::<f64>() + silent.sum::<f64>();
@@ -195,7 +196,7 @@ pub(super) fn by_class(moves: &[Move], members: &[usize]) -> impl Iterator<Item 
 }
 
 fn at_limit(change: &Move, snapshot: &Snapshot) -> bool {
-    let usage = snapshot.readings.get(change.key).and_then(|reading| reading.get("usage"));
+    let usage = snapshot.readings.get(change.key).and_then(|reading| reading.get(Figure::Usage));
     matches!((usage, change.context.limit), (Some(usage), Some(limit)) if usage >= AT_LIMIT * limit)
 }
 
@@ -205,7 +206,7 @@ static NOBODY: BTreeMap<&str, TimeMs> = BTreeMap::new();
 /// All readings by host, in a fixed order, so that sums are the same for the same limits.
 fn by_host(snapshot: &Snapshot) -> HashMap<&str, Vec<(&LimitKey, &Reading)>> {
     let mut fleet: HashMap<&str, Vec<(&LimitKey, &Reading)>> = HashMap::new();
-    for (key, reading) in &snapshot.readings {
+    for (key, reading) in snapshot.readings.iter() {
         fleet.entry(key.0.host.as_str()).or_default().push((key, reading));
     }
     for here in fleet.values_mut() {

@@ -171,12 +171,11 @@ async fn a_backtest_stops_when_told_and_says_what_is_wrong_with_it() {
         .run(&stop, |progress| {
             done = progress.done;
             assert_eq!(progress.all, 2_000);
-            if done == 5 {
-                stop.cancel();
-            }
+            stop.cancel();
         })
         .await;
-    assert_eq!((done, told.unwrap_err().message.as_str()), (5, "the backtest was stopped"));
+    assert_eq!(told.unwrap_err().message.as_str(), "the backtest was stopped");
+    assert!((1..2_000).contains(&done), "stopped in the middle: {done}");
     let fresh = CancellationToken::new();
     let wrong = backtest("CREATE RULE x AS SELECT nothing FROM recent(INTERVAL '5 seconds')").run(&fresh, |_| {}).await;
     assert_eq!(wrong.unwrap_err().line, Some(1));

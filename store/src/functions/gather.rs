@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, UInt32Array};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewArray, UInt32Array};
 use arrow::compute::take;
-use datafusion::common::Result;
+use datafusion::common::{Result, internal_err};
 use datafusion::execution::memory_pool::MemoryReservation;
 use tidegate_model::metrics;
 
-use super::recent::recent_columns;
+use super::recent_columns::{Columns, Known, SCHEMA, place};
 use super::roster::{Roster, Tables, Version};
 use super::statistics::{Statistics, Window, increase};
 use crate::aggregate::{Ended, Visit, Visitor};
 use crate::query::run::Run;
 use crate::store::Store;
-use crate::tables::{
-    LabelFilter, LabelTable, Read, Selected, Source, SubjectSource, TimeRange, UsageSource, schema_of,
-};
+use crate::tables::{LabelFilter, LabelTable, Read, Selected, Source, SubjectSource, TimeRange, UsageSource};
 
 /// How far before the window the newest limit is looked for.
 const LIMIT_LOOKBACK_MS: i64 = 10 * 60 * 1000;
+/// Columns that come from limits.
+const OF_LIMITS: [usize; 5] = [place::ALLOCATED, place::ALLOCATED_AGE, place::UPPER, place::LOWER, place::HOST_FREE];
 /// What is known of one row takes this many bytes, apart from measurements.
 const ROW_BYTES: usize = size_of::<Window>()
     + size_of::<Option<Statistics>>()
@@ -52,16 +52,13 @@ type Readings = Vec<(i64, f64)>;
 
 /// What is known of each row of the roster.
 struct Gathered<'a> {
-    usage: Vec<Option<Statistics>>,
-    app: Vec<Option<&'a str>>,
+    window: InWindow<'a>,
     limit: Vec<Option<(i64, f64)>>,
-    throttled: Vec<Mean>,
-    pressure: Vec<Mean>,
-    oom_kills: Vec<Option<f64>>,
     unreclaimable: Vec<Option<f64>>,
 }
 
-/// What comes from the samples in the window.
+/// What comes from the samples in the window. What nobody wants is empty.
+#[derive(Default)]
 pub(super) struct InWindow<'a> {
     pub(super) usage: Vec<Option<Statistics>>,
     pub(super) app: Vec<Option<&'a str>>,
@@ -176,32 +173,36 @@ impl<T: Target> Visitor for Rows<'_, T> {
 }
 
 impl Gathering<'_> {
-    /// All rows with all columns, sorted by host, container and resource.
-    pub(super) fn rows(&self) -> Result<RecordBatch> {
+    /// All rows with some columns, sorted by host, container and resource.
+    pub(super) fn rows(&self, wanted: Columns) -> Result<Known> {
         let usage = self.usage_parts();
         let tables = self.tables(&usage);
         let roster = self.store().recents.roster(self.store(), &tables);
         let rows = roster.subjects.len();
         self.memory.try_grow(rows * ROW_BYTES)?;
-        let InWindow { usage, app, throttled, pressure, oom_kills } = match self.follow(&roster, &tables, &usage)? {
-            Some(followed) => followed,
-            None => self.afresh(&roster, &tables, &usage)?,
+        // Whoever reads everything need not do it again for another column.
+        let (window, wanted) = match self.follow(&roster, &tables, &usage, wanted)? {
+            Some(followed) => (followed, wanted),
+            None => (self.afresh(&roster, &tables, &usage)?, Columns::ALL),
         };
-        let (limit, unreclaimable) = (vec![None; rows], vec![None; rows]);
-        let mut gathered = Gathered { usage, app, limit, throttled, pressure, oom_kills, unreclaimable };
-        self.newest(&tables.unreclaimable, self.start + 1, |label, _, value| {
-            if let Some(row) = roster.unreclaimable[label] {
-                gathered.unreclaimable[row as usize] = Some(value);
-            }
-        })?;
-        // Limits in the window of all containers, since they share a host, and older ones of those that have usage.
-        self.newest(&tables.limits, self.start.saturating_sub(LIMIT_LOOKBACK_MS), |label, time, value| {
-            let Some(row) = roster.limits[label] else { return };
-            if time > self.start || gathered.usage[row as usize].is_some() {
-                gathered.limit[row as usize] = Some((time, value));
-            }
-        })?;
-        self.batch(&roster, &gathered)
+        let mut gathered = Gathered { window, limit: vec![None; rows], unreclaimable: vec![None; rows] };
+        if wanted.has(place::UNRECLAIMABLE) {
+            self.newest(&tables.unreclaimable, self.start + 1, |label, _, value| {
+                if let Some(row) = roster.unreclaimable[label] {
+                    gathered.unreclaimable[row as usize] = Some(value);
+                }
+            })?;
+        }
+        if wanted.has_any(&OF_LIMITS) {
+            // Limits in the window of all containers, since they share a host, and older ones of those that have usage.
+            self.newest(&tables.limits, self.start.saturating_sub(LIMIT_LOOKBACK_MS), |label, time, value| {
+                let Some(row) = roster.limits[label] else { return };
+                if time > self.start || gathered.window.usage[row as usize].is_some() {
+                    gathered.limit[row as usize] = Some((time, value));
+                }
+            })?;
+        }
+        self.columns(&roster, &gathered, wanted)
     }
 
     /// What all samples in the window come to.
@@ -364,58 +365,66 @@ impl Gathering<'_> {
         Ok(self.run.deadline.check()?)
     }
 
-    fn batch(&self, roster: &Roster, gathered: &Gathered) -> Result<RecordBatch> {
-        let free = roster.free(&gathered.limit);
+    fn columns(&self, roster: &Roster, gathered: &Gathered, wanted: Columns) -> Result<Known> {
+        let Gathered { window, limit, unreclaimable } = gathered;
+        let free = if wanted.has(place::HOST_FREE) { roster.free(limit) } else { Vec::new() };
         let boundary = self.store().config().boundary;
-        let rows: Vec<(usize, Statistics)> =
-            gathered.usage.iter().enumerate().filter_map(|(row, usage)| Some((row, (*usage)?))).collect();
+        let rows: Vec<(usize, &Statistics)> =
+            window.usage.iter().enumerate().filter_map(|(row, usage)| Some((row, usage.as_ref()?))).collect();
+        let everybody = rows.len() == roster.subjects.len();
         let seconds = |since: i64| (self.now() - since) as f64 / 1000.0;
-        let double = |value: &dyn Fn(usize) -> Option<f64>| -> ArrayRef {
-            Arc::new(rows.iter().map(|(row, _)| value(*row)).collect::<Float64Array>())
+        let limit = |row: usize| limit[row].map(|(_, limit)| limit);
+        let places = || rows.iter().map(|(row, _)| *row as u32).collect::<UInt32Array>(); // rows are counted in u32
+        let text = |column: usize| -> Result<ArrayRef> {
+            match everybody {
+                true => Ok(Arc::clone(&roster.columns[column])),
+                false => Ok(take(&roster.columns[column], &places(), None)?),
+            }
         };
-        let figure = |value: fn(&Statistics) -> Option<f64>| -> ArrayRef {
-            Arc::new(rows.iter().map(|(_, statistics)| value(statistics)).collect::<Float64Array>())
+        let all = |value: &dyn Fn(&Statistics) -> f64| -> ArrayRef {
+            Arc::new(Float64Array::from_iter_values(rows.iter().map(|(_, statistics)| value(statistics))))
         };
-        let places: UInt32Array = rows.iter().map(|(row, _)| u32::try_from(*row).ok()).collect();
-        let text = |column: usize| -> Result<ArrayRef> { Ok(take(&roster.columns[column], &places, None)?) };
-        let limit = |row: usize| gathered.limit[row].map(|(_, limit)| limit);
-        let apps: StringViewArray = rows.iter().map(|(row, _)| gathered.app[*row]).collect();
-        let samples: Int64Array = rows.iter().map(|(_, statistics)| Some(statistics.samples)).collect();
-        let ages = rows.iter().map(|(_, statistics)| Some(seconds(statistics.newest.0)));
-        let columns: Vec<ArrayRef> = vec![
-            text(0)?,
-            text(1)?,
-            Arc::new(apps),
-            text(2)?,
-            Arc::new(samples),
-            Arc::new(ages.collect::<Float64Array>()),
-            figure(|of| Some(of.newest.1)),
-            figure(|of| Some(of.avg)),
-            figure(|of| Some(of.max)),
-            figure(|of| Some(of.p50)),
-            figure(|of| Some(of.p95)),
-            figure(|of| Some(of.p99)),
-            figure(|of| of.stddev),
-            figure(|of| of.slope),
-            double(&limit),
-            double(&|row| gathered.limit[row].map(|(time, _)| seconds(time))),
-            double(&|row| roster.bounds[row].map(|bounds| bounds.min)),
-            double(&|row| roster.bounds[row].map(|bounds| bounds.max)),
-            double(&|row| limit(row).map(|limit| limit - boundary * limit)),
-            double(&|row| limit(row).map(|limit| limit - 2.0 * boundary * limit)),
-            double(&|row| gathered.throttled[row].mean()),
-            double(&|row| gathered.throttled[row].last()),
-            double(&|row| gathered.pressure[row].mean()),
-            double(&|row| gathered.oom_kills[row]),
-            double(&|row| gathered.unreclaimable[row]),
-            double(&|row| free[row]),
-        ];
-        Ok(RecordBatch::try_new(schema_of(&recent_columns()), columns)?)
+        let some = |value: &dyn Fn(usize, &Statistics) -> Option<f64>| -> ArrayRef {
+            Arc::new(rows.iter().map(|(row, statistics)| value(*row, statistics)).collect::<Float64Array>())
+        };
+        let column = |at: usize| -> Result<ArrayRef> {
+            Ok(match at {
+                place::HOST => text(0)?,
+                place::CONTAINER => text(1)?,
+                place::RESOURCE => text(2)?,
+                place::APP => Arc::new(rows.iter().map(|(row, _)| window.app[*row]).collect::<StringViewArray>()),
+                place::SAMPLES => Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, of)| of.samples))),
+                place::AGE => all(&|of| seconds(of.newest.0)),
+                place::USAGE => all(&|of| of.newest.1),
+                place::USAGE_AVG => all(&|of| of.avg),
+                place::USAGE_MAX => all(&|of| of.max),
+                place::USAGE_P50 => all(&|of| of.p50),
+                place::USAGE_P95 => all(&|of| of.p95),
+                place::USAGE_P99 => all(&|of| of.p99),
+                place::USAGE_STDDEV => some(&|_, of| of.stddev),
+                place::USAGE_SLOPE => some(&|_, of| of.slope),
+                place::ALLOCATED => some(&|row, _| limit(row)),
+                place::ALLOCATED_AGE => some(&|row, _| gathered.limit[row].map(|(time, _)| seconds(time))),
+                place::MIN => some(&|row, _| roster.bounds[row].map(|bounds| bounds.min)),
+                place::MAX => some(&|row, _| roster.bounds[row].map(|bounds| bounds.max)),
+                place::UPPER => some(&|row, _| limit(row).map(|limit| limit - boundary * limit)),
+                place::LOWER => some(&|row, _| limit(row).map(|limit| limit - 2.0 * boundary * limit)),
+                place::THROTTLED => some(&|row, _| window.throttled[row].mean()),
+                place::THROTTLED_LAST => some(&|row, _| window.throttled[row].last()),
+                place::PRESSURE => some(&|row, _| window.pressure[row].mean()),
+                place::OOM_KILLS => some(&|row, _| window.oom_kills[row]),
+                place::UNRECLAIMABLE => some(&|row, _| unreclaimable[row]),
+                place::HOST_FREE => some(&|row, _| free[row]),
+                other => return internal_err!("recent() has no column {other}"),
+            })
+        };
+        let columns = (0..SCHEMA.fields().len()).map(|at| wanted.has(at).then(|| column(at)).transpose());
+        Ok(Known { rows: rows.len(), columns: columns.collect::<Result<_>>()? })
     }
 }
 
-/// Kills between the first and the last reading in the window; `None` where the container is not watched.
-pub(super) fn oom_kills(readings: &[(i64, f64)]) -> Option<f64> {
+/// Kills between the first and the last reading in the window, in any order; `None` where the container is not watched.
+fn oom_kills(readings: &[(i64, f64)]) -> Option<f64> {
     if readings.is_empty() {
         return None;
     }

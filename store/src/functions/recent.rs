@@ -9,7 +9,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, plan_err};
+use datafusion::common::{Result, internal_datafusion_err, plan_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
@@ -19,47 +19,13 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 
 use super::gather::Gathering;
+use super::recent_columns::{Columns, SCHEMA};
 use super::roster::{FrameKey, version, watch};
 use super::span::span_ms;
 use crate::query::run::Run;
-use crate::tables::{Column, Kind, schema_of};
 
 /// How long to wait for rows that somebody else makes before looking at the deadline.
 const WAIT: Duration = Duration::from_millis(10);
-
-/// The columns of `recent(window)`.
-pub(crate) fn recent_columns() -> Vec<Column> {
-    let text = |name: &str, doc: &str| Column::new(name, Kind::Text, doc);
-    let double = |name: &str, doc: &str| Column::new(name, Kind::Double, doc);
-    vec![
-        text("host", "the host; empty where it is not known"),
-        text("container", "the container's name"),
-        text("app", "the container's app, if any"),
-        text("resource", "cpu or memory"),
-        Column::new("samples", Kind::Integer, "measurements in the window"),
-        double("age", "seconds from the newest measurement to now()"),
-        double("usage", "the newest measurement, in cores or bytes"),
-        double("usage_avg", "mean"),
-        double("usage_max", "peak"),
-        double("usage_p50", "median"),
-        double("usage_p95", "95th percentile"),
-        double("usage_p99", "99th percentile"),
-        double("usage_stddev", "standard deviation of the sample; null for a single measurement"),
-        double("usage_slope", "least-squares slope per second; null for a single measurement"),
-        double("allocated", "the newest limit, in cores or bytes; also one from up to 10 minutes before the window"),
-        double("allocated_age", "seconds from the newest limit to now()"),
-        double("min", "the lowest limit that the operator allows; null if none"),
-        double("max", "the highest limit that the operator allows; null if none"),
-        double("upper", "limit - margin; a usage above it asks for more"),
-        double("lower", "limit - 2 margin; a usage below it can do with less"),
-        double("throttled", "mean share of CFS periods throttled, 0 to 1"),
-        double("throttled_last", "newest share of CFS periods throttled, 0 to 1"),
-        double("pressure", "mean share of time in which some task stalled, 0 to 1"),
-        double("oom_kills", "OOM kills in the window"),
-        double("unreclaimable", "newest memory that cannot be reclaimed, in bytes; memory only"),
-        double("host_free", "the host's capacity minus the newest limits of its containers, at least 0"),
-    ]
-}
 
 /// The table function.
 #[derive(Debug)]
@@ -71,8 +37,7 @@ impl TableFunctionImpl for Recent {
             return plan_err!("recent() takes one constant window: recent(INTERVAL '60 seconds') or recent(60)");
         };
         let window_ms = span_ms(window, "the window of recent()")?;
-        let schema = schema_of(&recent_columns());
-        Ok(Arc::new(RecentTable { window_ms, schema }))
+        Ok(Arc::new(RecentTable { window_ms, schema: Arc::clone(&SCHEMA) }))
     }
 }
 
@@ -113,11 +78,18 @@ impl TableProvider for RecentTable {
 
 /// Gathers the rows when it is executed, not when it is planned.
 #[derive(Debug)]
-struct RecentExec {
+pub(crate) struct RecentExec {
     window_ms: i64,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
+}
+
+impl RecentExec {
+    /// The window, in ms, and the places of the columns.
+    pub(crate) fn asked(&self) -> (i64, &[usize]) {
+        (self.window_ms, &self.projection)
+    }
 }
 
 impl DisplayAs for RecentExec {
@@ -154,14 +126,15 @@ impl ExecutionPlan for RecentExec {
         let (run, window_ms, projection) = (Run::of(&context)?, self.window_ms, self.projection.clone());
         let rows = futures::stream::once(async move {
             let memory = MemoryConsumer::new("recent").register(context.memory_pool());
-            Ok(rows(&run, window_ms, memory)?.project(&projection)?)
+            rows(&run, window_ms, &projection, memory)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
     }
 }
 
-/// All rows, of which many rules want some: whoever asks first for a window makes them, others wait for that.
-pub(crate) fn rows(run: &Run, window_ms: i64, memory: MemoryReservation) -> Result<RecordBatch> {
+/// All rows with the columns at `places`. Many rules want some of them: whoever asks first for a window and a column makes it,
+/// others wait for that.
+pub(crate) fn rows(run: &Run, window_ms: i64, places: &[usize], memory: MemoryReservation) -> Result<RecordBatch> {
     let (store, now) = (run.store.as_ref(), run.now.0);
     let frame = store.recents.frame(FrameKey { now, window_ms });
     let mut kept = loop {
@@ -170,15 +143,36 @@ pub(crate) fn rows(run: &Run, window_ms: i64, memory: MemoryReservation) -> Resu
             break kept;
         }
     };
-    if let Some((known, rows)) = kept.as_ref()
-        && *known == version(store)
+    let is_current = kept.as_ref().is_some_and(|(known, _)| *known == version(store));
+    if let Some((_, known)) = kept.as_ref().filter(|_| is_current)
+        && let Some(batch) = known.batch(places)?
     {
-        return Ok(rows.clone());
+        return Ok(batch);
     }
+    let wanted = Columns::of(places);
+    let former = kept.take().filter(|_| is_current);
+    let missing = former.as_ref().map_or(wanted, |(_, known)| wanted.without(known.columns()));
     // Before anything is read: what arrives from here on may be missed, and is noticed.
-    let version = watch(store, now);
+    let version = match &former {
+        Some((version, _)) => version.clone(),
+        None => watch(store, now),
+    };
     let gathering = Gathering { run, memory, start: now.saturating_sub(window_ms), version: &version };
-    let rows = gathering.rows()?;
-    *kept = Some((version, rows.clone()));
-    Ok(rows)
+    let mut known = gathering.rows(missing)?;
+    if let Some((_, mut former)) = former {
+        former.merge(known);
+        known = former;
+    }
+    let batch = match known.batch(places)? {
+        Some(batch) => batch,
+        // Somebody appeared between the two readings.
+        None => {
+            known = gathering.rows(wanted)?;
+            known
+                .batch(places)?
+                .ok_or_else(|| internal_datafusion_err!("recent() has made other columns than it was asked for"))?
+        }
+    };
+    *kept = Some((version, known));
+    Ok(batch)
 }

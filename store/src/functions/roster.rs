@@ -3,10 +3,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, StringViewArray};
+use arrow::array::{ArrayRef, StringViewArray};
 use parking_lot::Mutex;
 use tidegate_model::{Bounds, Resource, metrics};
 
+use super::recent_columns::Known;
 use super::trail::Trails;
 use crate::store::Store;
 use crate::tables::{LabelTable, Subject, subjects};
@@ -159,7 +160,7 @@ pub(super) struct Version {
     pub(super) facts: u64,
 }
 
-type Frame = Arc<Mutex<Option<(Version, RecordBatch)>>>;
+type Frame = Arc<Mutex<Option<(Version, Known)>>>;
 
 /// What the last questions of `recent` were answered with.
 #[derive(Default)]

@@ -1,5 +1,7 @@
 //! What a window of measurements comes to.
 
+use std::cmp::Ordering;
+
 /// Points that a window has room for at first: as many as a minute has seconds, and a few.
 const FEW_POINTS: usize = 64;
 
@@ -8,9 +10,23 @@ const FEW_POINTS: usize = 64;
 pub(crate) struct Window {
     /// (time in ms, value).
     points: Vec<(i64, f64)>,
+    /// Whether they may lie in another order than that of [`Window::sorted`].
+    unsorted: bool,
 }
 
-/// Figures over one [`Window`] that is not empty.
+/// Which figures are wanted, of those that take a pass over all points each. The others come for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) avg: bool,
+    pub(crate) stddev: bool,
+    pub(crate) slope: bool,
+}
+
+impl Wanted {
+    pub(crate) const ALL: Self = Self { avg: true, stddev: true, slope: true };
+}
+
+/// Figures over one [`Window`] that is not empty. Those that were not wanted are NaN or `None`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Statistics {
     pub(crate) samples: i64,
@@ -35,12 +51,14 @@ impl Window {
         if self.points.len() == room {
             self.points.reserve(room.max(FEW_POINTS));
         }
+        self.unsorted |= self.points.last().is_some_and(|last| order(last, &(time, value)).is_gt());
         self.points.push((time, value));
         (self.points.capacity() - room) * size_of::<(i64, f64)>()
     }
 
     /// As [`Window::push`], many at once.
     pub(crate) fn append(&mut self, points: Vec<(i64, f64)>) {
+        self.unsorted = true;
         if self.points.is_empty() {
             self.points = points;
         } else {
@@ -51,20 +69,20 @@ impl Window {
     /// Forgets all points, but not the memory that they took.
     pub(crate) fn clear(&mut self) {
         self.points.clear();
+        self.unsorted = false;
     }
 
     /// `None` when there is no point. `keys` is a place to sort in, kept from call to call.
     pub(crate) fn statistics(&mut self, keys: &mut Vec<i64>) -> Option<Statistics> {
         self.sorted();
         self.sort_values(keys);
-        self.figures(keys)
+        self.figures(keys, Wanted::ALL)
     }
 
     /// The points by time, those at the same time by value: a fixed order, so that sums have the same last bits for the same
     /// points.
     pub(crate) fn sorted(&mut self) -> &[(i64, f64)] {
-        let order = |a: &(i64, f64), b: &(i64, f64)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1));
-        if !self.points.is_sorted_by(|a, b| order(a, b).is_le()) {
+        if std::mem::take(&mut self.unsorted) && !self.points.is_sorted_by(|a, b| order(a, b).is_le()) {
             self.points.sort_unstable_by(order);
         }
         &self.points
@@ -77,11 +95,14 @@ impl Window {
     }
 
     /// Of points that are sorted; `keys` are those of their values, sorted.
-    fn figures(&self, keys: &[i64]) -> Option<Statistics> {
+    fn figures(&self, keys: &[i64], wanted: Wanted) -> Option<Statistics> {
         let newest = *self.points.last()?;
         let count = self.points.len() as f64;
-        let avg = self.points.iter().map(|(_, value)| value).sum::<f64>() / count;
-        let squares: f64 = self.points.iter().map(|(_, value)| (value - avg) * (value - avg)).sum();
+        let avg = match wanted.avg || wanted.stddev || wanted.slope {
+            true => self.points.iter().map(|(_, value)| value).sum::<f64>() / count,
+            false => f64::NAN,
+        };
+        let squares = || self.points.iter().map(|(_, value)| (value - avg) * (value - avg)).sum::<f64>();
         Some(Statistics {
             samples: i64::try_from(self.points.len()).unwrap_or(i64::MAX),
             newest,
@@ -90,8 +111,8 @@ impl Window {
             p50: percentile(keys, 0.50),
             p95: percentile(keys, 0.95),
             p99: percentile(keys, 0.99),
-            stddev: (self.points.len() > 1).then(|| (squares / (count - 1.0)).sqrt()),
-            slope: self.slope(newest.0, avg),
+            stddev: (wanted.stddev && self.points.len() > 1).then(|| (squares() / (count - 1.0)).sqrt()),
+            slope: if wanted.slope { self.slope(newest.0, avg) } else { None },
         })
     }
 
@@ -156,14 +177,19 @@ impl Moving {
         }
     }
 
-    /// As [`Window::statistics`].
-    pub(crate) fn statistics(&mut self) -> Option<Statistics> {
+    /// As [`Window::statistics`], of what is wanted.
+    pub(crate) fn statistics(&mut self, wanted: Wanted) -> Option<Statistics> {
         self.window.sorted();
         if std::mem::take(&mut self.stale) {
             self.window.sort_values(&mut self.keys);
         }
-        self.window.figures(&self.keys)
+        self.window.figures(&self.keys, wanted)
     }
+}
+
+/// By time, those at the same time by value.
+fn order(a: &(i64, f64), b: &(i64, f64)) -> Ordering {
+    a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
 }
 
 /// A number that sorts as `f64::total_cmp` does: integers sort in a fraction of the time.
@@ -237,7 +263,7 @@ mod tests {
                 for (time, value) in all.iter().filter(|(time, _)| *time >= from) {
                     window.push(*time, *value);
                 }
-                let (found, wanted) = (moving.statistics(), window.statistics(&mut Vec::new()));
+                let (found, wanted) = (moving.statistics(Wanted::ALL), window.statistics(&mut Vec::new()));
                 prop_assert_eq!(format!("{found:?}"), format!("{wanted:?}"));
             }
         }

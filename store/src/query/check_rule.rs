@@ -5,6 +5,7 @@
 //! that come out, until the same come out again.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::sql::parser::{DFParserBuilder, Statement as DFStatement};
@@ -17,6 +18,7 @@ use crate::memory::{STATE_KEY, state_type};
 use crate::query::error::{QueryError, QueryErrorKind};
 use crate::query::guard::Deadline;
 use crate::query::parameter;
+use crate::query::reach::reach;
 use crate::query::session::{Present, Text, session};
 use crate::store::Store;
 
@@ -30,6 +32,8 @@ pub struct RuleColumns {
     pub schema: SchemaRef,
     /// Those of its state, with the types that they come back in; none when it does not read `state`.
     pub state: SchemaRef,
+    /// How far back it asks what was measured; `None` where that is not known.
+    pub reach: Option<Duration>,
 }
 
 impl Store {
@@ -53,8 +57,8 @@ impl Store {
                 let fields = names.iter().zip(types).map(|(name, of)| Field::new(name.as_str(), of.clone(), true));
                 let state = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
                 let session = session(&store, Present::At(now), Some(&state));
-                let schema = text.fixed(tokens.clone(), &session).await?.schema;
-                Ok(RuleColumns { schema, state })
+                let plan = text.fixed(tokens.clone(), &session).await?;
+                Ok(RuleColumns { schema: Arc::clone(&plan.schema), state, reach: reach(&plan.operators) })
             };
             let mut types = vec![DataType::Null; names.len()];
             for _ in 0..TRIES {

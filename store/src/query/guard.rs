@@ -92,7 +92,7 @@ impl Deadline {
 
     /// Operators charge the memory pool for what they keep, not for the batches that they pass on; this catches one that
     /// grew out of proportion on its way.
-    fn check_size(&self, batch: &RecordBatch) -> Result<()> {
+    pub(crate) fn check_size(&self, batch: &RecordBatch) -> Result<()> {
         if batch.get_array_memory_size() <= self.memory_bytes {
             return Ok(());
         }

@@ -2,15 +2,18 @@
 
 pub(crate) mod cache;
 pub(crate) mod check_rule;
+pub(crate) mod direct;
 pub(crate) mod error;
 pub mod export;
 pub(crate) mod guard;
 pub(crate) mod parameter;
+pub(crate) mod reach;
 pub(crate) mod refuse;
 pub(crate) mod run;
 pub(crate) mod session;
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -19,12 +22,12 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::execution::session_state::SessionState;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tidegate_model::TimeMs;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
@@ -32,6 +35,7 @@ use tokio::task::AbortHandle;
 use crate::functions::{self, FunctionInfo};
 use crate::memory::RuleView;
 use crate::query::cache::{Found, PlanCache};
+use crate::query::direct::Direct;
 use crate::query::error::{QueryError, QueryErrorKind};
 use crate::query::guard::{Deadline, Stop, guarded};
 use crate::query::parameter::{Parameter, Template};
@@ -186,6 +190,11 @@ impl Store {
         work: impl Future<Output = Result<T, QueryError>> + Send + 'static,
     ) -> Result<T, QueryError> {
         let failed = |why: String| QueryError::new(QueryErrorKind::Execution, why);
+        let panicked = || failed("the query failed inside the database".to_owned());
+        if self.scratch {
+            let work = AssertUnwindSafe(work).catch_unwind();
+            return work.await.unwrap_or_else(|_| Err(panicked()));
+        }
         let began = Instant::now();
         let (threads, slot) = match pool {
             QueryPool::Interactive => (&self.interactive, Some(self.query_slot(timeout).await?)),
@@ -201,7 +210,7 @@ impl Store {
         let _abandoned = Abandon { deadline, task: task.abort_handle() };
         match tokio::time::timeout(left.saturating_add(GRACE), task).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(error)) if error.is_panic() => Err(failed("the query failed inside the database".to_owned())),
+            Ok(Err(error)) if error.is_panic() => Err(panicked()),
             Ok(Err(_)) => Err(QueryError::stopped(&Stop::Cancelled)),
             Err(_) => Err(QueryError::stopped(&Stop::Timeout(timeout))),
         }
@@ -266,6 +275,8 @@ pub(crate) struct Plan {
     pub(crate) operators: Arc<dyn ExecutionPlan>,
     /// The columns of its answer as others see them.
     pub(crate) schema: SchemaRef,
+    /// The same, where it can be run without its operators.
+    direct: Option<Direct>,
     /// Where its expressions find the run.
     cell: Arc<RunCell>,
 }
@@ -273,7 +284,13 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(operators: Arc<dyn ExecutionPlan>, cell: Arc<RunCell>) -> Result<Self, DataFusionError> {
         let schema = plain_schema(&operators.schema());
-        Ok(Self { operators: guarded(operators, &cell)?, schema, cell })
+        let direct = Direct::of(&operators);
+        Ok(Self { operators: guarded(operators, &cell)?, schema, direct, cell })
+    }
+
+    /// Whether a run leaves nothing behind in its operators.
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct.is_some()
     }
 }
 
@@ -381,35 +398,61 @@ fn is_select(tokens: &[TokenWithSpan]) -> bool {
 /// One run of `plan`.
 async fn execute(plan: &Plan, run: Arc<Run>, options: &QueryOptions) -> Result<QueryResult, QueryError> {
     let executed = |error: DataFusionError| QueryError::executed(&error);
+    if let Some(direct) = &plan.direct {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(options.memory_bytes));
+        let mut answer = Answer::new(plan, options, &pool);
+        let _told = Telling::new(&plan.cell, Arc::clone(&run));
+        answer.take(direct.rows(&run, &pool).map_err(executed)?)?;
+        return Ok(answer.result);
+    }
     let task = task(&run, options.memory_bytes)?;
-    let memory = MemoryConsumer::new("result").register(task.memory_pool());
+    let mut answer = Answer::new(plan, options, task.memory_pool());
     let _told = Telling::new(&plan.cell, run);
     let mut rows = execute_stream(Arc::clone(&plan.operators), task).map_err(executed)?;
-    let schema = Arc::clone(&plan.schema);
-    let mut result = QueryResult { schema, batches: Vec::new(), truncated: false, took: Duration::ZERO };
-    let mut count = 0;
     while let Some(batch) = rows.next().await {
-        let mut batch = batch.map_err(executed)?;
-        if count + batch.num_rows() > options.max_rows {
-            if options.on_limit == OnLimit::Fail {
-                return Err(QueryError::stopped(&Stop::Rows(options.max_rows)));
-            }
-            batch = batch.slice(0, options.max_rows - count);
-            result.truncated = true;
-        }
-        if batch.num_rows() > 0 {
-            count += batch.num_rows();
-            let batch = plain_batch(&batch, &result.schema).map_err(|error| executed(error.into()))?;
-            let bytes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
-            let bytes = bytes.sum::<Result<usize, _>>().map_err(|error| executed(error.into()))?;
-            memory.try_grow(bytes).map_err(executed)?;
-            result.batches.push(batch);
-        }
-        if result.truncated {
+        answer.take(batch.map_err(executed)?)?;
+        if answer.result.truncated {
             break;
         }
     }
-    Ok(result)
+    Ok(answer.result)
+}
+
+/// An answer that is being put together, within its limits.
+struct Answer<'a> {
+    options: &'a QueryOptions,
+    memory: MemoryReservation,
+    rows: usize,
+    result: QueryResult,
+}
+
+impl<'a> Answer<'a> {
+    fn new(plan: &Plan, options: &'a QueryOptions, pool: &Arc<dyn MemoryPool>) -> Self {
+        let schema = Arc::clone(&plan.schema);
+        let result = QueryResult { schema, batches: Vec::new(), truncated: false, took: Duration::ZERO };
+        Self { options, memory: MemoryConsumer::new("result").register(pool), rows: 0, result }
+    }
+
+    fn take(&mut self, mut batch: RecordBatch) -> Result<(), QueryError> {
+        let executed = |error: DataFusionError| QueryError::executed(&error);
+        let most = self.options.max_rows;
+        if self.rows + batch.num_rows() > most {
+            if self.options.on_limit == OnLimit::Fail {
+                return Err(QueryError::stopped(&Stop::Rows(most)));
+            }
+            batch = batch.slice(0, most - self.rows);
+            self.result.truncated = true;
+        }
+        if batch.num_rows() > 0 {
+            self.rows += batch.num_rows();
+            let batch = plain_batch(&batch, &self.result.schema).map_err(|error| executed(error.into()))?;
+            let bytes = batch.columns().iter().map(|column| column.to_data().get_slice_memory_size());
+            let bytes = bytes.sum::<Result<usize, _>>().map_err(|error| executed(error.into()))?;
+            self.memory.try_grow(bytes).map_err(executed)?;
+            self.result.batches.push(batch);
+        }
+        Ok(())
+    }
 }
 
 /// While it lives, a plan's expressions find its run. A plan that waits holds neither a run nor, with it, the store.

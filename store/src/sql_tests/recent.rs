@@ -202,6 +202,7 @@ struct Moment {
     /// By container and metric; none where it is missing.
     values: Vec<Option<f64>>,
     odd: Odd,
+    few: &'static str,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -227,6 +228,18 @@ const COLLECTED: [&str; 6] = [
     "tidegate.unreclaimable",
 ];
 
+/// What somebody asks for before others ask for everything.
+fn few() -> impl Strategy<Value = &'static str> {
+    prop::sample::select(vec![
+        "1",
+        "usage_slope",
+        "throttled_last",
+        "usage_avg, pressure",
+        "oom_kills, throttled",
+        "app, host_free",
+    ])
+}
+
 fn moments() -> impl Strategy<Value = Vec<Moment>> {
     let odd = prop_oneof![
         20 => Just(Odd::Nothing),
@@ -239,7 +252,8 @@ fn moments() -> impl Strategy<Value = Vec<Moment>> {
     let value = prop::option::weighted(0.9, (0_u32..40).prop_map(|tenths| f64::from(tenths) / 10.0));
     let values = proptest::collection::vec(value, CONTAINERS.len() * COLLECTED.len());
     let seconds = prop_oneof![8 => Just(1_i64), 1 => 2_i64..25];
-    let moment = (seconds, values, odd).prop_map(|(seconds, values, odd)| Moment { seconds, values, odd });
+    let moment =
+        (seconds, values, odd, few()).prop_map(|(seconds, values, odd, few)| Moment { seconds, values, odd, few });
     proptest::collection::vec(moment, 1..60)
 }
 
@@ -257,7 +271,7 @@ proptest! {
                 String::from_utf8(crate::export::json_rows(&answer.batches).unwrap()).unwrap()
             };
             let mut now = NOW;
-            for Moment { seconds, values, odd } in moments {
+            for Moment { seconds, values, odd, few } in moments {
                 now = TimeMs(now.0 + 1_000 * seconds);
                 let mut batch = SampleBatch::new();
                 let key = |at: usize, more: Option<&'static str>| {
@@ -286,6 +300,9 @@ proptest! {
                     if let Odd::Past(ago) = odd {
                         ask(&followed, window, TimeMs(now.0 - 1_000 * ago)).await;
                     }
+                    // Who wants a few columns first must not change what others are told.
+                    let few = format!("SELECT container, {few} FROM recent({window})");
+                    followed.store.query(&few, &followed.store.default_query_options(now)).await.unwrap();
                     prop_assert_eq!(ask(&followed, window, now).await, ask(&anew, window, now).await);
                 }
             }

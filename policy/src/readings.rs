@@ -1,0 +1,211 @@
+//! What was measured of every limit: the rows of `recent()`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef};
+use arrow::record_batch::RecordBatch;
+use serde_json::{Map, Value};
+
+use crate::proposal::{Keys, LimitKey, numbers};
+
+macro_rules! figures {
+    ($($figure:ident = $column:literal),* $(,)?) => {
+        /// A column of `recent()` that a decision keeps among its inputs.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Figure { $($figure),* }
+
+        impl Figure {
+            const ALL: [Self; [$($column),*].len()] = [$(Self::$figure),*];
+
+            const fn column(self) -> &'static str {
+                match self { $(Self::$figure => $column),* }
+            }
+        }
+    };
+}
+
+figures! {
+    Samples = "samples",
+    Age = "age",
+    Usage = "usage",
+    UsageAvg = "usage_avg",
+    UsageMax = "usage_max",
+    UsageP50 = "usage_p50",
+    UsageP95 = "usage_p95",
+    UsageP99 = "usage_p99",
+    UsageStddev = "usage_stddev",
+    UsageSlope = "usage_slope",
+    Allocated = "allocated",
+    AllocatedAge = "allocated_age",
+    Min = "min",
+    Max = "max",
+    Upper = "upper",
+    Lower = "lower",
+    Throttled = "throttled",
+    ThrottledLast = "throttled_last",
+    Pressure = "pressure",
+    OomKills = "oom_kills",
+    Unreclaimable = "unreclaimable",
+    HostFree = "host_free",
+}
+
+/// One row of `recent()`, NaN where a figure is null. A tick reads one of each limit and looks at few of its figures, so it is
+/// a plain row of numbers.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading([f64; Figure::ALL.len()]);
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self([f64::NAN; Figure::ALL.len()])
+    }
+}
+
+impl Reading {
+    /// A figure; `None` when it is null or not a finite number.
+    pub fn get(&self, figure: Figure) -> Option<f64> {
+        Some(self.0[figure as usize]).filter(|value| value.is_finite())
+    }
+
+    /// Of a limit that was read so many seconds ago, when nothing else is known.
+    pub fn last_limit(limit: f64, age: f64) -> Self {
+        let mut reading = Self::default();
+        reading.0[Figure::Allocated as usize] = limit;
+        reading.0[Figure::AllocatedAge as usize] = age;
+        reading
+    }
+
+    /// The reading as a JSON object, nulls left out.
+    pub fn to_json(&self) -> Map<String, Value> {
+        let known = Figure::ALL.into_iter().zip(self.0).filter(|(_, value)| value.is_finite());
+        known.map(|(figure, value)| (figure.column().to_owned(), Value::from(value))).collect()
+    }
+
+    #[cfg(test)]
+    pub fn of(values: &[(&'static str, f64)]) -> Self {
+        let mut reading = Self::default();
+        for (column, value) in values {
+            let at = Figure::ALL.iter().position(|figure| figure.column() == *column);
+            reading.0[at.expect("a column of recent()")] = *value;
+        }
+        reading
+    }
+}
+
+/// The limits that rows are about, and where each of them is. The same from tick to tick, as long as nobody comes or goes.
+#[derive(Debug, Default)]
+pub(crate) struct Limits {
+    /// The columns that say so.
+    columns: Vec<ArrayRef>,
+    /// Each with its row.
+    keys: Vec<(LimitKey, usize)>,
+    places: HashMap<LimitKey, usize, ahash::RandomState>,
+}
+
+impl Limits {
+    /// Rows that name no container or resource are left out.
+    fn of(batch: &RecordBatch, columns: Vec<ArrayRef>) -> Self {
+        let keys = Keys::of(batch);
+        let keys: Vec<_> = (0..batch.num_rows()).filter_map(|row| Some((keys.at(row).ok()?, row))).collect();
+        let places = keys.iter().zip(0..).map(|((key, _), place)| (key.clone(), place)).collect();
+        Self { columns, keys, places }
+    }
+
+    fn are(&self, columns: &[ArrayRef]) -> bool {
+        let same = |(a, b): (&ArrayRef, &ArrayRef)| Arc::ptr_eq(a, b) || a == b;
+        self.columns.len() == columns.len() && self.columns.iter().zip(columns).all(same)
+    }
+}
+
+/// The newest row of each limit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Readings {
+    limits: Arc<Limits>,
+    /// In the order of the limits' keys.
+    rows: Vec<Reading>,
+}
+
+impl Readings {
+    /// Reads the rows of `recent()` with all columns. `former` are the limits of the tick before, which are those of this one as
+    /// a rule.
+    pub fn read(batch: &RecordBatch, former: &mut Arc<Limits>) -> Self {
+        let columns: Vec<ArrayRef> =
+            ["host", "container", "resource"].iter().filter_map(|name| batch.column_by_name(name).cloned()).collect();
+        if !former.are(&columns) {
+            *former = Arc::new(Limits::of(batch, columns));
+        }
+        let figures = Figure::ALL.map(|figure| numbers(batch, figure.column()));
+        let reading = |(_, row): &(LimitKey, usize)| {
+            let value = |column: &Option<arrow::array::Float64Array>| {
+                column.as_ref().filter(|column| column.is_valid(*row)).map_or(f64::NAN, |column| column.value(*row))
+            };
+            Reading(figures.each_ref().map(value))
+        };
+        Self { limits: Arc::clone(former), rows: former.keys.iter().map(reading).collect() }
+    }
+
+    pub fn get(&self, key: &LimitKey) -> Option<&Reading> {
+        self.limits.places.get(key).map(|place| &self.rows[*place])
+    }
+
+    pub fn contains_key(&self, key: &LimitKey) -> bool {
+        self.limits.places.contains_key(key)
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = &LimitKey> {
+        self.limits.keys.iter().map(|(key, _)| key)
+    }
+
+    /// In the order of the rows, which are sorted by host, container and resource.
+    pub fn iter(&self) -> impl Iterator<Item = (&LimitKey, &Reading)> {
+        self.keys().zip(&self.rows)
+    }
+}
+
+#[cfg(test)]
+impl FromIterator<(LimitKey, Reading)> for Readings {
+    fn from_iter<T: IntoIterator<Item = (LimitKey, Reading)>>(rows: T) -> Self {
+        let (keys, rows): (Vec<_>, Vec<_>) =
+            rows.into_iter().enumerate().map(|(at, (key, row))| ((key, at), row)).unzip();
+        let places = keys.iter().cloned().collect();
+        Self { limits: Arc::new(Limits { columns: Vec::new(), keys, places }), rows }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Float64Array, StringArray};
+    use tidegate_model::{ContainerKey, Resource};
+
+    fn batch(containers: &[&str], usage: &[f64]) -> RecordBatch {
+        let text = |value: &str| Arc::new(StringArray::from(vec![value; containers.len()])) as ArrayRef;
+        RecordBatch::try_from_iter([
+            ("host", text("h")),
+            ("container", Arc::new(StringArray::from(containers.to_vec())) as ArrayRef),
+            ("resource", text("cpu")),
+            ("usage", Arc::new(Float64Array::from(usage.to_vec())) as ArrayRef),
+        ])
+        .unwrap()
+    }
+
+    #[test]
+    fn limits_are_those_of_the_tick_before_until_somebody_comes_or_goes() {
+        let key = |name: &str| (ContainerKey { host: "h".to_owned(), name: name.to_owned() }, Resource::Cpu);
+        let usage = |readings: &Readings, name| readings.get(&key(name)).and_then(|row| row.get(Figure::Usage));
+        let mut limits = Arc::default();
+        let first = Readings::read(&batch(&["a", "b"], &[1.0, 2.0]), &mut limits);
+        let known = Arc::clone(&limits);
+        let second = Readings::read(&batch(&["a", "b"], &[3.0, f64::NAN]), &mut limits);
+        assert!(Arc::ptr_eq(&known, &limits));
+        assert_eq!((usage(&first, "b"), usage(&second, "a"), usage(&second, "b")), (Some(2.0), Some(3.0), None));
+        let third = Readings::read(&batch(&["b", "c"], &[4.0, 5.0]), &mut limits);
+        assert_eq!((usage(&third, "a"), usage(&third, "b"), usage(&third, "c")), (None, Some(4.0), Some(5.0)));
+        assert_eq!(usage(&second, "a"), Some(3.0), "what was read before stays as it was");
+        assert_eq!(Readings::read(&batch(&[], &[]), &mut limits).len(), 0);
+    }
+}
