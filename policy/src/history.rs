@@ -100,6 +100,8 @@ pub(crate) struct Track {
     /// Changes that shadow rules would have made; only shadow rules count from them.
     pub shadow_up: Option<TimeMs>,
     pub shadow_down: Option<TimeMs>,
+    /// Where its reading was last among all of them.
+    pub place: usize,
 }
 
 impl Track {
@@ -254,7 +256,7 @@ impl History {
             }
             // Of a limit that was changed before the start, how long it has been without data counts from now.
             track.last_data.get_or_insert(snapshot.now);
-            match snapshot.readings.get(key) {
+            match snapshot.readings.get_at(key, &mut track.place) {
                 Some(reading) => {
                     known += 1;
                     track.see(reading, snapshot.now);

@@ -17,8 +17,7 @@ use crate::snapshot::Snapshot;
 use crate::tick::{GRACE, TickReport};
 use crate::watch::{Regression, Sample, Tuning};
 
-/// How far back the samples of a look lie at least, and beyond the look before.
-const SHORTEST_REACH: Duration = Duration::from_secs(5);
+/// How far the samples of a look reach beyond the look before, for those that arrive a little late.
 const LATE: Duration = Duration::from_secs(2);
 /// How often limits without data are looked for.
 const SILENCE_EVERY: Duration = Duration::from_secs(10);
@@ -68,21 +67,21 @@ impl Engine {
 
     async fn samples_since(&self, now: TimeMs, reach: Duration) -> Result<Vec<Sample>, String> {
         let watched = self.history.lock().watches.watched();
-        // Some seconds on top, for samples that arrive a little late.
-        let since = now.minus((reach + LATE).max(SHORTEST_REACH));
+        let since = now.minus(reach + LATE);
         let timeout = self.config.rule_timeout();
         let options = QueryOptions { timeout, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
-        let rows = self.store.pressure_of(watched.clone(), since, &options);
+        let (limits, seen): (Vec<LimitKey>, Vec<TimeMs>) = watched.into_iter().unzip();
+        let rows = self.store.pressure_of(limits.clone(), since, &options);
         let rows = tokio::time::timeout(timeout + GRACE, rows).await;
         let rows = rows.map_err(|_| format!("pressure could not be read within {timeout:?}"))?;
         let rows = rows.map_err(|error| format!("pressure could not be read: {}", error.message))?;
         let sample = |row: PressureSample| Sample {
-            key: watched[row.limit].clone(),
+            key: limits[row.limit].clone(),
             at: row.time,
             throttled: row.throttled,
             pressure: row.some_share,
         };
-        Ok(rows.into_iter().map(sample).collect())
+        Ok(rows.into_iter().filter(|row| row.time > seen[row.limit]).map(sample).collect())
     }
 
     /// The way back from changes that their rules have not asked for lately: of those that have just `answered`, after what

@@ -148,6 +148,14 @@ impl Readings {
         self.limits.places.get(key).map(|place| &self.rows[*place])
     }
 
+    /// As [`Readings::get`]; `place` is where it was found last, and is told where it is now.
+    pub fn get_at(&self, key: &LimitKey, place: &mut usize) -> Option<&Reading> {
+        if self.limits.keys.get(*place).is_none_or(|(known, _)| known != key) {
+            *place = *self.limits.places.get(key)?;
+        }
+        Some(&self.rows[*place])
+    }
+
     pub fn contains_key(&self, key: &LimitKey) -> bool {
         self.limits.places.contains_key(key)
     }

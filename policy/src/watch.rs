@@ -177,9 +177,9 @@ impl Watches {
         !self.under_way.is_empty() || !self.restoring.is_empty()
     }
 
-    /// The limits whose decreases are looked after.
-    pub fn watched(&self) -> Vec<LimitKey> {
-        self.under_way.keys().cloned().collect()
+    /// The limits whose decreases are looked after, each with the instant of its last sample that was counted.
+    pub fn watched(&self) -> Vec<(LimitKey, TimeMs)> {
+        self.under_way.iter().map(|(key, watch)| (key.clone(), watch.seen)).collect()
     }
 
     /// How far back samples are wanted at `now`; `None` when nothing is watched.

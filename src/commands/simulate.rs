@@ -79,33 +79,43 @@ pub fn run(args: SimulateArgs) -> Result<ExitCode> {
         [] => DEFAULT_PACK.to_owned(),
         files => report::read_all(files)?,
     };
-    let against = match args.against.as_str() {
+    let against_rules = match args.against.as_str() {
         "none" => String::new(),
         file => report::read_all(&[PathBuf::from(file)])?,
     };
     let bar = Bar::of_instants();
     let answer: Value = serve::runtime()?.block_on(async {
-        let play = async |rules: &str, what: &str| {
+        // Each replay has a thread of its own. The bar follows the first one, which has most to do, and then the packs.
+        let play = async |rules: String, what: String, shown: bool| {
             let backtest = Backtest {
                 trace: Arc::clone(&trace),
-                rules: rules.to_owned(),
+                rules,
                 step: args.step,
                 policy: PolicyConfig::default(),
                 store: StoreConfig::default(),
                 groups: Vec::new(),
                 dir: std::env::temp_dir(),
             };
-            let progress = |Progress { done, all }| bar.at(what, done, all);
-            let played = backtest.run(&CancellationToken::new(), progress).await.with_context(|| what.to_owned())?;
+            let progress = |Progress { done, all }| {
+                if shown {
+                    bar.at(&what, done, all);
+                }
+            };
+            let played = backtest.run(&CancellationToken::new(), progress).await.with_context(|| what.clone())?;
             Ok::<_, anyhow::Error>(json!(played))
         };
-        let report = play(&rules, "rules").await?;
-        let against = play(&against, "against").await?;
+        let (report, against) =
+            tokio::try_join!(play(rules, "rules".to_owned(), true), play(against_rules, "against".to_owned(), false))?;
         let mut beside = Vec::new();
         if args.packs {
-            for Pack { name, sql } in PACKS {
-                let played = play(sql, &format!("pack {name}")).await?;
-                beside.extend(report::scores("pack", name, &played["resources"]));
+            for packs in PACKS.chunks(std::thread::available_parallelism().map_or(1, usize::from)) {
+                let played = packs
+                    .iter()
+                    .zip(0..)
+                    .map(|(Pack { name, sql }, nth)| play((*sql).to_owned(), format!("pack {name}"), nth == 0));
+                for (Pack { name, .. }, played) in packs.iter().zip(futures::future::try_join_all(played).await?) {
+                    beside.extend(report::scores("pack", name, &played["resources"]));
+                }
             }
         }
         if args.laws {

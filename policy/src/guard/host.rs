@@ -54,9 +54,10 @@ pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {
     if growing.is_empty() && shrinking.is_empty() {
         return verdicts;
     }
-    let fleet = by_host(view.snapshot);
-    let silent = silent_by_host(view);
-    let shrunk = view.history.shrunk(view.acting);
+    let hosts: BTreeSet<&str> = growing.keys().map(|(host, _)| *host).chain(shrinking.keys().copied()).collect();
+    let fleet = by_host(view.snapshot, &hosts);
+    growing.retain(|(host, resource), _| view.snapshot.capacity_of(host, *resource).is_some());
+    let silent = if growing.is_empty() { HashMap::new() } else { silent_by_host(view) };
     for ((host, resource), members) in growing {
         let Some(capacity) = view.snapshot.capacity_of(host, resource) else { continue };
         let lowered = moves.iter().filter(|change| change.context.may_shrink(change.target));
@@ -64,11 +65,11 @@ pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {
         let silent = silent.get(&(host, resource)).map_or(&[][..], Vec::as_slice);
         Room::of(here, silent, resource, capacity, lowered, view).share(moves, &members, view, &mut verdicts);
     }
+    let shrunk = if shrinking.is_empty() { HashMap::new() } else { view.history.shrunk(view.acting) };
     for (host, members) in shrinking {
-        let containers = fleet.get(host).map_or(0, |here| {
-            let names: BTreeSet<&str> = here.iter().map(|(key, _)| key.0.name.as_str()).collect();
-            names.len()
-        });
+        // They are sorted, so the limits of one container stand together.
+        let here = fleet.get(host).map_or(&[][..], Vec::as_slice);
+        let containers = here.chunk_by(|(a, _), (b, _)| a.0 == b.0).count();
         let shrunk = shrunk.get(host).unwrap_or(&NOBODY);
         hold_back(host, moves, &members, containers, shrunk, view, &mut verdicts);
     }
@@ -203,10 +204,10 @@ fn at_limit(change: &Move, snapshot: &Snapshot) -> bool {
 /// When each container was shrunk last, of a host with none.
 static NOBODY: BTreeMap<&str, TimeMs> = BTreeMap::new();
 
-/// All readings by host, in a fixed order, so that sums are the same for the same limits.
-fn by_host(snapshot: &Snapshot) -> HashMap<&str, Vec<(&LimitKey, &Reading)>> {
+/// All readings of `hosts`, in a fixed order, so that sums are the same for the same limits.
+fn by_host<'a>(snapshot: &'a Snapshot, hosts: &BTreeSet<&str>) -> HashMap<&'a str, Vec<(&'a LimitKey, &'a Reading)>> {
     let mut fleet: HashMap<&str, Vec<(&LimitKey, &Reading)>> = HashMap::new();
-    for (key, reading) in snapshot.readings.iter() {
+    for (key, reading) in snapshot.readings.iter().filter(|(key, _)| hosts.contains(key.0.host.as_str())) {
         fleet.entry(key.0.host.as_str()).or_default().push((key, reading));
     }
     for here in fleet.values_mut() {

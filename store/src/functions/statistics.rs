@@ -14,16 +14,18 @@ pub(crate) struct Window {
     unsorted: bool,
 }
 
-/// Which figures are wanted, of those that take a pass over all points each. The others come for nothing.
+/// Which figures are wanted, of those that take a pass over all points each, or all of them sorted. The others come for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
+    /// The largest, and percentiles.
+    pub(crate) order: bool,
     pub(crate) avg: bool,
     pub(crate) stddev: bool,
     pub(crate) slope: bool,
 }
 
 impl Wanted {
-    pub(crate) const ALL: Self = Self { avg: true, stddev: true, slope: true };
+    pub(crate) const ALL: Self = Self { order: true, avg: true, stddev: true, slope: true };
 }
 
 /// Figures over one [`Window`] that is not empty. Those that were not wanted are NaN or `None`.
@@ -94,7 +96,7 @@ impl Window {
         keys.sort_unstable();
     }
 
-    /// Of points that are sorted; `keys` are those of their values, sorted.
+    /// Of points that are sorted; `keys` are those of their values, sorted, or none where no order is wanted.
     fn figures(&self, keys: &[i64], wanted: Wanted) -> Option<Statistics> {
         let newest = *self.points.last()?;
         let count = self.points.len() as f64;
@@ -107,7 +109,7 @@ impl Window {
             samples: i64::try_from(self.points.len()).unwrap_or(i64::MAX),
             newest,
             avg,
-            max: value(keys.last().copied()?),
+            max: keys.last().map_or(f64::NAN, |largest| value(*largest)),
             p50: percentile(keys, 0.50),
             p95: percentile(keys, 0.95),
             p99: percentile(keys, 0.99),
@@ -138,6 +140,8 @@ pub(crate) struct Moving {
     /// Those of all values, sorted, unless `stale`.
     keys: Vec<i64>,
     stale: bool,
+    /// Whether somebody has wanted them since the window moved on.
+    used: bool,
 }
 
 /// More values than these at once are sorted with all the others.
@@ -160,7 +164,7 @@ impl Moving {
     pub(crate) fn go_on(&mut self, from: i64, new: impl ExactSizeIterator<Item = (i64, f64)>) {
         self.window.sorted();
         let old = self.window.points.partition_point(|(time, _)| *time < from);
-        self.stale |= old + new.len() > FEW_CHANGES;
+        self.stale |= old + new.len() > FEW_CHANGES || !std::mem::take(&mut self.used);
         for (_, value) in self.window.points.drain(..old) {
             if !self.stale
                 && let Ok(at) = self.keys.binary_search(&key(value))
@@ -180,10 +184,11 @@ impl Moving {
     /// As [`Window::statistics`], of what is wanted.
     pub(crate) fn statistics(&mut self, wanted: Wanted) -> Option<Statistics> {
         self.window.sorted();
-        if std::mem::take(&mut self.stale) {
+        if wanted.order && std::mem::take(&mut self.stale) {
             self.window.sort_values(&mut self.keys);
         }
-        self.window.figures(&self.keys, wanted)
+        self.used |= wanted.order;
+        self.window.figures(if wanted.order { &self.keys } else { &[] }, wanted)
     }
 }
 
@@ -249,12 +254,12 @@ mod tests {
     proptest! {
         #[test]
         fn a_window_that_moves_on_says_what_a_new_one_would(
-            steps in prop::collection::vec((0_usize..40, 0_i64..30), 1..20),
+            steps in prop::collection::vec((0_usize..40, 0_i64..30, any::<bool>(), any::<bool>()), 1..20),
             values in prop::collection::vec(prop::sample::select(vec![0.0, -0.0, 0.1, 0.2, 0.3, 1.0, -1.5]), 800),
         ) {
             let (mut moving, mut all, mut from) = (Moving::default(), Vec::new(), 0);
             let mut values = values.into_iter().zip(0..);
-            for (count, length) in steps {
+            for (count, length, order, all_figures) in steps {
                 let new: Vec<(i64, f64)> = values.by_ref().take(count).map(|(value, nth)| (1_000 * nth, value)).collect();
                 all.extend(new.iter().copied());
                 from = all.last().map_or(0, |(time, _)| time - 1_000 * length).max(from);
@@ -262,6 +267,11 @@ mod tests {
                 let mut window = Window::default();
                 for (time, value) in all.iter().filter(|(time, _)| *time >= from) {
                     window.push(*time, *value);
+                }
+                // What is wanted of it at one time must not change what it says later.
+                moving.statistics(Wanted { order, avg: false, stddev: false, slope: false });
+                if !all_figures {
+                    continue;
                 }
                 let (found, wanted) = (moving.statistics(Wanted::ALL), window.statistics(&mut Vec::new()));
                 prop_assert_eq!(format!("{found:?}"), format!("{wanted:?}"));

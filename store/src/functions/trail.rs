@@ -267,7 +267,7 @@ impl Gathering<'_> {
         let state = self.store().recents.trails.of(window_ms);
         // Somebody asks the same as of another instant.
         let Some(mut state) = state.try_lock() else { return Ok(None) };
-        let is_next = |before: i64| before < now && now - before <= window_ms;
+        let is_next = |before: i64| before < now;
         let mut trail = match std::mem::take(&mut *state) {
             State::Followed(trail) if trail.now > now => {
                 *state = State::Followed(trail);
@@ -350,8 +350,9 @@ impl Gathering<'_> {
         let now = self.now();
         let is_there = match followed.upto.take() {
             Some(upto) if upto == now => true,
-            Some(upto) if upto < now && now - upto <= now.saturating_sub(self.start) => {
-                let new = self.news(upto, labels, roster)?;
+            Some(upto) if upto < now => {
+                // Of what came since, where the windows are apart, only what lies in this one.
+                let new = self.news(upto.max(self.start), labels, roster)?;
                 self.go_on(&mut followed.rows, labels.table, &new);
                 true
             }
