@@ -90,7 +90,7 @@ WHERE want < 0.95 * allocated;
 
 -- Where most of it can be reclaimed, the limit follows usage as that of CPU does: too low a limit costs reads, not the process.
 CREATE OR REPLACE RULE memory_squeeze
-WITH (every = '1s', class = 'optimise', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02, warm_up = '3s')
+WITH (every = '1s', class = 'optimise', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02, warm_up = '3s', watch = '5s')
 AS
 -- Formula: want = max(1.05 peak of 3 s, 1.5 unreclaimable); when less than half of the usage cannot be reclaimed and
 --          want < 0.95 limit: want.
