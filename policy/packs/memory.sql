@@ -1,5 +1,4 @@
--- Memory limits: ahead of growth, down slowly, and quickly only where the kernel can take back what is above. Instead
--- of the default rules.
+-- Memory limits: ahead of growth, down slowly, and quickly only where the kernel can take back what is above.
 --
 -- A memory limit that is reached kills, unless what is above it can be reclaimed. So what counts is how much of its memory a
 -- container holds for good: anonymous, shared and kernel memory, `unreclaimable`. Squeezing by pressure, with `memory.high` in
@@ -8,7 +7,7 @@
 
 -- Memory grows ahead of the process.
 CREATE OR REPLACE RULE memory_up
-WITH (every = '1s', class = 'protect', cooldown_up = '1s', dead_band = 0.02, hold_max = '24h')
+WITH (every = '1s', class = 'protect', cooldown_up = '1s', dead_band = 0.02, hold_max = '1h')
 AS
 -- Formula: ahead = usage + 10 s of its growth; when ahead > 0.87 limit: max(1.35 (usage + 20 s of its growth), 1.10 limit).
 --          Of a container most of whose memory can be reclaimed: usage >= 0.97 limit: the upper bound, or 2 limit;
@@ -37,7 +36,7 @@ WHERE CASE WHEN mostly_cache THEN 1.05 * usage > 1.02 * allocated ELSE usage + 1
 
 -- After an OOM kill the limit was too low, whatever the samples say: the growth was faster than they are.
 CREATE OR REPLACE RULE memory_oom
-WITH (every = '1s', class = 'protect', priority = 10, cooldown_up = '60s', hold_max = '24h')
+WITH (every = '1s', class = 'protect', priority = 10, cooldown_up = '60s', hold_max = '1h')
 AS
 -- Formula, of Kubernetes' VPA: max(limit + 100 MiB, 1.20 limit), once an event.
 -- Parameters: the window of 30 s is shorter than the cooldown of 60 s, so one kill raises the limit once: repeated raises
@@ -51,7 +50,7 @@ WHERE resource = 'memory' AND allocated > 0 AND oom_kills > 0;
 
 -- The same with samples further apart: a kill lies between the last two of them.
 CREATE OR REPLACE RULE memory_oom_coarse
-WITH (every = '10s', class = 'protect', priority = 10, cooldown_up = '60s', max_age = '15s', hold_max = '24h')
+WITH (every = '10s', class = 'protect', priority = 10, cooldown_up = '60s', max_age = '15s', hold_max = '1h')
 AS
 -- The window is the shorter one of 90 and 450 s that has two samples: 60 s or 300 s apart. It acts within 10 s of a sample, so
 -- once on each.
@@ -111,7 +110,7 @@ WHERE want < 0.95 * allocated AND allocated > 1.02 * coalesce(nullif(min, 0), 83
 
 -- With samples further apart a limit comes from a day of history.
 CREATE OR REPLACE RULE memory_fit
-WITH (every = '10s', class = 'optimise', cooldown_down = '30m', step_down = 0.3, dead_band = 0.02, max_age = '15s', hold_max = '24h')
+WITH (every = '10s', class = 'optimise', cooldown_down = '30m', step_down = 0.3, dead_band = 0.02, max_age = '15s', hold_max = '1h')
 AS
 -- Formula: want = max(1.12 usage, 1.10 unreclaimable, 1.16 p98 with a half-life of 24 h); when want < 0.98 limit, in no
 --          container's first two hours, half an hour after the last change and with no OOM kill in the last hour:

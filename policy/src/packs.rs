@@ -33,14 +33,20 @@ macro_rules! text {
     };
 }
 
-/// The rules that a new server begins with: CPU and memory limits that follow usage.
-pub const DEFAULT_PACK: &str = text!("default");
+/// The rules that a new server begins with: the packs hybrid and memory, one behind the other.
+pub const DEFAULT_PACK: &str = concat!(
+    "-- Limits that follow usage: the packs hybrid, for CPU, and memory. What a server begins with.\n\n",
+    text!("hybrid"),
+    "\n",
+    text!("memory")
+);
 
 /// All packs, the one for everybody first.
-pub const PACKS: [Pack; 8] = [
+pub const PACKS: [Pack; 9] = [
     Pack { name: "default", sql: DEFAULT_PACK },
     Pack { name: "hybrid", sql: text!("hybrid") },
     Pack { name: "memory", sql: text!("memory") },
+    Pack { name: "cautious", sql: text!("cautious") },
     Pack { name: "captain", sql: text!("captain") },
     Pack { name: "percentile", sql: text!("percentile") },
     Pack { name: "serverless", sql: text!("serverless") },
@@ -77,7 +83,8 @@ mod tests {
         let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/packs")).unwrap();
         let files: BTreeSet<String> =
             files.map(|file| file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned()).collect();
-        let packs: BTreeSet<String> = PACKS.iter().map(|pack| pack.name.to_owned()).collect();
+        let packs: BTreeSet<String> =
+            PACKS.iter().map(|pack| pack.name.to_owned()).filter(|name| name != "default").collect();
         assert_eq!(packs, files);
         for pack in PACKS {
             let summary = pack.summary();

@@ -1,16 +1,16 @@
-//! What the shipped rules do to containers.
+//! What the rules do that a server begins with, and the cautious ones in their place.
 
 use tidegate_model::{OutcomeStatus, Resource};
 
 use crate::world::{MIB, World, cpu, memory};
 
 /// The rules that a server begins with, and those that may stand in their place.
-const BOTH: [&[&str]; 2] = [&["default"], &["hybrid", "memory"]];
+const BOTH: [&[&str]; 2] = [&["default"], &["cautious"]];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_starving_container_gets_what_it_needs_within_three_seconds() {
+async fn the_cautious_rules_feed_a_starving_container_within_three_seconds() {
     let world = World::new().await;
-    world.apply_packs(&["default"], "on").await;
+    world.apply_packs(&["cautious"], "on").await;
     world.set_limit("web", Resource::Cpu, 0.3);
     let mut limits = vec![0.3];
     for _ in 0..3 {
@@ -23,9 +23,9 @@ async fn a_starving_container_gets_what_it_needs_within_three_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_idle_container_gives_back_and_is_never_throttled_for_it() {
+async fn by_the_cautious_rules_an_idle_container_gives_back_and_is_never_throttled_for_it() {
     let world = World::new().await;
-    world.apply_packs(&["default"], "on").await;
+    world.apply_packs(&["cautious"], "on").await;
     world.set_limit("web", Resource::Cpu, 2.0);
     for second in 0..180 {
         let demand = if second < 10 { 1.0 } else { 0.2 };
@@ -39,9 +39,9 @@ async fn an_idle_container_gives_back_and_is_never_throttled_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_that_goes_idle_comes_back_by_half_each_ten_seconds() {
+async fn by_the_cautious_rules_a_container_that_goes_idle_comes_back_by_half_each_ten_seconds() {
     let world = World::new().await;
-    world.apply_packs(&["default"], "on").await;
+    world.apply_packs(&["cautious"], "on").await;
     world.set_limit("web", Resource::Cpu, 2.0);
     let mut lowered = Vec::new();
     let mut former = 2.0;
@@ -159,4 +159,9 @@ async fn applying_the_pack_again_changes_nothing() {
     assert!(outcomes.iter().all(|outcome| !outcome.changed), "{outcomes:?}");
     let after = world.engine.rules();
     assert_eq!(after, before);
+    // They are those of the two packs.
+    for pack in ["hybrid", "memory"] {
+        let outcomes = world.engine.execute(&crate::world::pack(pack), "other", crate::world::START).await.unwrap();
+        assert!(!outcomes.is_empty() && outcomes.iter().all(|outcome| !outcome.changed), "{outcomes:?}");
+    }
 }

@@ -1,6 +1,8 @@
 //! The packs hybrid and memory, and those beside them, with a sample a second and with samples further apart.
 
-use tidegate_model::{Clock, Resource};
+use std::time::Duration;
+
+use tidegate_model::{Clock, Resource, metrics};
 
 use crate::world::{MIB, World, cpu};
 
@@ -71,6 +73,84 @@ async fn a_bursty_container_keeps_what_its_bursts_need() {
     assert!(world.engine.rules().iter().all(|rule| rule.note.is_none()), "a rule gave up");
 }
 
+/// A second of work that comes in bursts: its mean is below the limit, and unless the limit is what a burst needs, it is
+/// throttled all the same. Returns the limit and the share of throttled periods.
+async fn second_of_bursts(world: &World, mean: f64, need: f64) -> (f64, f64) {
+    world.clock.advance(Duration::from_secs(1));
+    let limit = world.limit("web", Resource::Cpu);
+    let throttled = (10.0 * (need - limit).max(0.0) / (need - mean)).ceil().min(10.0) / 10.0;
+    let tags = [("host", "node0"), ("container", "web"), ("resource", "cpu")];
+    for (metric, value) in [(metrics::USAGE, mean.min(limit)), (metrics::LIMIT, limit), (metrics::THROTTLED, throttled)]
+    {
+        world.push(metric, &tags, value).await;
+    }
+    let report = world.engine.tick(world.clock.now()).await;
+    assert_eq!(report.problems, Vec::<String>::new());
+    (limit, throttled)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_in_bursts_gets_the_headroom_that_it_needs() {
+    for factor in [1.2, 2.0, 3.0] {
+        let world = World::new().await;
+        world.apply_packs(&["hybrid"], "on").await;
+        world.set_limit("web", Resource::Cpu, 4.0);
+        let need = 0.4 * factor;
+        let (mut held, mut throttled) = (0.0, 0.0);
+        for second in 0..240 {
+            let (limit, share) = second_of_bursts(&world, 0.4, need).await;
+            if second >= 120 {
+                (held, throttled) = (held + limit / 120.0, throttled + share / 120.0);
+            }
+        }
+        assert!(throttled <= 0.05, "{factor}: throttled in {throttled} of the periods");
+        assert!(held < 1.15 * need, "{factor}: {held} of {need}");
+        let changes = world.actuator.changes.lock().len();
+        assert!(world.engine.rules().iter().all(|rule| rule.note.is_none()), "{factor}: a rule gave up");
+        // The bursts are over, and so is what they needed.
+        for _ in 0..600 {
+            second_of_bursts(&world, 0.4, 0.41).await;
+        }
+        let limit = world.limit("web", Resource::Cpu);
+        assert!(limit < 0.45, "{factor}: {limit} for an even 0.4");
+        println!("{factor}: {held:.3} of {need:.3}, throttled {throttled:.3}, {changes} changes, then {limit:.3}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_held_back_no_more_than_bursts_is_not_come_back_to() {
+    let world = World::new().await;
+    world.apply_packs(&["hybrid"], "on").await;
+    world.set_limit("web", Resource::Cpu, 0.42);
+    // Stretched by its limit the work fills all of it; freed, it uses no more.
+    let mut held = 0;
+    for second in 0..300 {
+        let stretched = world.limit("web", Resource::Cpu) < 0.8;
+        world.clock.advance(Duration::from_secs(1));
+        let limit = world.limit("web", Resource::Cpu);
+        let tags = [("host", "node0"), ("container", "web"), ("resource", "cpu")];
+        let usage = if stretched { limit } else { 0.4 };
+        let throttled = if stretched { 0.8 } else { 0.0 };
+        for (metric, value) in [(metrics::USAGE, usage), (metrics::LIMIT, limit), (metrics::THROTTLED, throttled)] {
+            world.push(metric, &tags, value).await;
+        }
+        world.engine.tick(world.clock.now()).await;
+        held += usize::from(second >= 100 && stretched);
+    }
+    assert!(held <= 10, "held in {held} of 200 seconds");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_wants_more_than_he_has_learns_no_headroom() {
+    let world = World::new().await;
+    world.apply_packs(&["hybrid"], "on").await;
+    world.set_limit("web", Resource::Cpu, 0.3);
+    for second in 0..120 {
+        world.second(&[("web", cpu(if second / 10 % 2 == 0 { 1.5 } else { 0.2 }))]).await;
+    }
+    assert_eq!(world.count("SELECT 1 FROM params WHERE value > 1.05").await, 0);
+}
+
 /// What a container with a sample a minute and a limit of 2 cores or GiB comes to; the limits after each minute.
 async fn minutes(pack: &str, resource: Resource, demand: &[f64]) -> Vec<f64> {
     let world = World::new().await;
@@ -79,7 +159,7 @@ async fn minutes(pack: &str, resource: Resource, demand: &[f64]) -> Vec<f64> {
     world.set_limit("web", resource, 2.0 * unit);
     let mut limits = Vec::new();
     for value in demand {
-        world.clock.advance(std::time::Duration::from_secs(60));
+        world.clock.advance(Duration::from_secs(60));
         world.measure(&[("web", crate::world::Second { resource, demand: value * unit })]).await;
         let report = world.engine.tick(world.clock.now()).await;
         assert_eq!(report.problems, Vec::<String>::new());

@@ -1,8 +1,8 @@
--- Limits that follow usage: CPU up at once and down slowly, memory ahead of its growth and down very slowly.
+-- Limits that leave room: CPU up at once and down after a calm minute, memory ahead of its growth and down very slowly.
+-- Instead of the default rules, for containers that should hardly ever be throttled: half of what they have stays idle.
 --
--- Apply this file with `tidegate rule apply`, over HTTP or in the dashboard; applying it again changes nothing. No rule
--- states a mode, so new ones start in the configured one (shadow, unless changed) and existing ones keep theirs:
---     ALTER RULE cpu_up SET (mode = 'on');
+-- These rules stand in the place of the default ones of the same names; drop the others, some of which lower limits, too:
+--     DROP RULE cpu_headroom; DROP RULE cpu_fit; DROP RULE memory_oom_coarse; DROP RULE memory_fit; DROP RULE memory_squeeze;
 --
 -- The engine's guards stand behind every rule here: bounds, stale data, warm-up, cooldowns, steps, the memory floor.
 
