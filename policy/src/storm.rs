@@ -565,11 +565,23 @@ fn rule(at: usize, config: &PolicyConfig, dice: &mut Dice) -> Arc<RuleDefinition
     Arc::new(definition)
 }
 
+/// Tells which fleet a promise was broken in, so that its storm can be looked at by itself.
+struct Fleet(u64);
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("in the fleet of seed {}", self.0);
+        }
+    }
+}
+
 /// Lets storms blow until there were so many proposals.
 fn blow(seed: u64, proposals: usize) {
     let (mut seen, mut approved, mut decreases, mut fleets) = (0, 0, 0, 0);
     while seen < proposals {
-        let mut storm = Storm::new(seed.wrapping_add(fleets).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let fleet = Fleet(seed.wrapping_add(fleets).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut storm = Storm::new(fleet.0);
         while storm.proposals < 10_000.min(proposals - seen) {
             storm.tick();
         }
