@@ -8,7 +8,7 @@ use crate::parse::{self, Statement};
 /// A shipped pack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pack {
-    /// Its name, that of its file.
+    /// Its name: that of its file, but for `default`, which is made of two.
     pub name: &'static str,
     /// Its rule statements.
     pub sql: &'static str,

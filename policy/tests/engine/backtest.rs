@@ -87,7 +87,7 @@ async fn the_shipped_rules_let_go_of_what_is_idle_and_give_what_is_wanted() {
     assert!(of(&with, "idle").mean_limit < 0.5 * of(&without, "idle").mean_limit);
     assert!(of(&without, "busy").unmet > 0.5 && of(&with, "busy").unmet < 0.05, "{:?}", of(&with, "busy"));
     let rule = with.rules.iter().find(|rule| rule.rule == "cpu_down").unwrap();
-    assert!(rule.applied > 0 && rule.runs == 30 && rule.errors == 0, "{rule:?}");
+    assert!(rule.applied > 0 && rule.runs == 300 && rule.errors == 0, "{rule:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

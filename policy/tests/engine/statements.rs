@@ -106,7 +106,7 @@ async fn validating_and_previewing_store_nothing() {
 async fn a_text_of_several_statements_is_validated_as_it_would_be_executed() {
     let world = World::new().await;
     let validate = async |sql: &str| world.engine.validate(sql, START).await;
-    assert_eq!(validate(tidegate_policy::DEFAULT_PACK).await.unwrap().name, "memory_down");
+    assert_eq!(validate(tidegate_policy::DEFAULT_PACK).await.unwrap().name, "memory_fit");
     let text = format!("CREATE RULE a AS {RULE};\nALTER RULE a SET (mode = 'on');");
     assert_eq!(validate(&text).await.unwrap().name, "a");
     let mistake = validate(&format!("CREATE RULE a AS {RULE};\nALTER RULE b SET (mode = 'on')")).await.unwrap_err();
