@@ -245,9 +245,13 @@ impl Visitor for Filling<'_> {
     }
 
     fn forget(&mut self, late: &mut [bool]) {
-        let labels = (0u32..).zip(late).filter(|(_, late)| **late);
-        let rows = labels.map(|(label, _)| self.place(label)).collect();
+        let labels = (0u32..).zip(late.iter()).filter(|(_, late)| **late);
+        let rows: HashSet<u32> = labels.map(|(label, _)| self.place(label)).collect();
         self.grid.clear(&rows);
+        // Other labels of these rows were forgotten with them.
+        for (label, late) in (0u32..).zip(late) {
+            *late |= rows.contains(&self.place(label));
+        }
     }
 }
 
@@ -295,6 +299,16 @@ mod tests {
             let left = filling.grid.filled().iter().map(|(row, bin, cell)| (*row, *bin, cell.sum)).collect::<Vec<_>>();
             assert_eq!(left, [(1, 0, 1.0), (1, 1, 1.0)]);
         }
+    }
+
+    #[test]
+    fn a_label_is_forgotten_with_those_of_its_row() {
+        let mut filling = Filling::new(Grid::new(2, Bins::Whole, TimeRange::ALL), Some(&[0, 1, 0, u32::MAX]));
+        (0..3).for_each(|label| filling.row(label, 1, f64::from(label)));
+        let mut late = [true, false, false, false];
+        filling.forget(&mut late);
+        assert_eq!(late, [true, false, true, false]);
+        assert_eq!(filling.grid.filled().iter().map(|(row, _, cell)| (*row, cell.max)).collect::<Vec<_>>(), [(1, 1.0)]);
     }
 
     #[test]

@@ -258,12 +258,12 @@ impl Segment {
                 min: 0.0,
                 max: 0.0,
                 sum: 0.0,
-                count: piece.whole("count", at),
+                count: piece.whole(at),
                 last: 0.0,
             }));
-            for (number, name) in NUMBERS.iter().enumerate() {
+            for number in 0..NUMBERS.len() {
                 let mut row = rows[from..].iter_mut();
-                piece.numbers(number, name, first..end, |value| {
+                piece.numbers(number, first..end, |value| {
                     let Some(row) = row.next() else { return };
                     let place = match number {
                         0 => &mut row.min,
