@@ -112,7 +112,7 @@ pub(crate) struct RollupFile {
 
 impl RollupFile {
     pub(crate) fn create(path: &Path, step: Step, min_samples: usize, group_bytes: usize) -> Result<Self, StoreError> {
-        let file = ColumnFile::create(path, schema(), CODINGS, &[0, 1, 2], Effort::Smallest)?;
+        let file = ColumnFile::create(path, schema(), CODINGS, &[0, 1, 2], Effort::Hardest)?;
         Ok(Self { step, file, ranges: Vec::new(), min_samples, current: None, group_bytes })
     }
 
@@ -130,7 +130,7 @@ impl RollupFile {
         if known.is_none() {
             // The first series speak for all: being wrong about the rest costs some bytes or some speed, nothing else.
             let samples: usize = runs.iter().map(|run| run.rows.len()).sum();
-            let kept = !rows.is_empty() && samples >= rows.len() * self.min_samples;
+            let kept = !rows.is_empty() && samples >= rows.len().saturating_mul(self.min_samples);
             self.current = Some((metric.to_owned(), kept));
             if !kept {
                 return Ok(());
