@@ -67,6 +67,11 @@ impl Question {
         let exact = [Function::Count, Function::Min, Function::Max];
         self.functions.iter().all(|function| exact.contains(function))
     }
+
+    /// Whether it is so as long as all sums are exact.
+    fn is_right_when_exact(&self) -> bool {
+        self.functions.iter().all(|function| !matches!(function, Function::First | Function::Last))
+    }
 }
 
 /// Aggregates what a [`Reader`] would read.
@@ -333,15 +338,23 @@ impl Answer<'_> {
                 let labels = part.part.labels.count;
                 let visit = Visit { members, labels, series: part.series(0), range };
                 let mut rolled = Vec::new();
-                let ranges = if self.question.is_any_order_right() {
-                    store.rolled_up(&visit, self.question.bins, &mut rolled).map_err(executed)?
+                let sums = !self.question.is_any_order_right();
+                let ranges = if !sums || self.question.is_right_when_exact() {
+                    store.rolled_up(&visit, self.question.bins, sums, &mut rolled).map_err(executed)?
                 } else {
                     vec![range]
                 };
+                if sums && !rolled.is_empty() {
+                    filling.watch_sums();
+                }
                 let bytes = rolled.len() * size_of::<RollupRow>();
                 self.memory.try_grow(bytes)?;
                 store.visit(&visit, &ranges, &mut filling, &mut check)?;
                 rolled.iter().for_each(|row| filling.rolled_up(members.rank.get(row.series), row));
+                if !filling.is_exact() {
+                    filling.begin_anew();
+                    store.visit(&visit, &[range], &mut filling, &mut check)?;
+                }
                 self.memory.shrink(bytes);
             }
             _ => {

@@ -227,6 +227,16 @@ const CODINGS: &Codings = &[
 ];
 
 impl Segment {
+    /// Whether it has roll-ups of a step, of some metrics at least.
+    pub(crate) fn has_rollups(&self, step: Step) -> bool {
+        self.rollups.iter().any(|(kept, _)| *kept == step)
+    }
+
+    /// Whether all samples of a metric are whole numbers, so that their roll-ups are too.
+    pub(crate) fn has_whole_numbers(&self, metric: &str) -> Result<bool, StoreError> {
+        self.samples.has_whole_numbers(metric, "value")
+    }
+
     /// Appends the wanted roll-ups, those of bins that begin in `wanted.from..=wanted.to`, sorted by (series, time).
     /// `false`, and nothing, when the segment has samples of the metric but no roll-ups of that step.
     ///

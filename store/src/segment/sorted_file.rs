@@ -140,6 +140,15 @@ impl SortedFile {
         Ok(open.find(metric).map(|at| &open.ranges[at]))
     }
 
+    /// Whether the numbers of a metric in a column are whole; `false` where the statistics do not tell.
+    pub(crate) fn has_whole_numbers(&self, metric: &str, number: &str) -> std::result::Result<bool, StoreError> {
+        let open = self.open()?;
+        let Some(range) = open.find(metric).map(|at| &open.ranges[at]) else { return Ok(false) };
+        let all = range.offset..range.offset + range.rows;
+        let mut groups = open.groups.iter().filter(|group| !common(&all, &group.rows).is_empty());
+        Ok(groups.all(|group| group.power == Some(1.0) && group.stored(number) == (false, true)))
+    }
+
     /// What the row groups hold of each metric, by its share of their rows.
     pub(crate) fn bytes_by_metric(&self) -> std::result::Result<Vec<(String, u64)>, StoreError> {
         let open = self.open()?;
