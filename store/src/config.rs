@@ -60,6 +60,8 @@ pub struct StoreConfig {
     pub object_store: Option<ObjectStoreConfig>,
     /// Bytes of segments that may stay in the data directory when the object store has them too; all of them when not set.
     pub local_cache_bytes: Option<u64>,
+    /// Memory for pages of segments that were read lately.
+    pub page_cache_bytes: usize,
     /// Memory that one query may use.
     pub query_memory_bytes: usize,
     /// Time that one query may take.
@@ -97,6 +99,7 @@ impl Default for StoreConfig {
             max_series: 1_000_000,
             object_store: None,
             local_cache_bytes: None,
+            page_cache_bytes: 32 << 20,
             query_memory_bytes: 512 << 20,
             query_timeout_ms: 10_000,
             query_max_rows: 100_000,

@@ -5,6 +5,7 @@
 //! sealed, from then on shared and never changed; who wants only some series of it reads it through an order by series, made
 //! the first time that somebody does.
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use tidegate_model::{Decision, Event};
@@ -20,6 +21,10 @@ const CHUNK_ROWS: usize = 16_384;
 const CHUNK_MS: i64 = 60_000;
 /// Rows can be counted by series when their ids span at most this many times as many numbers as there are rows.
 const SPREAD: usize = 4;
+
+/// Series that are looked for one by one, and rows that are looked through at once for each.
+const FEW_SERIES: usize = 16;
+const STRETCH: usize = 128;
 
 /// One sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -73,6 +78,11 @@ fn group_by_series(rows: &mut Vec<Row>) {
         *place += 1;
     }
     *rows = grouped;
+}
+
+/// Whether `id` is among `series`: without a way out in between, which many compare at once.
+fn has(series: &[u32], id: u32) -> bool {
+    series.iter().fold(false, |found, one| found | (*one == id))
 }
 
 /// Rows in columns, in arrival order.
@@ -386,9 +396,19 @@ impl Generation {
         let Columns { series, times, values } = &hot.open.columns;
         // Who asks for the last moments need not look at all rows.
         let first = if hot.open.in_order { times.partition_point(|time| *time < wanted.from) } else { 0 };
-        let rows = series[first..].iter().zip(&times[first..]).zip(&values[first..]);
-        let rows = rows.map(|((&series, &time), &value)| Row { series, time, value });
-        rows.filter(|row| wanted.has(row.series, row.time)).collect()
+        let wanted_row = |at: usize| {
+            let row = Row { series: series[at], time: times[at], value: values[at] };
+            wanted.has(row.series, row.time).then_some(row)
+        };
+        match wanted.series {
+            Some(ids) if ids.len() <= FEW_SERIES => {
+                let stretches =
+                    (first..series.len()).step_by(STRETCH).map(|from| from..series.len().min(from + STRETCH));
+                let has_one = |rows: &Range<usize>| ids.iter().any(|id| has(&series[rows.clone()], *id));
+                stretches.filter(has_one).flatten().filter_map(wanted_row).collect()
+            }
+            _ => (first..series.len()).filter_map(wanted_row).collect(),
+        }
     }
 
     /// Numbers of the metrics that may have samples here.
@@ -493,6 +513,21 @@ mod tests {
         assert_eq!(read(None, 0, 9), arrivals);
         assert_eq!(read(Some(&[3, 4, 7, 9]), 0, 9), [(3, 1), (3, 2), (7, 1), (7, 2), (7, 1)]);
         assert_eq!(read(Some(&[7]), 2, 9), [(7, 2)]);
+    }
+
+    #[test]
+    fn open_rows_are_those_of_a_scan_however_few_series_are_wanted() {
+        let mut generation = Generation::new(1, Newest::new(i64::MIN));
+        let all: Vec<Row> = (0..1_000).map(|at| row(at * 31 % 97, i64::from(at / 50), f64::from(at))).collect();
+        generation.push(0, all.iter().map(|row| (0, *row)));
+        for count in [0, 1, 3, FEW_SERIES as u32, 40] {
+            let ids: Vec<u32> = (0..count).map(|id| id * 2 + 5).collect();
+            for (from, to) in [(0, 100), (7, 11), (19, 19)] {
+                let wanted = Wanted { metric: "m", series: Some(&ids), from, to };
+                let expected: Vec<Row> = all.iter().copied().filter(|row| wanted.has(row.series, row.time)).collect();
+                assert_eq!(generation.open_rows(0, &wanted), expected, "{count} {from}");
+            }
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ use crate::query::Plans;
 use crate::query::session::QueryThreads;
 use crate::remote::{Bucket, SegmentCache, UploadProgress};
 use crate::segment::horizon::Horizons;
+use crate::segment::page_cache::PageCache;
 use crate::segment::{Segment, SegmentList};
 use crate::tables::{KnownNames, LabelCache};
 use crate::write::record::Record;
@@ -44,6 +45,8 @@ pub struct Store {
     pub(crate) compacting: Mutex<()>,
     /// What the retention hides; as the catalog has it.
     pub(crate) horizons: Arc<Horizons>,
+    /// Of all segments.
+    pub(crate) pages: Arc<PageCache>,
     /// The writer lock. Shared, since a sync in progress outlives whoever asked for it.
     pub(crate) wal: Arc<Mutex<Wal>>,
     pub(crate) commit: GroupCommit,
@@ -152,7 +155,9 @@ impl Store {
         }
         let remote = open_remote(&config, &dir, &mut catalog)?;
         let horizons = Arc::new(Horizons::new(catalog.horizons.clone()));
-        let segments = open_segments(&dir.segments(), &catalog, &horizons, remote.is_some())?;
+        let pages = Arc::new(PageCache::new(config.page_cache_bytes));
+        let open = |meta| Segment::new(&dir.segments(), meta, &horizons, &pages);
+        let segments = open_segments(&dir.segments(), &catalog, open, remote.is_some())?;
         let in_segments = segments.0.iter().map(|segment| segment.meta.max_time.0).max().unwrap_or(i64::MIN);
         let mut index = SeriesIndex::default();
         index.reserve_below(catalog.next_series);
@@ -181,6 +186,7 @@ impl Store {
             catalog: Mutex::new(catalog),
             compacting: Mutex::new(()),
             horizons,
+            pages,
             wal: Arc::new(Mutex::new(wal)),
             commit: GroupCommit::default(),
             series_log: replay.series_log,
@@ -334,27 +340,27 @@ fn open_remote(
 fn open_segments(
     dir: &Path,
     catalog: &Catalog,
-    horizons: &Arc<Horizons>,
+    open: impl Fn(SegmentMeta) -> Segment,
     has_remote: bool,
 ) -> Result<SegmentList, StoreError> {
-    let mut found = HashSet::new();
+    let mut there = HashSet::new();
     let named: HashSet<&str> = catalog.segments.iter().flat_map(SegmentMeta::files).collect();
     for entry in fs::read_dir(dir).map_err(StoreError::io("list", dir))? {
         let path = entry.map_err(StoreError::io("list", dir))?.path();
         let Some(name) = path.file_name().map(|name| name.to_string_lossy().into_owned()) else { continue };
         if named.contains(name.as_str()) {
-            found.insert(name);
+            there.insert(name);
         } else if name.ends_with(".parquet") {
             tracing::info!(file = %path.display(), "segment that no flush or compaction completed removed");
             fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
         }
     }
-    let open = |meta: &SegmentMeta| {
+    let found = |meta: &SegmentMeta| {
         // Roll-ups can be done without.
-        let is_there = |file: &String| found.contains(file) || (meta.remote && has_remote);
+        let is_there = |file: &String| there.contains(file) || (meta.remote && has_remote);
         let mut meta = meta.clone();
         meta.rollups.retain(|rollup| is_there(&rollup.file));
-        let segment = Segment::new(dir, meta, horizons);
+        let segment = open(meta);
         // Going on without it is better for the hosts than not starting; its rows are lost either way.
         if !is_there(&segment.meta.file) {
             tracing::error!(file = %segment.path.display(), rows = segment.meta.rows, "segment is missing, its rows are lost");
@@ -362,7 +368,7 @@ fn open_segments(
         }
         Some(Arc::new(segment))
     };
-    Ok(SegmentList(catalog.segments.iter().filter_map(open).collect()))
+    Ok(SegmentList(catalog.segments.iter().filter_map(found).collect()))
 }
 
 /// Reads the series log, of which `durable` bytes must be there; what is missing in it is restored from the segments, which name their series too.

@@ -61,10 +61,16 @@ pub(super) struct Question {
 }
 
 impl Question {
-    /// Whether roll-ups give the same answer as samples.
-    fn can_be_rolled_up(&self) -> bool {
+    /// Whether the answer is the same in whichever order samples are added up: then roll-ups give it too, and labels that go
+    /// together need not be told apart.
+    fn is_any_order_right(&self) -> bool {
         let exact = [Function::Count, Function::Min, Function::Max];
         self.functions.iter().all(|function| exact.contains(function))
+    }
+
+    /// Whether it is so as long as all sums are exact.
+    fn is_right_when_exact(&self) -> bool {
+        self.functions.iter().all(|function| !matches!(function, Function::First | Function::Last))
     }
 }
 
@@ -186,6 +192,45 @@ impl From<Ended> for DataFusionError {
     }
 }
 
+/// Which row of a grid each label has.
+struct GridRows {
+    /// Per label; `None` where rows are labels.
+    rows: Option<Vec<u32>>,
+    /// The label or group of each row; `None` where they are the same.
+    names: Option<Vec<u32>>,
+    count: usize,
+}
+
+impl GridRows {
+    /// One for each chosen label of `part`, or for each of `groups` that has such a label; in their order.
+    fn new(part: &Selected, groups: Option<&Groups>) -> Self {
+        let labels = part.part.labels.count;
+        let mut rows = vec![u32::MAX; labels];
+        let names = match (&part.choice, groups) {
+            (Choice::All, None) => return Self { rows: None, names: None, count: labels },
+            (Choice::Some(chosen), None) => {
+                (0u32..).zip(chosen.iter()).for_each(|(row, label)| rows[*label as usize] = row);
+                chosen.to_vec()
+            }
+            (Choice::All, Some(groups)) => {
+                return Self { rows: Some(groups.of.clone()), names: None, count: groups.count };
+            }
+            (Choice::Some(chosen), Some(groups)) => {
+                let group = |label: &u32| groups.of[*label as usize];
+                let mut names: Vec<u32> = chosen.iter().map(group).collect();
+                names.sort_unstable();
+                names.dedup();
+                for label in chosen.iter() {
+                    // Groups are counted in u32 as labels are.
+                    rows[*label as usize] = names.partition_point(|name| *name < group(label)) as u32;
+                }
+                names
+            }
+        };
+        Self { rows: Some(rows), count: names.len(), names: Some(names) }
+    }
+}
+
 /// One execution.
 struct Answer<'a> {
     run: &'a Run,
@@ -204,21 +249,28 @@ impl Answer<'_> {
             parts.iter().map(|part| groups_of(&part.part.labels, self.reader.label_schema(), &self.question.labels));
         let groups = groups.collect::<Result<Vec<_>>>()?;
         if let ([part], [own]) = (parts.as_slice(), groups.as_slice()) {
-            let filled = self.filled(part, range)?;
-            let filled = if own.count == own.of.len() {
-                filled
-            } else {
+            let is_grouped = own.count < own.of.len();
+            if is_grouped && self.question.is_any_order_right() {
+                return self.batch(schema, own, self.filled(part, Some(own), range)?);
+            }
+            let filled = self.filled(part, None, range)?;
+            let filled = if is_grouped {
                 self.merged(range, own.count, |merge| {
                     filled.iter().for_each(|(label, bin, cell)| merge(own.of[*label as usize], *bin, cell));
                     Ok(())
                 })?
+            } else {
+                filled
             };
             return self.batch(schema, own, filled);
         }
         let (all, own) = united(&groups)?;
+        if let Some(filled) = self.apart(&parts, &groups, &own, range)? {
+            return self.batch(schema, &all, filled);
+        }
         let filled = self.merged(range, all.count, |merge| {
             for ((part, groups), own) in parts.iter().zip(&groups).zip(&own) {
-                for (label, bin, cell) in self.filled(part, range)? {
+                for (label, bin, cell) in self.filled(part, None, range)? {
                     merge(own[groups.of[label as usize] as usize], bin, &cell);
                 }
             }
@@ -227,20 +279,44 @@ impl Answer<'_> {
         self.batch(schema, &all, filled)
     }
 
-    /// The cells of a part by label and bin, sorted by them.
-    fn filled(&self, part: &Selected, range: TimeRange) -> Result<Vec<(u32, i64, Cell)>> {
-        let labels = part.part.labels.count;
-        let (rows, count) = match &part.choice {
-            Choice::All => (None, labels),
-            Choice::Some(chosen) => {
-                let mut rows = vec![u32::MAX; labels];
-                (0u32..).zip(chosen.iter()).for_each(|(row, label)| rows[*label as usize] = row);
-                (Some(rows), chosen.len())
+    /// The cells of all parts by group and bin, sorted by them, when no group is in two parts and none has two labels, so
+    /// that nothing has to be put together; otherwise `None`, without having read anything.
+    fn apart(
+        &self,
+        parts: &[Selected],
+        groups: &[Arc<Groups>],
+        own: &[Vec<u32>],
+        range: TimeRange,
+    ) -> Result<Option<Vec<(u32, i64, Cell)>>> {
+        let group = |part: usize, label: u32| own[part][groups[part].of[label as usize] as usize];
+        let mut seen = std::collections::HashSet::new();
+        for (number, part) in parts.iter().enumerate() {
+            let Choice::Some(chosen) = &part.choice else { return Ok(None) };
+            if !chosen.iter().all(|label| seen.insert(group(number, *label))) {
+                return Ok(None);
             }
-        };
-        if let Some(filled) = self.newest(part, range)? {
+        }
+        let mut filled = Vec::new();
+        for (number, part) in parts.iter().enumerate() {
+            let cells = self.filled(part, None, range)?;
+            self.memory.try_grow(cells.len() * size_of::<(u32, i64, Cell)>())?;
+            filled.extend(cells.into_iter().map(|(label, bin, cell)| (group(number, label), bin, cell)));
+        }
+        // As a rule they are: metrics are listed in order.
+        if !filled.is_sorted_by_key(|(group, bin, _)| (*group, *bin)) {
+            filled.sort_unstable_by_key(|(group, bin, _)| (*group, *bin));
+        }
+        Ok(Some(filled))
+    }
+
+    /// The cells of a part by label and bin, sorted by them; with `groups` by group and bin.
+    fn filled(&self, part: &Selected, groups: Option<&Groups>, range: TimeRange) -> Result<Vec<(u32, i64, Cell)>> {
+        if groups.is_none()
+            && let Some(filled) = self.newest(part, range)?
+        {
             return Ok(filled);
         }
+        let GridRows { rows, names, count } = GridRows::new(part, groups);
         let grid = Grid::new(count, self.question.bins, range);
         let held = grid.size();
         self.memory.try_grow(held)?;
@@ -259,17 +335,26 @@ impl Answer<'_> {
         let store = &self.run.store;
         match (&part.part.read, part.part.labels.members.first()) {
             (Read::Samples, Some(members)) => {
+                let labels = part.part.labels.count;
                 let visit = Visit { members, labels, series: part.series(0), range };
                 let mut rolled = Vec::new();
-                let ranges = if self.question.can_be_rolled_up() {
-                    store.rolled_up(&visit, self.question.bins, &mut rolled).map_err(executed)?
+                let sums = !self.question.is_any_order_right();
+                let ranges = if !sums || self.question.is_right_when_exact() {
+                    store.rolled_up(&visit, self.question.bins, sums, &mut rolled).map_err(executed)?
                 } else {
                     vec![range]
                 };
+                if sums && !rolled.is_empty() {
+                    filling.watch_sums();
+                }
                 let bytes = rolled.len() * size_of::<RollupRow>();
                 self.memory.try_grow(bytes)?;
                 store.visit(&visit, &ranges, &mut filling, &mut check)?;
                 rolled.iter().for_each(|row| filling.rolled_up(members.rank.get(row.series), row));
+                if !filling.is_exact() {
+                    filling.begin_anew();
+                    store.visit(&visit, &[range], &mut filling, &mut check)?;
+                }
                 self.memory.shrink(bytes);
             }
             _ => {
@@ -286,8 +371,8 @@ impl Answer<'_> {
             }
         }
         let mut filled = filling.grid.filled();
-        if let Choice::Some(chosen) = &part.choice {
-            filled.iter_mut().for_each(|(row, ..)| *row = chosen[*row as usize]);
+        if let Some(names) = names {
+            filled.iter_mut().for_each(|(row, ..)| *row = names[*row as usize]);
         }
         self.memory.shrink(reading + held);
         Ok(filled)

@@ -169,6 +169,13 @@ impl Grid {
         }
     }
 
+    fn clear_all(&mut self) {
+        match &mut self.cells {
+            Cells::Dense(cells) => cells.fill(Cell::EMPTY),
+            Cells::Sparse(cells) => cells.clear(),
+        }
+    }
+
     fn clear(&mut self, rows: &HashSet<u32>) {
         match &mut self.cells {
             Cells::Dense(cells) => {
@@ -187,13 +194,36 @@ pub(crate) struct Filling<'a> {
     /// Number and times of the bin that the last sample was in.
     number: i64,
     times: TimeRange,
+    /// Set while it matters.
+    exact: Option<Exact>,
+}
+
+/// Whether sums are the same in whichever order they are added up.
+#[derive(Clone, Copy, Debug)]
+struct Exact {
+    /// Whether all that was added is whole.
+    whole: bool,
+    /// No sum, of whatever was added until then, is larger.
+    bound: f64,
+}
+
+impl Exact {
+    fn see(&mut self, value: f64, times: f64) {
+        self.whole &= value.fract() == 0.0;
+        self.bound += value.abs() * times;
+    }
+
+    fn holds(self) -> bool {
+        // Up to 2^53 doubles have all whole numbers; the bound itself may be off by its own rounding, far less than half.
+        self.whole && self.bound < 4_503_599_627_370_496.0
+    }
 }
 
 impl<'a> Filling<'a> {
     pub(crate) fn new(grid: Grid, rows: Option<&'a [u32]>) -> Self {
         // No time is in it.
         let times = TimeRange { from: i64::MAX, to: i64::MIN };
-        Self { grid, rows, number: 0, times }
+        Self { grid, rows, number: 0, times, exact: None }
     }
 
     #[inline]
@@ -209,8 +239,28 @@ impl<'a> Filling<'a> {
     pub(crate) fn rolled_up(&mut self, label: Option<u32>, row: &RollupRow) {
         let Some(label) = label else { return };
         let (number, place) = (self.grid.bins.number(row.time), self.place(label));
-        let seen = Cell { count: u64::from(row.count), min: row.min, max: row.max, ..Cell::EMPTY };
+        let seen = Cell { count: u64::from(row.count), sum: row.sum, min: row.min, max: row.max, ..Cell::EMPTY };
         self.grid.cell(place, number).merge(&seen);
+        if let Some(exact) = &mut self.exact {
+            exact.see(row.min, f64::from(row.count));
+            exact.see(row.max, f64::from(row.count));
+        }
+    }
+
+    /// From now on it is watched whether the order makes a difference to sums.
+    pub(crate) fn watch_sums(&mut self) {
+        self.exact = Some(Exact { whole: true, bound: 0.0 });
+    }
+
+    /// Whether the order made no difference, as far as it was watched.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact.is_none_or(Exact::holds)
+    }
+
+    /// Begins anew, without watching.
+    pub(crate) fn begin_anew(&mut self) {
+        self.grid.clear_all();
+        self.exact = None;
     }
 
     #[inline]
@@ -225,10 +275,16 @@ impl Visitor for Filling<'_> {
         let number = self.bin(time);
         let place = self.place(label);
         self.grid.cell(place, number).add(time, value);
+        if let Some(exact) = &mut self.exact {
+            exact.see(value, 1.0);
+        }
     }
 
     fn run(&mut self, label: u32, mut rows: &[Row]) {
         let place = self.place(label);
+        if let Some(exact) = &mut self.exact {
+            rows.iter().for_each(|row| exact.see(row.value, 1.0));
+        }
         while let Some(first) = rows.first() {
             let number = self.bin(first.time);
             let end = self.times.to;
@@ -245,9 +301,13 @@ impl Visitor for Filling<'_> {
     }
 
     fn forget(&mut self, late: &mut [bool]) {
-        let labels = (0u32..).zip(late).filter(|(_, late)| **late);
-        let rows = labels.map(|(label, _)| self.place(label)).collect();
+        let labels = (0u32..).zip(late.iter()).filter(|(_, late)| **late);
+        let rows: HashSet<u32> = labels.map(|(label, _)| self.place(label)).collect();
         self.grid.clear(&rows);
+        // Other labels of these rows were forgotten with them.
+        for (label, late) in (0u32..).zip(late) {
+            *late |= rows.contains(&self.place(label));
+        }
     }
 }
 
@@ -295,6 +355,16 @@ mod tests {
             let left = filling.grid.filled().iter().map(|(row, bin, cell)| (*row, *bin, cell.sum)).collect::<Vec<_>>();
             assert_eq!(left, [(1, 0, 1.0), (1, 1, 1.0)]);
         }
+    }
+
+    #[test]
+    fn a_label_is_forgotten_with_those_of_its_row() {
+        let mut filling = Filling::new(Grid::new(2, Bins::Whole, TimeRange::ALL), Some(&[0, 1, 0, u32::MAX]));
+        (0..3).for_each(|label| filling.row(label, 1, f64::from(label)));
+        let mut late = [true, false, false, false];
+        filling.forget(&mut late);
+        assert_eq!(late, [true, false, true, false]);
+        assert_eq!(filling.grid.filled().iter().map(|(row, _, cell)| (*row, cell.max)).collect::<Vec<_>>(), [(1, 1.0)]);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Which bins of time roll-ups can answer, and what they say.
 //!
 //! A roll-up has seen the samples of one segment. So it is right for a bin that nothing but this segment has samples in,
-//! and asked about whole. Its counts, minima and maxima are then those of the samples to the last bit; its sums are not,
-//! since they are added up in another order.
+//! and asked about whole. Its counts, minima and maxima are then those of the samples to the last bit. Its sums are added up
+//! in another order, which makes no difference for whole numbers only, as long as they are not too large.
+
+use std::sync::Arc;
 
 use super::grid::Bins;
 use super::visit::Visit;
 use crate::catalog::SegmentKind;
 use crate::error::StoreError;
 use crate::scan::{Parts, Wanted};
+use crate::segment::Segment;
 use crate::segment::rollup::{RollupRow, Step};
 use crate::store::Store;
 use crate::tables::TimeRange;
@@ -24,17 +27,24 @@ impl Step {
 }
 
 impl Store {
-    /// What roll-ups say of the samples in the range of `visit`, for aggregates by `bins`, is added to `rows`. Returns the
-    /// ranges that they say nothing of, sorted. Reads files.
+    /// What roll-ups say of the samples in the range of `visit`, for aggregates by `bins`, is added to `rows`; with `whole`
+    /// only where all is whole numbers. Returns the ranges that they say nothing of, sorted. Reads files.
     pub(super) fn rolled_up(
         &self,
         visit: &Visit<'_>,
         bins: Bins,
+        whole: bool,
         rows: &mut Vec<RollupRow>,
     ) -> Result<Vec<TimeRange>, StoreError> {
         let TimeRange { from, to } = visit.range;
         let wanted = |from, to| Wanted { metric: &visit.members.metric, series: visit.series, from, to };
         let mut left = vec![visit.range];
+        // As a rule there are none that fit, and nothing else has to be looked at.
+        let segments = Arc::clone(&self.data.read().segments);
+        let has_some = |segment: &Arc<Segment>| Step::within(bins).any(|step| segment.has_rollups(step));
+        if !segments.overlapping(SegmentKind::Samples, from, to).any(has_some) {
+            return Ok(left);
+        }
         let Some(Parts { segments, sealed, open }) = self.parts_of(&wanted(from, to)) else { return Ok(left) };
         let mut stored = Vec::new();
         for segment in segments.overlapping(SegmentKind::Samples, from, to) {
@@ -48,10 +58,13 @@ impl Store {
         for step in Step::within(bins) {
             for (place, (times, segment)) in stored.iter().enumerate() {
                 let Some(segment) = segment else { continue };
+                if whole && !segment.has_whole_numbers(&visit.members.metric)? {
+                    continue;
+                }
                 let others = stored.iter().enumerate().filter(|(other, _)| *other != place);
                 let others: Vec<TimeRange> = others.map(|(_, (times, _))| widened(*times, step)).collect();
-                let whole = inside(*times, visit.range, step);
-                for free in others.iter().fold(vec![whole], |free, other| without(&free, *other)) {
+                let inner = inside(*times, visit.range, step);
+                for free in others.iter().fold(vec![inner], |free, other| without(&free, *other)) {
                     let parts: Vec<TimeRange> = left.iter().map(|left| left.intersect(free)).collect();
                     for part in parts.into_iter().filter(|part| part.from <= part.to) {
                         // Its first and last bin may reach beyond what is asked about; nothing is stored there.

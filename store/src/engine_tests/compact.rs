@@ -120,32 +120,44 @@ async fn decisions_and_events_are_merged_too() {
     assert_eq!(read(&open(dir.path())), before);
 }
 
+/// With odd values among the decimals, which the general reader reads, and without; at even times and at uneven ones.
 #[tokio::test]
 async fn a_few_series_among_many_are_read_by_page_and_by_time() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path());
-    for part in 0..2 {
-        let mut batch = SampleBatch::new();
-        for host in 0..150 {
-            for step in 0..400 {
-                // Scales differ from series to series, and some values are no decimals.
-                let value = f64::from(step) / [1.0, 100.0, 3.0][host % 3] + if step == 7 { 1.0 / 3.0 } else { 0.0 };
-                let time = (i64::from(step) * 2 + part) * 1_000 - 1_000_000;
-                batch.push(key("cpu", &format!("h{host}")), TimeMs(NOW.0 + time), value);
+    for (odd, uneven) in [(false, false), (false, true), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        for part in 0..2 {
+            let mut batch = SampleBatch::new();
+            for host in 0..150 {
+                for step in 0..200 {
+                    // Scales differ from series to series, and some values are no decimals.
+                    let scale = if odd { [1.0, 100.0, 3.0][host % 3] } else { 100.0 };
+                    let value = f64::from(step * 7 % 200 + step) / scale;
+                    let value = value + if odd && step == 7 { 1.0 / 3.0 } else { 0.0 };
+                    let jitter = if uneven { i64::from(step) * 7_919 % 1_000 } else { 0 };
+                    let gap = if step > 100 { 50_000 } else { 0 };
+                    let time = (i64::from(step) * 2 + part) * 1_000 + jitter + gap - 1_000_000;
+                    batch.push(key("cpu", &format!("h{host}")), TimeMs(NOW.0 + time), value);
+                }
             }
+            assert_eq!(store.append(&batch, NOW).await.unwrap().rejected, vec![]);
+            store.flush(NOW).await.unwrap();
         }
-        assert_eq!(store.append(&batch, NOW).await.unwrap().rejected, vec![]);
-        store.flush(NOW).await.unwrap();
-    }
-    let all = rows(&store, "cpu", None, 0, i64::MAX);
-    assert_eq!(all.len(), 150 * 800);
-    store.compact().await.unwrap();
-    assert_eq!(rows(&store, "cpu", None, 0, i64::MAX), all);
-    for series in [&[0][..], &[149], &[3, 4, 77, 148], &[], &[7, 1_000]] {
-        for (from, to) in [(0, i64::MAX), (NOW.0 - 500_000, NOW.0 - 400_000), (NOW.0, NOW.0)] {
-            let wanted: Vec<_> =
-                all.iter().copied().filter(|row| series.contains(&row.0) && (from..=to).contains(&row.1)).collect();
-            assert_eq!(rows(&store, "cpu", Some(series), from, to), wanted, "{series:?} {from} {to}");
+        let all = rows(&store, "cpu", None, 0, i64::MAX);
+        assert_eq!(all.len(), 150 * 400);
+        store.compact().await.unwrap();
+        assert_eq!(rows(&store, "cpu", None, 0, i64::MAX), all);
+        for series in [&[0][..], &[149], &[3, 4, 77, 148], &[], &[7, 1_000]] {
+            let ranges = [(0, i64::MAX), (NOW.0 - 800_000, NOW.0 - 700_000), (NOW.0, NOW.0), (0, NOW.0 - 755_555)];
+            for (from, to) in ranges {
+                let wanted: Vec<_> =
+                    all.iter().copied().filter(|row| series.contains(&row.0) && (from..=to).contains(&row.1)).collect();
+                assert_eq!(
+                    rows(&store, "cpu", Some(series), from, to),
+                    wanted,
+                    "{series:?} {from} {to} {odd} {uneven}"
+                );
+            }
         }
     }
 }

@@ -17,6 +17,8 @@ use parking_lot::Mutex;
 
 use crate::functions::last_metric;
 use crate::query::Plan;
+use crate::query::outline::Outline;
+use crate::query::parameter::Template;
 use crate::scan::MetricInfo;
 use crate::store::Store;
 use crate::tables::METRIC;
@@ -177,8 +179,8 @@ type Taken = (String, Vec<ScalarValue>);
 #[derive(Default)]
 struct Entries {
     by_key: HashMap<String, Entry>,
-    /// By the text, where its plan has another key: so that it need not be read again to find that out.
-    taken: HashMap<String, Taken>,
+    /// Which texts are taken out, by the outline: so that a text need not be read again to find that out.
+    taken: HashMap<String, Vec<bool>>,
     /// Counts uses, to know which entry was not used for longest.
     uses: u64,
 }
@@ -204,19 +206,23 @@ impl PlanCache {
 
     /// What the plan of a text without parameters is kept as, and the values that it is run with; `None` where nobody knows.
     pub(crate) fn taken(&self, text: &str) -> Option<Taken> {
-        self.0.lock().taken.get(text).cloned()
+        let outline = Outline::new(text).filter(|_| text.len() <= MAX_KEY_BYTES)?;
+        let entries = self.0.lock();
+        entries.taken.get(&outline.text).map(|taken| outline.filled(taken))
     }
 
-    /// Remembers for [`PlanCache::taken`], beside `most` other texts.
-    pub(crate) fn remember(&self, text: &str, key: &str, values: &[ScalarValue], most: usize) {
-        if text.len() > MAX_KEY_BYTES || text == key {
+    /// Remembers for [`PlanCache::taken`] what `template` has taken out of its text, beside `most` other outlines.
+    pub(crate) fn remember(&self, text: &str, template: &Template, most: usize) {
+        if text.len() > MAX_KEY_BYTES || template.values.is_empty() {
             return;
         }
+        let Some(outline) = Outline::new(text) else { return };
+        let Some(taken) = outline.taken(template) else { return };
         let mut entries = self.0.lock();
         if entries.taken.len() >= most {
             entries.taken.clear();
         }
-        entries.taken.insert(text.to_owned(), (key.to_owned(), values.to_vec()));
+        entries.taken.insert(outline.text, taken);
     }
 
     /// Keeps a plan whose run has ended, beside those of `most` other texts.

@@ -14,7 +14,7 @@ use arrow::error::ArrowError;
 use arrow::ipc::writer::StreamWriter;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use chrono::{DateTime, Datelike, Timelike};
+use chrono::{DateTime, Datelike};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -231,8 +231,8 @@ enum Cell {
     /// Printed with the digits of `f32`, not with those that it gets as `f64`.
     Real(Float32Array),
     Text(StringArray),
-    /// As milliseconds.
-    Time(TimestampMillisecondArray),
+    /// As milliseconds, with what was found out about the day of the last one.
+    Time(TimestampMillisecondArray, std::cell::Cell<Day>),
     /// Exact digits as Arrow prints them.
     Digits(ArrayRef),
     List(ArrayRef, Box<Cell>),
@@ -256,7 +256,8 @@ impl Cell {
             }
             DataType::Dictionary(_, values) => Cell::new(&to(values.as_ref().clone())?)?,
             DataType::Timestamp(..) => {
-                Cell::Time(to(DataType::Timestamp(TimeUnit::Millisecond, None))?.as_primitive().clone())
+                let times = to(DataType::Timestamp(TimeUnit::Millisecond, None))?;
+                Cell::Time(times.as_primitive().clone(), std::cell::Cell::new(Day::NONE))
             }
             decimal if decimal.is_decimal() => Cell::Digits(Arc::clone(column)),
             DataType::List(field) | DataType::LargeList(field) | DataType::FixedSizeList(field, _) => {
@@ -290,9 +291,9 @@ impl Cell {
             Cell::Double(column) => serialize(&column.value(row), out)?,
             Cell::Real(column) => serialize(&column.value(row), out)?,
             Cell::Text(column) => serialize(column.value(row), out)?,
-            Cell::Time(column) => {
+            Cell::Time(column, day) => {
                 out.push(b'"');
-                write_time(column.value(row), out);
+                write_time(column.value(row), day, out);
                 out.push(b'"');
             }
             Cell::Digits(column) => out.extend(printed(column, row)?.into_bytes()),
@@ -333,7 +334,7 @@ impl Cell {
             Cell::Double(column) => column.is_null(row),
             Cell::Real(column) => column.is_null(row),
             Cell::Text(column) => column.is_null(row),
-            Cell::Time(column) => column.is_null(row),
+            Cell::Time(column, _) => column.is_null(row),
             Cell::Digits(column) | Cell::List(column, _) | Cell::Struct(column, _) | Cell::Other(column) => {
                 column.is_null(row)
             }
@@ -341,27 +342,57 @@ impl Cell {
     }
 }
 
-/// As [`rfc3339`], digit by digit instead of by formatting.
-fn write_time(ms: i64, out: &mut Vec<u8>) {
-    let Some(time) = DateTime::from_timestamp_millis(ms).filter(|time| (0..=9_999).contains(&time.year())) else {
-        out.extend_from_slice(rfc3339(ms).as_bytes());
-        return;
-    };
-    let mut text = *b"0000-00-00T00:00:00.000Z";
-    let mut put = |at: usize, digits: usize, mut value: u32| {
-        for place in text[at..at + digits].iter_mut().rev() {
-            *place = b'0' + (value % 10) as u8;
-            value /= 10;
-        }
-    };
-    put(0, 4, time.year().unsigned_abs());
-    put(5, 2, time.month());
-    put(8, 2, time.day());
-    put(11, 2, time.hour());
-    put(14, 2, time.minute());
-    put(17, 2, time.second());
-    put(20, 3, time.timestamp_subsec_millis());
-    out.extend_from_slice(&text);
+/// A day, by its number since 1970, and how it is written.
+#[derive(Clone, Copy)]
+struct Day {
+    number: i64,
+    text: [u8; 11],
+}
+
+impl Day {
+    const NONE: Day = Day { number: i64::MIN, text: *b"0000-00-00T" };
+
+    /// `None` where years have more or fewer than four digits.
+    fn of(number: i64) -> Option<Self> {
+        let date = DateTime::from_timestamp_millis(number.checked_mul(DAY_MS)?)?;
+        let mut day = Day { number, ..Self::NONE };
+        put(&mut day.text[0..4], u32::try_from(date.year()).ok().filter(|year| *year <= 9_999)?);
+        put(&mut day.text[5..7], date.month());
+        put(&mut day.text[8..10], date.day());
+        Some(day)
+    }
+}
+
+const DAY_MS: i64 = 86_400_000;
+
+fn put(digits: &mut [u8], mut value: u32) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+/// As [`rfc3339`], digit by digit instead of by formatting. Most times are of the day of the one before.
+fn write_time(ms: i64, last: &std::cell::Cell<Day>, out: &mut Vec<u8>) {
+    let (number, mut rest) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS) as u32);
+    let mut day = last.get();
+    if day.number != number {
+        let Some(found) = Day::of(number) else {
+            out.extend_from_slice(rfc3339(ms).as_bytes());
+            return;
+        };
+        day = found;
+        last.set(day);
+    }
+    let mut time = *b"00:00:00.000Z";
+    put(&mut time[9..12], rest % 1_000);
+    rest /= 1_000;
+    put(&mut time[6..8], rest % 60);
+    rest /= 60;
+    put(&mut time[3..5], rest % 60);
+    put(&mut time[0..2], rest / 60);
+    out.extend_from_slice(&day.text);
+    out.extend_from_slice(&time);
 }
 
 fn serialize<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), ArrowError> {
@@ -437,13 +468,14 @@ mod tests {
 
     #[test]
     fn times_are_written_as_chrono_does() {
-        let day = 86_400_000;
+        let day_before = std::cell::Cell::new(Day::NONE);
+        let day = DAY_MS;
         let edges = [0, -1, 951_782_400_000, 4_107_542_400_000, 253_402_300_799_999, 253_402_300_800_000, i64::MAX];
         // Every day of four centuries at some odd time of it, and the edges of what has four digits.
         let days = (0..146_097).map(|at| (at - 73_000) * day + at * 7_919 % day);
         for ms in days.chain(edges).chain([-62_167_219_200_000, -62_167_219_200_001, i64::MIN / 2]) {
             let mut out = Vec::new();
-            write_time(ms, &mut out);
+            write_time(ms, &day_before, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), rfc3339(ms));
         }
     }

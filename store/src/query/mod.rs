@@ -6,6 +6,7 @@ pub(crate) mod direct;
 pub(crate) mod error;
 pub mod export;
 pub(crate) mod guard;
+pub(crate) mod outline;
 pub(crate) mod parameter;
 pub(crate) mod reach;
 pub(crate) mod refuse;
@@ -318,9 +319,8 @@ async fn answer(
     // The columns of a rule's own state stand in its plan.
     let own = options.rule.as_ref().and_then(|view| view.plan_key());
     let keyed = |text: &str| own.as_ref().map_or_else(|| text.to_owned(), |own| format!("{own}{text}"));
-    let whole = keyed(sql);
-    let known = if plain { plans.taken(&whole) } else { None };
-    let (name, mut values) = known.unwrap_or_else(|| (whole.clone(), Vec::new()));
+    let known = if plain { plans.taken(sql) } else { None };
+    let (name, mut values) = known.map_or_else(|| (keyed(sql), Vec::new()), |(key, values)| (keyed(&key), values));
     let mut found = if plain { plans.take(&name, store) } else { Found::Unknown };
     // What the text is kept as, if it can be kept.
     let mut key = (!matches!(found, Found::Unknown)).then_some(name);
@@ -350,7 +350,7 @@ async fn answer(
                 };
             }
             if plain {
-                plans.remember(&whole, &template_key, &template.values, most);
+                plans.remember(sql, &template, most);
             }
             key = Some(template_key);
             values = template.values;

@@ -153,6 +153,12 @@ pub(crate) fn told(plan: LogicalPlan, parameters: &[(String, DataType)], cell: &
     Ok(plan.data)
 }
 
+/// Whether `expr` is nothing but the instant of the run.
+pub(crate) fn is_now(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let told = expr.downcast_ref::<ScalarFunctionExpr>().and_then(|call| call.fun().inner().downcast_ref::<Told>());
+    told.is_some_and(|told| told.what == What::Now)
+}
+
 fn call(id: &str, parameters: &[(String, DataType)], cell: &Arc<RunCell>) -> Result<Expr> {
     let (what, data_type) = if id == NOW {
         (What::Now, time_type())

@@ -274,7 +274,7 @@ impl Store {
         // Readers that have a file open keep it; the segments are made anew so that nobody else does.
         let mut data = self.data.write();
         let renew = |segment: &Arc<Segment>| match dropped.contains(segment.meta.file.as_str()) {
-            true => Arc::new(Segment::new(&dir, segment.meta.clone(), &self.horizons)),
+            true => Arc::new(Segment::new(&dir, segment.meta.clone(), &self.horizons, &self.pages)),
             false => segment.clone(),
         };
         data.segments = Arc::new(SegmentList(data.segments.0.iter().map(renew).collect()));

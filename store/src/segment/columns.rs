@@ -26,8 +26,11 @@ use crate::write::wal::sync_dir;
 
 /// Rows of a page in columns that scans decode: what is decoded in vain on either side of one series' rows.
 const PAGE_ROWS: usize = 16_384;
-/// As [`PAGE_ROWS`], for times: with regular steps they decode faster, and half the page headers are saved.
-const TIME_PAGE_ROWS: usize = 32_768;
+/// As [`PAGE_ROWS`], for times, and bytes of such a page before compression. Even times take next to nothing and are decoded
+/// once; all that they cost is the beginnings of pages and of series, which are more alike the more of them there are. Uneven
+/// times fill a page with about as many rows as values do.
+const TIME_PAGE_ROWS: usize = 1 << 20;
+const TIME_PAGE_BYTES: usize = 64 << 10;
 /// Rows of a page in columns of long runs, which scans do not decode. Until a page is full it takes eight bytes a row.
 const RUN_PAGE_ROWS: usize = 1 << 18;
 /// Bytes of distinct values up to which a dictionary is kept; beyond it the rest of a row group is written as deltas.
@@ -50,6 +53,8 @@ pub(crate) enum Coding {
     Empty,
     /// Differences to the value before, bit-packed in blocks.
     Delta,
+    /// As `Delta`, compressed harder: some metrics get smaller by it, and some larger.
+    DeltaHard,
     /// As `Delta`, for times.
     Times,
     /// Dictionary indexes, bit-packed.
@@ -59,15 +64,21 @@ pub(crate) enum Coding {
 }
 
 impl Coding {
-    const ALL: [Coding; 7] = [
+    const ALL: [Coding; 8] = [
         Coding::Runs,
         Coding::Texts,
         Coding::Empty,
         Coding::Delta,
+        Coding::DeltaHard,
         Coding::Times,
         Coding::Dictionary,
         Coding::SplitBytes,
     ];
+
+    /// Whether two of them differ in nothing but how hard they are compressed.
+    fn is_delta(self) -> bool {
+        matches!(self, Coding::Delta | Coding::DeltaHard)
+    }
 }
 
 /// How hard to try.
@@ -77,6 +88,22 @@ pub(crate) enum Effort {
     Quick,
     /// All codings of each column.
     Smallest,
+    /// As `Smallest`, compressed as hard as there is a point in: for a file of few rows.
+    Hardest,
+}
+
+impl Effort {
+    /// The level of zstd for a coding. On packed differences of our data 3 is both smaller and, oddly, faster than 1, and above
+    /// it only time grows; indexes get smaller still by 9, and the few bytes of runs and texts by 16.
+    fn level(self, coding: Coding) -> i32 {
+        match (self, coding) {
+            (Effort::Hardest, _) => 16,
+            (Effort::Smallest, Coding::Runs | Coding::Texts | Coding::Empty) => 16,
+            (Effort::Smallest, Coding::Dictionary | Coding::DeltaHard) => 9,
+            (Effort::Smallest, Coding::Times) => 6,
+            (Effort::Smallest, Coding::Delta | Coding::SplitBytes) | (Effort::Quick, _) => 3,
+        }
+    }
 }
 
 /// The codings that may serve each column of a schema, best guess first.
@@ -126,13 +153,13 @@ impl ColumnFile {
         let root = ArrowSchemaConverter::new().convert(&schema)?.root_schema_ptr();
         let sorting =
             sorted_by.iter().map(|&column_idx| SortingColumn { column_idx, descending: false, nulls_first: false });
-        let mut properties = base_properties().set_sorting_columns(Some(sorting.collect())).build();
+        let mut properties = base_properties(3).set_sorting_columns(Some(sorting.collect())).build();
         parquet::arrow::add_encoded_arrow_schema_to_metadata(&schema, &mut properties);
         let writer = SerializedFileWriter::new(BufWriter::new(file.try_clone()?), root.clone(), Arc::new(properties))?;
         let used = |coding: &Coding| codings.iter().any(|codings| codings.contains(coding));
         let maker = |coding| {
             // A column writer takes its properties from a file; this one is nobody's.
-            let properties = Arc::new(properties_for(coding, &schema));
+            let properties = Arc::new(properties_for(coding, effort.level(coding), &schema));
             let stencil = SerializedFileWriter::new(io::sink(), root.clone(), properties)?;
             Ok((coding, ArrowRowGroupWriterFactory::new(&stencil, schema.clone())))
         };
@@ -141,7 +168,7 @@ impl ColumnFile {
             Effort::Quick => {
                 codings.iter().copied().filter(|coding| [Coding::Empty, codings[0]].contains(coding)).collect()
             }
-            Effort::Smallest => codings.to_vec(),
+            Effort::Smallest | Effort::Hardest => codings.to_vec(),
         });
         Ok(Self {
             path: path.to_owned(),
@@ -278,6 +305,10 @@ fn drop_losers(candidates: &mut Vec<(Coding, ArrowColumnWriter)>) {
     let bytes = |(_, candidate): &(Coding, ArrowColumnWriter)| candidate.get_estimated_total_bytes();
     let Some(smallest) = candidates.iter().map(bytes).min() else { return };
     candidates.retain(|candidate| bytes(candidate) as f64 <= smallest as f64 * LOST);
+    let of_deltas = candidates.iter().filter(|(coding, _)| coding.is_delta());
+    if let Some(best) = of_deltas.min_by_key(|candidate| bytes(candidate)).map(|(coding, _)| *coding) {
+        candidates.retain(|(coding, _)| !coding.is_delta() || *coding == best);
+    }
 }
 
 fn smallest(candidates: Vec<(Coding, ArrowColumnWriter)>) -> Result<ArrowColumnChunk> {
@@ -291,9 +322,8 @@ fn smallest(candidates: Vec<(Coding, ArrowColumnWriter)>) -> Result<ArrowColumnC
     best.ok_or_else(|| ParquetError::General("a column without a coding".to_owned()))
 }
 
-fn base_properties() -> WriterPropertiesBuilder {
-    // Level 3 is both smaller and, on our data, faster than 1; above it only time grows.
-    let level = ZstdLevel::try_new(3).unwrap_or_default();
+fn base_properties(level: i32) -> WriterPropertiesBuilder {
+    let level = ZstdLevel::try_new(level).unwrap_or_default();
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_created_by(concat!("tidegate ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -302,8 +332,8 @@ fn base_properties() -> WriterPropertiesBuilder {
         .set_statistics_enabled(EnabledStatistics::Chunk)
 }
 
-fn properties_for(coding: Coding, schema: &Schema) -> WriterProperties {
-    let properties = base_properties();
+fn properties_for(coding: Coding, level: i32, schema: &Schema) -> WriterProperties {
+    let properties = base_properties(level);
     match coding {
         Coding::Runs | Coding::Empty => return properties.set_data_page_row_count_limit(RUN_PAGE_ROWS).build(),
         Coding::Texts => {
@@ -311,10 +341,13 @@ fn properties_for(coding: Coding, schema: &Schema) -> WriterProperties {
             let properties = properties.set_dictionary_page_size_limit(TEXT_DICTIONARY_BYTES);
             return properties.set_statistics_enabled(EnabledStatistics::None).build();
         }
-        Coding::Delta | Coding::Times | Coding::Dictionary | Coding::SplitBytes => {}
+        Coding::Delta | Coding::DeltaHard | Coding::Times | Coding::Dictionary | Coding::SplitBytes => {}
     }
-    let page_rows = if coding == Coding::Times { TIME_PAGE_ROWS } else { PAGE_ROWS };
-    let properties = properties.set_data_page_row_count_limit(page_rows);
+    let properties = if coding == Coding::Times {
+        properties.set_data_page_row_count_limit(TIME_PAGE_ROWS).set_data_page_size_limit(TIME_PAGE_BYTES)
+    } else {
+        properties.set_data_page_row_count_limit(PAGE_ROWS)
+    };
     let mut properties = properties.set_dictionary_page_size_limit(DICTIONARY_BYTES);
     for field in schema.fields() {
         let column = ColumnPath::from(field.name().as_str());
@@ -322,7 +355,9 @@ fn properties_for(coding: Coding, schema: &Schema) -> WriterProperties {
         let whole = field.data_type().is_integer() || field.data_type().is_temporal();
         let encoding = match coding {
             Coding::SplitBytes if field.data_type().is_numeric() => Encoding::BYTE_STREAM_SPLIT,
-            Coding::Delta | Coding::Times | Coding::Dictionary if whole => Encoding::DELTA_BINARY_PACKED,
+            Coding::Delta | Coding::DeltaHard | Coding::Times | Coding::Dictionary if whole => {
+                Encoding::DELTA_BINARY_PACKED
+            }
             _ => continue,
         };
         properties = properties.set_column_encoding(column.clone(), encoding);

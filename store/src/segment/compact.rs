@@ -225,7 +225,7 @@ impl Store {
         let mut catalog = self.catalog.lock();
         if catalog.segments.iter().filter(|meta| is_old(meta)).count() < inputs.len() {
             for meta in outputs {
-                Segment::new(&dir, meta, &self.horizons).expire();
+                Segment::new(&dir, meta, &self.horizons, &self.pages).expire();
             }
             return Ok(false);
         }
@@ -242,7 +242,8 @@ impl Store {
 
         let mut data = self.data.write();
         let mut segments: Vec<_> = data.segments.0.iter().filter(|segment| !is_old(&segment.meta)).cloned().collect();
-        segments.extend(outputs.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta, &self.horizons))));
+        segments
+            .extend(outputs.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta, &self.horizons, &self.pages))));
         segments.sort_by_key(|segment| (segment.meta.order, segment.meta.number));
         data.segments = Arc::new(SegmentList(segments));
         drop(data);

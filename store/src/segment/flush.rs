@@ -141,7 +141,7 @@ impl Store {
         let Ok(on_disk) = Catalog::load(self.dir.path()) else { return };
         for meta in written {
             if !on_disk.segments.iter().any(|named| named.file == meta.file) {
-                Segment::new(&self.dir.segments(), meta, &self.horizons).expire();
+                Segment::new(&self.dir.segments(), meta, &self.horizons, &self.pages).expire();
             }
         }
     }
@@ -167,7 +167,8 @@ impl Store {
         let dir = self.dir.segments();
         let mut data = self.data.write();
         let mut segments = data.segments.0.clone();
-        segments.extend(written.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta, &self.horizons))));
+        segments
+            .extend(written.into_iter().map(|meta| Arc::new(Segment::new(&dir, meta, &self.horizons, &self.pages))));
         data.segments = Arc::new(SegmentList(segments));
         data.closed.retain(|generation| generation.wal >= wal_floor);
         Ok(())

@@ -77,7 +77,7 @@ impl Merge<'_> {
         let wanted = Wanted { metric, series: None, from: self.from, to: self.to };
         let mut rows_of: BTreeMap<u32, usize> = BTreeMap::new();
         for input in self.inputs {
-            for run in input.samples.runs(&wanted)? {
+            for run in input.samples.runs(&wanted)?.runs {
                 *rows_of.entry(run.series).or_default() += run.rows.len();
             }
         }

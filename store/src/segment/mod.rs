@@ -2,19 +2,23 @@
 //!
 //! A sample segment is self-contained: columns `metric`, `tags` (a JSON object), `series`, `time`, `value`, `scaled` and
 //! `scale`, so any tool that reads Parquet reads it; the value is `coalesce(value, scaled / pow(10, scale))`, to the last
-//! bit (see `scaled`). `columns` and `samples` write such files, `sorted_file` reads them.
+//! bit (see `scaled`). `columns` and `samples` write such files, `sorted_file` reads them, page by page (`pages`, `decode`).
 
 mod columns;
 pub(crate) mod compact;
+mod decode;
 pub(crate) mod flush;
 pub(crate) mod horizon;
 pub(crate) mod journal;
 pub(crate) mod merge;
+pub(crate) mod page_cache;
+mod pages;
 mod retention;
 pub(crate) mod rollup;
 mod samples;
 mod scaled;
 mod sorted_file;
+mod times;
 
 use std::fs::{self, File};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,6 +40,7 @@ use crate::remote;
 use crate::scan::Wanted;
 use crate::segment::columns::Effort;
 use crate::segment::horizon::Horizons;
+use crate::segment::page_cache::PageCache;
 use crate::segment::rollup::Step;
 use crate::segment::samples::{SampleFile, SeriesIndexLock, series_runs};
 use crate::segment::sorted_file::SortedFile;
@@ -73,13 +78,13 @@ impl SegmentList {
 }
 
 impl Segment {
-    pub(crate) fn new(dir: &Path, meta: SegmentMeta, horizons: &Arc<Horizons>) -> Self {
+    pub(crate) fn new(dir: &Path, meta: SegmentMeta, horizons: &Arc<Horizons>, pages: &Arc<PageCache>) -> Self {
         let path = dir.join(&meta.file);
-        let rollup = |rollup: &RollupMeta| (rollup.step, SortedFile::new(dir.join(&rollup.file)));
+        let rollup = |rollup: &RollupMeta| (rollup.step, SortedFile::new(dir.join(&rollup.file), pages));
         Self {
             rollups: meta.rollups.iter().map(rollup).collect(),
-            samples: SortedFile::new(path.clone()),
-            horizons: horizons.clone(),
+            samples: SortedFile::new(path.clone(), pages),
+            horizons: Arc::clone(horizons),
             path,
             meta,
             expired: AtomicBool::new(false),
@@ -116,13 +121,14 @@ impl Segment {
     fn decode_samples(&self, wanted: &Wanted<'_>, rows: &mut Vec<Row>) -> Result<bool, StoreError> {
         let before = rows.len();
         let wanted = &self.visible(wanted);
-        self.samples.read(&self.samples.runs(wanted)?, &["value"], None, |piece| {
+        let runs = self.samples.runs(wanted)?;
+        rows.reserve(runs.runs.iter().map(|run| run.rows.len()).sum());
+        self.samples.read(&runs, &["value"], None, |piece| {
             // Times ascend within a series.
             let first = piece.times.partition_point(|&time| time < wanted.from);
             let end = piece.times.partition_point(|&time| time <= wanted.to).max(first);
             let mut times = piece.times[first..end].iter();
-            rows.reserve(end - first);
-            piece.numbers(0, "value", first..end, |value| {
+            piece.numbers(0, first..end, |value| {
                 rows.extend(times.next().map(|&time| Row { series: piece.series, time, value }));
             });
         })?;

@@ -112,7 +112,7 @@ pub(crate) struct RollupFile {
 
 impl RollupFile {
     pub(crate) fn create(path: &Path, step: Step, min_samples: usize, group_bytes: usize) -> Result<Self, StoreError> {
-        let file = ColumnFile::create(path, schema(), CODINGS, &[0, 1, 2], Effort::Smallest)?;
+        let file = ColumnFile::create(path, schema(), CODINGS, &[0, 1, 2], Effort::Hardest)?;
         Ok(Self { step, file, ranges: Vec::new(), min_samples, current: None, group_bytes })
     }
 
@@ -130,7 +130,7 @@ impl RollupFile {
         if known.is_none() {
             // The first series speak for all: being wrong about the rest costs some bytes or some speed, nothing else.
             let samples: usize = runs.iter().map(|run| run.rows.len()).sum();
-            let kept = !rows.is_empty() && samples >= rows.len() * self.min_samples;
+            let kept = !rows.is_empty() && samples >= rows.len().saturating_mul(self.min_samples);
             self.current = Some((metric.to_owned(), kept));
             if !kept {
                 return Ok(());
@@ -227,6 +227,16 @@ const CODINGS: &Codings = &[
 ];
 
 impl Segment {
+    /// Whether it has roll-ups of a step, of some metrics at least.
+    pub(crate) fn has_rollups(&self, step: Step) -> bool {
+        self.rollups.iter().any(|(kept, _)| *kept == step)
+    }
+
+    /// Whether all samples of a metric are whole numbers, so that their roll-ups are too.
+    pub(crate) fn has_whole_numbers(&self, metric: &str) -> Result<bool, StoreError> {
+        self.samples.has_whole_numbers(metric, "value")
+    }
+
     /// Appends the wanted roll-ups, those of bins that begin in `wanted.from..=wanted.to`, sorted by (series, time).
     /// `false`, and nothing, when the segment has samples of the metric but no roll-ups of that step.
     ///
@@ -258,12 +268,12 @@ impl Segment {
                 min: 0.0,
                 max: 0.0,
                 sum: 0.0,
-                count: piece.whole("count", at),
+                count: piece.whole(at),
                 last: 0.0,
             }));
-            for (number, name) in NUMBERS.iter().enumerate() {
+            for number in 0..NUMBERS.len() {
                 let mut row = rows[from..].iter_mut();
-                piece.numbers(number, name, first..end, |value| {
+                piece.numbers(number, first..end, |value| {
                     let Some(row) = row.next() else { return };
                     let place = match number {
                         0 => &mut row.min,

@@ -225,7 +225,7 @@ const CODINGS: &Codings = &[
     &[Coding::Runs],
     &[Coding::Times],
     &[Coding::SplitBytes, Coding::Dictionary, Coding::Empty],
-    &[Coding::Delta, Coding::Dictionary, Coding::SplitBytes],
+    &[Coding::Delta, Coding::DeltaHard, Coding::Dictionary, Coding::SplitBytes],
     &[Coding::Runs],
 ];
 

@@ -1,14 +1,18 @@
 //! Reading a file whose rows are sorted by metric, series and time, without decoding what nobody asked for.
 //!
 //! The first scan of a file keeps its parsed footer, and the first scan of a metric in it a table of where each of its
-//! series lies. From then on a scan of a few series opens nothing and decodes just the pages that hold their rows; which
-//! series a row is of follows from where it lies.
+//! series lies, and of its times where they are even. From then on a scan of a few series opens nothing and decodes just the
+//! pages that hold their values; which series a row is of follows from where it lies.
+//!
+//! Pages are read by `pages`, which knows what this program writes. A row group with nulls among its numbers, doubles among
+//! decimals, is read by the general reader of Parquet.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, AsArray, Float64Array, Int8Array, Int64Array, RecordBatch};
@@ -19,23 +23,32 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
 };
 use parquet::errors::Result;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
 use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::Statistics;
 
 use crate::error::StoreError;
 use crate::remote;
 use crate::scan::Wanted;
+use crate::segment::page_cache::PageCache;
+use crate::segment::pages::{Column, Pages};
 use crate::segment::samples::{MetricRange, RANGES};
 use crate::segment::scaled;
+use crate::segment::times::{Times, TimesBuilder};
 
 /// Rows decoded at once.
 const BATCH_ROWS: usize = 32_768;
+/// Rows of a question whose pages are worth keeping. Who reads more reads most of a metric, and once.
+const KEPT_ROWS: usize = 256 * 1024;
+/// The columns that say when, how often, and at which scale.
+const TIME: &str = "time";
+const SCALE: &str = "scale";
 
 /// A file of sorted rows.
 #[derive(Debug)]
 pub(crate) struct SortedFile {
     path: PathBuf,
+    cache: Arc<PageCache>,
     /// Set by the first scan.
     open: OnceLock<Open>,
 }
@@ -45,17 +58,20 @@ struct Open {
     file: SharedFile,
     metadata: ArrowReaderMetadata,
     ranges: Vec<MetricRange>,
+    groups: Vec<Group>,
     /// One for each range; set by the first scan of the metric.
     series: Vec<OnceLock<SeriesTable>>,
 }
 
-/// Which rows of a metric are whose.
+/// Which rows of a metric are whose, and when.
 #[derive(Debug)]
 struct SeriesTable {
     /// Ids, sorted.
     series: Vec<u32>,
     /// For each the number of the row after its last one, counted from the metric's first.
     ends: Vec<u32>,
+    /// Unless they are too uneven to be computed.
+    times: Option<Times>,
 }
 
 /// The rows of one series.
@@ -66,19 +82,35 @@ pub(crate) struct Run {
     pub rows: Range<usize>,
 }
 
+/// Where wanted rows lie.
+pub(crate) struct Runs<'a> {
+    pub runs: Vec<Run>,
+    /// Of the metric, with the number of its first row.
+    table: Option<(&'a SeriesTable, usize)>,
+}
+
 /// A stretch of rows of one series, decoded.
 pub(crate) struct Piece<'a> {
     pub series: u32,
     pub times: &'a [i64],
-    batch: &'a RecordBatch,
-    group: &'a Group,
-    /// Where they lie in the batch.
+    numbers: &'a [Numbers],
+    whole: &'a [i64],
+    /// Where they lie among the numbers.
     at: usize,
 }
 
+/// Numbers of one column as they are stored.
+enum Numbers {
+    /// Doubles by their bits.
+    Doubles(Vec<i64>),
+    /// Integers, all with the same `10^scale`.
+    Scaled(Vec<i64>, f64),
+    Plain(Vec<f64>),
+}
+
 impl SortedFile {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path, open: OnceLock::new() }
+    pub(crate) fn new(path: PathBuf, cache: &Arc<PageCache>) -> Self {
+        Self { path, cache: Arc::clone(cache), open: OnceLock::new() }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -108,6 +140,15 @@ impl SortedFile {
         Ok(open.find(metric).map(|at| &open.ranges[at]))
     }
 
+    /// Whether the numbers of a metric in a column are whole; `false` where the statistics do not tell.
+    pub(crate) fn has_whole_numbers(&self, metric: &str, number: &str) -> std::result::Result<bool, StoreError> {
+        let open = self.open()?;
+        let Some(range) = open.find(metric).map(|at| &open.ranges[at]) else { return Ok(false) };
+        let all = range.offset..range.offset + range.rows;
+        let mut groups = open.groups.iter().filter(|group| !common(&all, &group.rows).is_empty());
+        Ok(groups.all(|group| group.power == Some(1.0) && group.stored(number) == (false, true)))
+    }
+
     /// What the row groups hold of each metric, by its share of their rows.
     pub(crate) fn bytes_by_metric(&self) -> std::result::Result<Vec<(String, u64)>, StoreError> {
         let open = self.open()?;
@@ -122,34 +163,43 @@ impl SortedFile {
         Ok(open.ranges.iter().map(|range| (range.metric.clone(), of(range))).collect())
     }
 
-    /// Where the rows of each wanted series lie, in order.
-    pub(crate) fn runs(&self, wanted: &Wanted<'_>) -> std::result::Result<Vec<Run>, StoreError> {
+    /// Where the rows of each wanted series lie, in order; without those at other times, as far as that is known.
+    pub(crate) fn runs(&self, wanted: &Wanted<'_>) -> std::result::Result<Runs<'_>, StoreError> {
         let open = self.open()?;
-        let Some(at) = open.find(wanted.metric) else { return Ok(Vec::new()) };
+        let nothing = Runs { runs: Vec::new(), table: None };
+        let Some(at) = open.find(wanted.metric) else { return Ok(nothing) };
         let range = &open.ranges[at];
         if range.min_time > wanted.to || range.max_time < wanted.from {
-            return Ok(Vec::new());
+            return Ok(nothing);
         }
         let table = match open.series[at].get() {
             Some(table) => table,
             None => {
-                let table = open.read_table(range).map_err(|error| self.unreadable(error))?;
+                let table = open.read_table(range, &self.cache).map_err(|error| self.unreadable(error))?;
                 open.series[at].get_or_init(|| table)
             }
         };
-        Ok(table.runs(range.offset, wanted.series))
+        let whole = wanted.from <= range.min_time && range.max_time <= wanted.to;
+        let times = table.times.as_ref().filter(|_| !whole);
+        let runs = table.rows(wanted.series, |series, rows| {
+            let rows = times.map_or(rows.clone(), |times| times.within(rows, wanted.from, wanted.to));
+            let rows = range.offset + rows.start as usize..range.offset + rows.end as usize;
+            (!rows.is_empty()).then_some(Run { series, rows })
+        });
+        Ok(Runs { runs, table: Some((table, range.offset)) })
     }
 
     /// Decodes times and numbers of `runs` and hands them over piece by piece, in order. `numbers` names the columns that
     /// are wanted, each as it is called for doubles; `whole` a column of whole numbers.
     pub(crate) fn read(
         &self,
-        runs: &[Run],
+        runs: &Runs<'_>,
         numbers: &[&str],
         whole: Option<&str>,
         mut each: impl FnMut(&Piece<'_>),
     ) -> std::result::Result<(), StoreError> {
-        self.open()?.read_runs(runs, numbers, whole, &mut each).map_err(|error| self.unreadable(error))
+        let reading = Reading { open: self.open()?, cache: &self.cache, runs, numbers, whole };
+        reading.run(&mut each).map_err(|error| self.unreadable(error))
     }
 }
 
@@ -160,20 +210,30 @@ impl Open {
         let metadata = ArrowReaderMetadata::load(&file, options).map_err(|error| error.to_string())?;
         let ranges = read_ranges(metadata.metadata())?;
         let series = ranges.iter().map(|_| OnceLock::new()).collect();
-        Ok(Self { file, metadata, ranges, series })
+        let groups = Group::all(metadata.metadata());
+        Ok(Self { file, metadata, ranges, groups, series })
     }
 
     fn find(&self, metric: &str) -> Option<usize> {
         self.ranges.binary_search_by(|range| range.metric.as_str().cmp(metric)).ok()
     }
 
-    /// The row groups that have some of the rows, with the number of each one's first row.
+    /// The row groups with their rows.
     fn groups(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
-        self.metadata.metadata().row_groups().iter().enumerate().scan(0, |start, (number, group)| {
-            let rows = *start..*start + group.num_rows() as usize;
-            *start = rows.end;
-            Some((number, rows))
-        })
+        self.groups.iter().map(|group| group.rows.clone()).enumerate()
+    }
+
+    /// A column of a row group for [`Pages`]; `None` when it has nulls, or is stored as they cannot read it.
+    fn column(&self, group: usize, name: &str) -> Option<Column<'_>> {
+        let at = self.groups.get(group)?.columns.iter().position(|column| column.name == name)?;
+        let Group { columns, rows, .. } = &self.groups[group];
+        let metadata = self.metadata.metadata();
+        let places = metadata.offset_index()?.get(group)?.get(at)?.page_locations();
+        let chunk = metadata.row_group(group).columns().get(at)?;
+        if columns[at].nulls != Some(0) {
+            return None;
+        }
+        Column::new(&self.file, chunk, places, rows.len())
     }
 
     /// Reads some rows (given as ranges within the file, sorted and apart) of some columns of one row group.
@@ -199,7 +259,7 @@ impl Open {
             .build()
     }
 
-    fn read_table(&self, range: &MetricRange) -> Result<SeriesTable> {
+    fn read_table(&self, range: &MetricRange, cache: &PageCache) -> Result<SeriesTable> {
         let all = range.offset..range.offset + range.rows;
         let (mut series, mut ends) = (Vec::new(), Vec::new());
         let mut row = 0_u32;
@@ -221,45 +281,164 @@ impl Open {
                 }
             }
         }
-        Ok(SeriesTable { series, ends })
+        let times = self.read_times(range.offset, &ends, cache)?;
+        Ok(SeriesTable { series, ends, times })
     }
 
-    fn read_runs(
-        &self,
-        runs: &[Run],
-        numbers: &[&str],
-        whole: Option<&str>,
-        each: &mut impl FnMut(&Piece<'_>),
-    ) -> Result<()> {
-        let mut left = runs;
-        for (number, place) in self.groups() {
+    /// The times of all rows of a metric, if they are even.
+    fn read_times(&self, offset: usize, ends: &[u32], cache: &PageCache) -> Result<Option<Times>> {
+        let mut builder = TimesBuilder::default();
+        let mut times = Vec::new();
+        let mut group = 0;
+        let mut pages = None;
+        let mut start = offset;
+        for end in ends {
+            builder.begin_series();
+            let end = offset + *end as usize;
+            while start < end {
+                while self.groups.get(group).is_some_and(|group| group.rows.end <= start) {
+                    group += 1;
+                    pages = None;
+                }
+                if pages.is_none() {
+                    let Some(column) = self.column(group, TIME) else { return Ok(None) };
+                    pages = Some(Pages::new(column, cache, false));
+                }
+                let (Some(pages), Some(Group { rows: place, .. })) = (&mut pages, self.groups.get(group)) else {
+                    return Ok(None);
+                };
+                let rows = start..end.min(place.end).min(start + BATCH_ROWS);
+                times.clear();
+                pages.read(rows.start - place.start..rows.end - place.start, &mut times)?;
+                if !builder.push(&times) {
+                    return Ok(None);
+                }
+                start = rows.end;
+            }
+        }
+        Ok(Some(builder.finish()))
+    }
+}
+
+/// One reading of some rows.
+struct Reading<'a> {
+    open: &'a Open,
+    cache: &'a PageCache,
+    runs: &'a Runs<'a>,
+    numbers: &'a [&'a str],
+    whole: Option<&'a str>,
+}
+
+impl Reading<'_> {
+    fn run(&self, each: &mut impl FnMut(&Piece<'_>)) -> Result<()> {
+        let mut left = self.runs.runs.as_slice();
+        let keep = left.iter().map(|run| run.rows.len()).sum::<usize>() <= KEPT_ROWS;
+        for (number, place) in self.open.groups() {
             left = &left[left.partition_point(|run| run.rows.end <= place.start)..];
             let here = &left[..left.partition_point(|run| run.rows.start < place.end)];
             if here.is_empty() {
                 continue;
             }
-            let group = Group::of(self.metadata.metadata().row_group(number), numbers);
-            let mut columns = group.columns(numbers);
-            columns.push("time");
-            columns.extend(whole);
-            let rows = || here.iter().map(|run| (run.series, common(&run.rows, &place)));
-            let mut runs = rows();
-            let mut run = (0, 0..0);
-            for batch in self.reader((number, place.clone()), rows().map(|(_, rows)| rows), &columns)? {
-                let batch = batch?;
-                let Some(times) = batch.column_by_name("time") else { continue };
-                let times = times.as_primitive::<TimestampMillisecondType>().values();
-                let mut at = 0;
-                while at < batch.num_rows() {
-                    if run.1.is_empty() {
-                        let Some(next) = runs.next() else { break };
-                        run = next;
-                    }
-                    let rows = run.1.len().min(batch.num_rows() - at);
-                    each(&Piece { series: run.0, times: &times[at..at + rows], batch: &batch, group: &group, at });
-                    at += rows;
-                    run.1.start += rows;
+            if !self.by_page(number, &place, here, keep, each)? {
+                self.by_batch(number, &place, here, each)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads page by page; `false`, and nothing, when the general reader has to.
+    fn by_page(
+        &self,
+        number: usize,
+        place: &Range<usize>,
+        runs: &[Run],
+        keep: bool,
+        each: &mut impl FnMut(&Piece<'_>),
+    ) -> Result<bool> {
+        let group = &self.open.groups[number];
+        let pages = |name: &str| Some(Pages::new(self.open.column(number, name)?, self.cache, keep));
+        let mut columns = Vec::with_capacity(self.numbers.len());
+        for name in self.numbers {
+            let (name, empty) = match (group.stored(name), group.power) {
+                ((true, false), _) => (*name, Numbers::Doubles(Vec::new())),
+                ((false, true), Some(power)) => (scaled_name(name), Numbers::Scaled(Vec::new(), power)),
+                _ => return Ok(false),
+            };
+            let Some(pages) = pages(name) else { return Ok(false) };
+            columns.push((pages, empty));
+        }
+        let (mut columns, mut numbers): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+        let even = self.runs.table.and_then(|(table, offset)| Some((table.times.as_ref()?, offset)));
+        let (mut time, mut count) = (None, None);
+        if even.is_none() {
+            let Some(pages) = pages(TIME) else { return Ok(false) };
+            time = Some(pages);
+        }
+        if let Some(name) = self.whole {
+            let Some(pages) = pages(name) else { return Ok(false) };
+            count = Some(pages);
+        }
+        let (mut times, mut whole) = (Vec::new(), Vec::new());
+        for run in runs {
+            let all = common(&run.rows, place);
+            for start in all.clone().step_by(BATCH_ROWS) {
+                let rows = start..all.end.min(start + BATCH_ROWS);
+                let in_group = rows.start - place.start..rows.end - place.start;
+                times.clear();
+                if let Some((even, offset)) = even {
+                    even.append((rows.start - offset) as u32..(rows.end - offset) as u32, &mut times);
                 }
+                if let Some(time) = &mut time {
+                    time.read(in_group.clone(), &mut times)?;
+                }
+                for (pages, numbers) in columns.iter_mut().zip(&mut numbers) {
+                    let (Numbers::Doubles(values) | Numbers::Scaled(values, _)) = numbers else { continue };
+                    values.clear();
+                    pages.read(in_group.clone(), values)?;
+                }
+                if let Some(count) = &mut count {
+                    whole.clear();
+                    count.read(in_group, &mut whole)?;
+                }
+                each(&Piece { series: run.series, times: &times, numbers: &numbers, whole: &whole, at: 0 });
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads with the general reader.
+    fn by_batch(
+        &self,
+        number: usize,
+        place: &Range<usize>,
+        here: &[Run],
+        each: &mut impl FnMut(&Piece<'_>),
+    ) -> Result<()> {
+        let group = &self.open.groups[number];
+        let mut columns = group.wanted(self.numbers);
+        columns.push(TIME);
+        columns.extend(self.whole);
+        let rows = || here.iter().map(|run| (run.series, common(&run.rows, place)));
+        let mut runs = rows();
+        let mut run = (0, 0..0);
+        for batch in self.open.reader((number, place.clone()), rows().map(|(_, rows)| rows), &columns)? {
+            let batch = batch?;
+            let Some(times) = batch.column_by_name(TIME) else { continue };
+            let times = times.as_primitive::<TimestampMillisecondType>().values();
+            let numbers: Vec<_> = self.numbers.iter().map(|name| Numbers::Plain(group.numbers(&batch, name))).collect();
+            let whole = self.whole.and_then(|name| batch.column_by_name(name));
+            let whole = whole.map_or(&[][..], |column| column.as_primitive::<UInt32Type>().values());
+            let whole: Vec<i64> = whole.iter().map(|&number| i64::from(number)).collect();
+            let mut at = 0;
+            while at < batch.num_rows() {
+                if run.1.is_empty() {
+                    let Some(next) = runs.next() else { break };
+                    run = next;
+                }
+                let rows = run.1.len().min(batch.num_rows() - at);
+                each(&Piece { series: run.0, times: &times[at..at + rows], numbers: &numbers, whole: &whole, at });
+                at += rows;
+                run.1.start += rows;
             }
         }
         Ok(())
@@ -267,14 +446,15 @@ impl Open {
 }
 
 impl SeriesTable {
-    fn runs(&self, offset: usize, wanted: Option<&[u32]>) -> Vec<Run> {
-        let run = |at: usize| {
+    /// What `each` makes of the rows of each of the wanted series.
+    fn rows<T>(&self, wanted: Option<&[u32]>, each: impl Fn(u32, Range<u32>) -> Option<T>) -> Vec<T> {
+        let rows = |at: usize| {
             let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
-            Run { series: self.series[at], rows: offset + start as usize..offset + self.ends[at] as usize }
+            each(self.series[at], start..self.ends[at])
         };
         match wanted {
-            None => (0..self.series.len()).map(run).collect(),
-            Some(ids) => ids.iter().filter_map(|id| self.series.binary_search(id).ok()).map(run).collect(),
+            None => (0..self.series.len()).filter_map(rows).collect(),
+            Some(ids) => ids.iter().filter_map(|id| self.series.binary_search(id).ok()).filter_map(rows).collect(),
         }
     }
 }
@@ -291,40 +471,78 @@ fn read_ranges(metadata: &ParquetMetaData) -> std::result::Result<Vec<MetricRang
     serde_json::from_str(json).map_err(|error| format!("'{RANGES}' in its footer: {error}"))
 }
 
-/// How the numbers of one row group are stored, as far as its statistics tell.
+/// How one row group is stored, as far as its statistics tell.
+#[derive(Debug)]
 struct Group {
-    /// For each wanted column whether it has doubles and whether it has integers.
-    stored: Vec<(bool, bool)>,
+    /// Its rows within the file.
+    rows: Range<usize>,
+    columns: Vec<Stored>,
     /// `10^scale`, when all rows with integers have the same.
     power: Option<f64>,
 }
 
+#[derive(Debug)]
+struct Stored {
+    name: String,
+    /// How many nulls there are, if that is known.
+    nulls: Option<u64>,
+}
+
 impl Group {
-    fn of(group: &RowGroupMetaData, numbers: &[&str]) -> Self {
-        let column = |name: &str| group.columns().iter().find(|column| column.column_path().string() == name);
-        let stored = |name: &str| {
-            let Some(column) = column(name) else { return false };
-            let nulls = column.statistics().and_then(Statistics::null_count_opt);
-            nulls.is_none_or(|nulls| nulls < group.num_rows() as u64)
-        };
-        let power = match column("scale").and_then(|column| column.statistics()) {
-            Some(Statistics::Int32(scales)) if scales.min_opt().is_some() && scales.min_opt() == scales.max_opt() => {
-                scales.min_opt().and_then(|&scale| scaled::power(u8::try_from(scale).ok()?))
-            }
-            _ => None,
-        };
-        Self { stored: numbers.iter().map(|name| (stored(name), stored(scaled_name(name)))).collect(), power }
+    fn all(metadata: &ParquetMetaData) -> Vec<Self> {
+        let mut start = 0;
+        let groups = metadata.row_groups().iter().map(|group| {
+            let rows = start..start + group.num_rows() as usize;
+            start = rows.end;
+            let stored = group.columns().iter().map(|column| {
+                let is_required = column.column_descr().max_def_level() == 0;
+                let nulls = column.statistics().and_then(Statistics::null_count_opt).or(is_required.then_some(0));
+                Stored { name: column.column_path().string(), nulls }
+            });
+            let columns: Vec<Stored> = stored.collect();
+            let scale = columns.iter().position(|column| column.name == SCALE);
+            let power = match scale.and_then(|at| group.column(at).statistics()) {
+                Some(Statistics::Int32(scales))
+                    if scales.min_opt().is_some() && scales.min_opt() == scales.max_opt() =>
+                {
+                    scales.min_opt().and_then(|&scale| scaled::power(u8::try_from(scale).ok()?))
+                }
+                _ => None,
+            };
+            Self { rows, columns, power }
+        });
+        groups.collect()
     }
 
-    fn columns<'a>(&self, numbers: &[&'a str]) -> Vec<&'a str> {
+    /// Whether a column has doubles, and whether it has integers.
+    fn stored(&self, name: &str) -> (bool, bool) {
+        let stored = |name: &str| {
+            let column = self.columns.iter().find(|column| column.name == name);
+            column.is_some_and(|column| column.nulls.is_none_or(|nulls| nulls < self.rows.len() as u64))
+        };
+        (stored(name), stored(scaled_name(name)))
+    }
+
+    /// The columns that have to be read for these numbers.
+    fn wanted<'a>(&self, numbers: &[&'a str]) -> Vec<&'a str> {
         let mut columns = Vec::new();
-        for (name, (doubles, integers)) in numbers.iter().zip(&self.stored) {
+        let mut has_integers = false;
+        for name in numbers {
+            let (doubles, integers) = self.stored(name);
             columns.extend(doubles.then_some(*name));
             columns.extend(integers.then(|| scaled_name(name)));
+            has_integers |= integers;
         }
-        let integers = self.stored.iter().any(|(_, integers)| *integers);
-        columns.extend((integers && self.power.is_none()).then_some("scale"));
+        columns.extend((has_integers && self.power.is_none()).then_some(SCALE));
         columns
+    }
+
+    /// The numbers of a column in `batch`.
+    fn numbers(&self, batch: &RecordBatch, name: &str) -> Vec<f64> {
+        let doubles = batch.column_by_name(name).map(|column| column.as_primitive::<Float64Type>());
+        let integers = batch.column_by_name(scaled_name(name)).map(|column| column.as_primitive::<Int64Type>());
+        let scales = batch.column_by_name(SCALE).map(|column| column.as_primitive::<Int8Type>());
+        (0..batch.num_rows()).map(|row| mixed(doubles, integers, scales, self.power, row)).collect()
     }
 }
 
@@ -342,25 +560,20 @@ fn scaled_name(name: &str) -> &'static str {
 impl Piece<'_> {
     /// Hands over the numbers of a column in rows `rows` of this piece. `number` is the column's place among those that
     /// [`SortedFile::read`] was asked for.
-    pub(crate) fn numbers(&self, number: usize, name: &str, rows: Range<usize>, mut each: impl FnMut(f64)) {
+    pub(crate) fn numbers(&self, number: usize, rows: Range<usize>, mut each: impl FnMut(f64)) {
         let rows = self.at + rows.start..self.at + rows.end;
-        let (doubles, integers) = self.group.stored[number];
-        let column = |wanted: bool, name| self.batch.column_by_name(name).filter(|_| wanted);
-        let doubles = column(doubles, name).map(|column| column.as_primitive::<Float64Type>());
-        let integers = column(integers, scaled_name(name)).map(|column| column.as_primitive::<Int64Type>());
-        let scales = self.batch.column_by_name("scale").map(|column| column.as_primitive::<Int8Type>());
-        match (doubles, integers, self.group.power) {
-            (Some(doubles), None, _) => doubles.values()[rows].iter().copied().for_each(each),
-            (None, Some(integers), Some(power)) => {
-                integers.values()[rows].iter().for_each(|&integer| each(scaled::from_scaled(integer, power)));
+        match &self.numbers[number] {
+            Numbers::Doubles(values) => values[rows].iter().for_each(|bits| each(f64::from_bits(*bits as u64))),
+            Numbers::Scaled(values, power) => {
+                values[rows].iter().for_each(|&integer| each(scaled::from_scaled(integer, *power)));
             }
-            _ => rows.for_each(|row| each(mixed(doubles, integers, scales, self.group.power, row))),
+            Numbers::Plain(values) => values[rows].iter().copied().for_each(each),
         }
     }
 
     /// The whole number in a row of this piece.
-    pub(crate) fn whole(&self, name: &str, row: usize) -> u32 {
-        self.batch.column_by_name(name).map_or(0, |column| column.as_primitive::<UInt32Type>().value(self.at + row))
+    pub(crate) fn whole(&self, row: usize) -> u32 {
+        self.whole.get(self.at + row).map_or(0, |number| *number as u32)
     }
 }
 
@@ -383,16 +596,30 @@ fn mixed(
 
 /// An open file that many threads read at once: it has no position of its own.
 #[derive(Clone, Debug)]
-struct SharedFile {
+pub(super) struct SharedFile {
     file: Arc<File>,
     bytes: u64,
+    number: u64,
 }
+
+/// The next file's number.
+static NEXT_FILE: AtomicU64 = AtomicU64::new(0);
 
 impl SharedFile {
     fn open(path: &Path) -> io::Result<Self> {
         let file = remote::open(path)?;
         let bytes = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), bytes })
+        Ok(Self { file: Arc::new(file), bytes, number: NEXT_FILE.fetch_add(1, Ordering::Relaxed) })
+    }
+
+    /// No other file of this process has, or had, the same.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Fills `bytes` with those from a place on.
+    pub(super) fn read_at(&self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(bytes, start)
     }
 }
 
@@ -411,13 +638,13 @@ impl ChunkReader for SharedFile {
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
         let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, start)?;
+        self.read_at(start, &mut bytes)?;
         Ok(bytes.into())
     }
 }
 
 /// A place in a file to read on from.
-struct FromHere {
+pub(super) struct FromHere {
     file: Arc<File>,
     at: u64,
 }

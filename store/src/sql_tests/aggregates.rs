@@ -117,6 +117,56 @@ proptest! {
         })?;
     }
 
+    /// Of whole numbers, of decimals, whose sums depend on the order, and of both: with roll-ups every digit is as without.
+    #[test]
+    fn rollups_change_no_digit_of_a_sum(
+        metrics in proptest::collection::vec((prop_oneof![3 => Just(1.0), 1 => Just(100.0), 1 => Just(3.0)], 0..600_u32), 3..6),
+        huge: bool,
+        step_s in 5_i64..40,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut answers = Vec::new();
+            for rollup_min_samples in [1, usize::MAX] {
+                let dir = tempfile::tempdir().unwrap();
+                let dir_of = dir.path().join("data");
+                let config = crate::StoreConfig { dir: dir_of, rollup_min_samples, ..crate::StoreConfig::default() };
+                let store = TestStore { store: crate::Store::open(config, NOW).unwrap(), _dir: dir };
+                let (mut ago, last) = (6 * 3_600_000, metrics.len() - 1);
+                for (turn, (divisor, count)) in metrics.iter().enumerate() {
+                    let mut batch = SampleBatch::new();
+                    for sample in 0..*count {
+                        ago -= step_s * 1_000;
+                        let value = f64::from(sample * 7_919 % 10_007) / divisor;
+                        let value = if huge && turn == 0 { value * 1e12 } else { value };
+                        let container = ["c0", "c1"][sample as usize % 2];
+                        batch.push(series("m", &[("host", "h0"), ("container", container)]), TimeMs(NOW.0 - ago.max(0)), value);
+                    }
+                    store.store.append(&batch, NOW).await.unwrap();
+                    if turn < last {
+                        store.store.flush(NOW).await.unwrap();
+                    }
+                    if turn == last / 2 {
+                        store.store.compact().await.unwrap();
+                    }
+                }
+                let mut of_store = Vec::new();
+                for question in [
+                    "SELECT sum(value), avg(value), count(*) FROM metric.m",
+                    "SELECT container, sum(value), max(value) FROM metric.m GROUP BY 1 ORDER BY 1",
+                    "SELECT date_trunc('hour', time) AS t, avg(value), min(value) FROM metric.m GROUP BY 1 ORDER BY 1",
+                    "SELECT date_bin(INTERVAL '2 minutes', time) AS t, container, sum(value) FROM metric.m \
+                     WHERE time > now() - INTERVAL '4 hours' GROUP BY 1, 2 ORDER BY 1, 2",
+                ] {
+                    of_store.push((question, store.rows(question).await));
+                }
+                answers.push(of_store);
+            }
+            prop_assert_eq!(&answers[0], &answers[1]);
+            Ok(())
+        })?;
+    }
+
     #[test]
     fn last_is_the_newest_row_of_each_series(steps in steps(), asked in -1_300_000_i64..0, age in 1_000_i64..1_500_000) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

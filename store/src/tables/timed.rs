@@ -9,12 +9,12 @@ use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DFSchema, Result, exec_err};
+use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
-use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_expr::{
     EquivalenceProperties, PhysicalExpr, PhysicalSortExpr, conjunction, create_physical_expr,
 };
@@ -30,7 +30,7 @@ use super::filter::{self, TimeRange, is_label_filter, time_comparisons};
 use super::slices::Slices;
 use super::source::{Block, Part, Selected, Source};
 use super::{UTC, executed, rfc3339};
-use crate::query::run::Run;
+use crate::query::run::{Run, instant, is_now};
 
 /// The column that every such table begins with.
 const TIME_COLUMN: usize = 0;
@@ -131,7 +131,8 @@ impl Filters {
                 match comparison.constant() {
                     Some(range) => bounds.constant = bounds.constant.intersect(range),
                     None => {
-                        bounds.moving.push((comparison.op, physical(comparison.instant, &DFSchema::empty())?));
+                        let instant = physical(comparison.instant, &DFSchema::empty())?;
+                        bounds.moving.push(Moving { op: comparison.op, shift: shift(&instant), instant });
                     }
                 }
             }
@@ -147,19 +148,56 @@ pub(crate) struct Bounds {
     /// What is the same in every run.
     constant: TimeRange,
     /// Comparisons with what follows from `now()` and parameters.
-    moving: Vec<(Operator, Arc<dyn PhysicalExpr>)>,
+    moving: Vec<Moving>,
+}
+
+/// A comparison with an instant that each run has its own of.
+#[derive(Clone, Debug)]
+struct Moving {
+    op: Operator,
+    instant: Arc<dyn PhysicalExpr>,
+    /// How far it is from `now()`, in ms, where that is all there is to it.
+    shift: Option<i64>,
+}
+
+impl Moving {
+    fn range(&self, run: &Run) -> Result<TimeRange> {
+        if let Some(ms) = self.shift.and_then(|shift| run.now.0.checked_add(shift)) {
+            return Ok(filter::range(self.op, &instant(TimeMs(ms))));
+        }
+        let bound = run.bind(&self.instant)?;
+        let Some(instant) = bound.downcast_ref::<Literal>() else {
+            return exec_err!("the instant {} cannot be computed", self.instant);
+        };
+        Ok(filter::range(self.op, instant.value()))
+    }
+}
+
+/// How many ms after `now()` an instant is, such as `now() - INTERVAL '1 hour'`: an evaluation for each run saved.
+fn shift(instant: &Arc<dyn PhysicalExpr>) -> Option<i64> {
+    if is_now(instant) {
+        return Some(0);
+    }
+    let binary = instant.downcast_ref::<BinaryExpr>().filter(|binary| is_now(binary.left()))?;
+    let ms = match binary.right().downcast_ref::<Literal>()?.value() {
+        ScalarValue::IntervalMonthDayNano(Some(span)) if span.months == 0 && span.nanoseconds % 1_000_000 == 0 => {
+            i64::from(span.days).checked_mul(86_400_000)?.checked_add(span.nanoseconds / 1_000_000)?
+        }
+        _ => return None,
+    };
+    match binary.op() {
+        Operator::Plus => Some(ms),
+        Operator::Minus => ms.checked_neg(),
+        _ => None,
+    }
 }
 
 impl Bounds {
     /// The range in one run, which ends at its instant at the latest.
     pub(crate) fn resolve(&self, run: &Run) -> Result<TimeRange> {
         let mut range = self.constant.intersect(TimeRange { to: run.now.0, ..TimeRange::ALL });
-        for (op, expr) in &self.moving {
-            let bound = run.bind(expr)?;
-            let Some(instant) = bound.downcast_ref::<Literal>() else {
-                return exec_err!("the instant {expr} cannot be computed");
-            };
-            range = range.intersect(filter::range(*op, instant.value()));
+        for moving in &self.moving {
+            range = range.intersect(moving.range(run)?);
         }
         Ok(range)
     }
@@ -242,7 +280,7 @@ impl Reader {
         let from = if constant.from == i64::MIN { "the beginning".to_owned() } else { rfc3339(constant.from) };
         let to = if constant.to == i64::MAX { "now()".to_owned() } else { rfc3339(constant.to) };
         write!(f, "table={}, from={from}, to={to}", source.name())?;
-        for (op, instant) in moving {
+        for Moving { op, instant, .. } in moving {
             write!(f, ", time {op} {instant}")?;
         }
         if let Some(labels) = labels {
