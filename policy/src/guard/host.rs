@@ -123,6 +123,13 @@ impl Room {
         // Limits of memory that add up to too much are a risk; a limit that is reached kills now. So who is at his limit gets
         // of what is not used, whatever limits others have.
         let mut unused = if self.resource == Resource::Memory { self.ratio * self.capacity - self.used } else { 0.0 };
+        // Who comes back to what was reserved for him may use that as well.
+        let back = |at: &usize| {
+            let Move { context, target, .. } = &moves[*at];
+            let limit = context.limit.unwrap_or(*target);
+            (target.min(self.base(&moves[*at], view.history)) - limit).max(0.0)
+        };
+        unused -= members.iter().map(back).sum::<f64>();
         for members in by_class(moves, members) {
             let growth = |at: usize| (moves[at].target - self.base(&moves[at], view.history)).max(0.0);
             let wish = |at: &usize| Wish { growth: growth(*at), weight: view.snapshot.weight(&moves[*at].key.0) };
