@@ -15,11 +15,10 @@ CREATE OR REPLACE RULE cpu_headroom
 WITH (every = '1s', emit = 'param')
 AS
 -- Formula: headroom = 1.05 + excess; with each sample
---          throttled, though the limit does not hold it:                             0.25 throttled share more;
---          free within three seconds after a limit held it, using no more than that: 0.25 throttled share of then more;
---          not throttled, with a limit no more than a quarter above headroom x usage, and above its floor: 0.005 less;
---          all times (1 + excess), which stays between 0 and 9. The second in which a limit rose does not count, since part of
---          it was before.
+--          throttled, though the limit does not hold it:                            excess + 0.25 throttled share;
+--          free within three seconds after a limit held it, using no more than that: excess + 0.25 throttled share of then;
+--          not throttled, with a limit no more than a quarter above headroom x usage, and above its floor: excess - 0.005;
+--          always between 0 and 3. The second in which a limit rose does not count: part of it was before.
 --          A limit holds its container when usage >= 0.97 limit, or 0.80 limit and throttled in 90 % of the periods: the kernel
 --          hands a quota out in slices of 5 ms, so of a small one something is left over.
 -- Source: the margin of Autothrottle's Captain (Wang et al., NSDI 2024), which grows by the throttled share less the one aimed
@@ -45,11 +44,11 @@ judged AS (
     SELECT *, NOT holds AND throttling <= 0.10 AND coalesce(usage <= held, false) AS in_vain FROM seen
 ),
 learnt AS (
-    SELECT *, least(greatest(excess + (1 + excess) * CASE
+    SELECT *, least(greatest(excess + CASE
                WHEN in_vain THEN 0.25 * held_by
                WHEN throttling > 0 THEN CASE WHEN NOT risen AND NOT saturated THEN 0.25 * throttling ELSE 0 END
                WHEN free AND allocated <= 1.25 * (1.05 + excess) * usage THEN -0.005
-               ELSE 0 END, 0.0), 9.0) AS learns
+               ELSE 0 END, 0.0), 3.0) AS learns
     FROM judged
 )
 SELECT host, container, resource, CASE WHEN learns > 0 OR excess > 0 THEN 'headroom' END AS name, 1.05 + learns AS value,
