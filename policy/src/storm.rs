@@ -372,7 +372,7 @@ impl Storm {
                 }
                 let capacity = if resource == Resource::Cpu { host.cpu.0 } else { host.memory.0 as f64 };
                 // Decreases of the same instant may fail, so they make no room.
-                let counted = self.limits.iter().filter(|(key, _)| here(key) && snapshot.readings.contains_key(*key));
+                let counted = self.limits.iter().filter(|(key, _)| here(key) && snapshot.readings.contains_key(key));
                 let sum: f64 = counted
                     .map(|(key, real)| {
                         let coming = self.writing.iter().find(|write| key_of(&write.decision) == *key);

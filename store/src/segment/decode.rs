@@ -11,6 +11,7 @@ const MAX_BLOCK: usize = 4_096;
 
 /// How the values of a page are encoded, and how far they were read. `None` from any function says that the bytes are damaged.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for a page, on the stack; a box would cost more")]
 pub(super) enum Decoder {
     Delta(Delta),
     Indexes(Indexes),
