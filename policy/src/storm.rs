@@ -576,11 +576,15 @@ impl Drop for Fleet {
     }
 }
 
+/// Fleets in which a promise was broken once: memory at its limit was given twice what nobody used.
+const ONCE_BROKEN: [u64; 1] = [12_463_867_131_835_090_295];
+
 /// Lets storms blow until there were so many proposals.
 fn blow(seed: u64, proposals: usize) {
     let (mut seen, mut approved, mut decreases, mut fleets) = (0, 0, 0, 0);
     while seen < proposals {
-        let fleet = Fleet(seed.wrapping_add(fleets).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let new = seed.wrapping_add(fleets).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let fleet = Fleet(ONCE_BROKEN.get(fleets as usize).copied().unwrap_or(new));
         let mut storm = Storm::new(fleet.0);
         while storm.proposals < 10_000.min(proposals - seen) {
             storm.tick();

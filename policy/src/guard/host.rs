@@ -134,8 +134,9 @@ impl Room {
             let growth = |at: usize| (moves[at].target - self.base(&moves[at], view.history)).max(0.0);
             let wish = |at: &usize| Wish { growth: growth(*at), weight: view.snapshot.weight(&moves[*at].key.0) };
             let wishes: Vec<Wish> = members.iter().map(wish).collect();
-            for (at, mut grant) in members.into_iter().zip(grants(free, &wishes)) {
-                unused -= grant;
+            let granted = grants(free, &wishes);
+            unused -= granted.iter().sum::<f64>();
+            for (at, mut grant) in members.into_iter().zip(granted) {
                 if grant < growth(at) && at_limit(&moves[at], view.snapshot) {
                     let more = (growth(at) - grant).min(unused).max(0.0);
                     unused -= more;
