@@ -140,7 +140,7 @@ impl Roster {
 }
 
 /// Frames that are kept at most: rules of one tick ask for a few windows.
-const MAX_FRAMES: usize = 8;
+const MAX_FRAMES: usize = 16;
 
 /// What was asked for, and what it was answered from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,8 +18,8 @@ use super::statistics::{Moving, increase};
 use crate::aggregate::{Ended, Visit, Visitor};
 use crate::tables::{LabelTable, Read, Selected, TimeRange};
 
-/// Windows that are followed at most: rules of one store ask for a few.
-const MAX_TRAILS: usize = 8;
+/// Windows that are followed at most. The default rules ask for nine; one too few and each would be read anew each time.
+const MAX_TRAILS: usize = 12;
 /// What a window may hold to be followed: beyond that, memory is worth more than time.
 const MAX_BYTES: usize = 32 << 20;
 
