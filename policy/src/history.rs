@@ -4,7 +4,7 @@
 //! Kept in memory and rebuilt from `decisions` at the start, so that a restart does not forget a cooldown.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use tidegate_actuator::Drift;
@@ -200,8 +200,8 @@ pub(crate) struct History {
     pub watches: Watches,
     /// Whether what happened before the start could not be read yet.
     pub unknown_past: bool,
-    /// Those of which is known since when they are there.
-    containers: Option<Arc<BTreeMap<ContainerKey, Container>>>,
+    /// Those of which is known since when they are there. Not held, or the store had to copy them for each change.
+    containers: Weak<BTreeMap<ContainerKey, Container>>,
 }
 
 impl History {
@@ -246,8 +246,9 @@ impl History {
         let ahead = snapshot.now.plus(Self::AHEAD);
         let oldest = snapshot.now.minus(Self::KEPT);
         let mut known = 0;
-        let anew = !self.containers.as_ref().is_some_and(|known| Arc::ptr_eq(known, &snapshot.containers));
-        self.containers = Some(Arc::clone(&snapshot.containers));
+        let containers = Arc::downgrade(&snapshot.containers);
+        let anew = !Weak::ptr_eq(&self.containers, &containers);
+        self.containers = containers;
         self.tracks.retain(|key, track| {
             track.forget_after(ahead);
             if anew && let Some(container) = snapshot.containers.get(&key.0) {
@@ -425,7 +426,7 @@ impl History {
 
     /// Puts back what an earlier run of the program did; newer facts stay.
     pub fn restore(&mut self, key: &LimitKey, restored: Track) {
-        self.containers = None;
+        self.containers = Weak::new();
         let track = self.track_mut(key);
         let newer = |a: Option<Applied>, b: Option<Applied>| {
             if a.as_ref().map(|x| x.at) >= b.as_ref().map(|x| x.at) { a } else { b }

@@ -17,7 +17,8 @@ use crate::snapshot::Snapshot;
 use crate::tick::{GRACE, TickReport};
 use crate::watch::{Regression, Sample, Tuning};
 
-/// How far the samples of a look reach beyond the look before, for those that arrive a little late.
+/// How far back the samples of a look lie at least, and beyond the look before.
+const SHORTEST_REACH: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(2);
 /// How often limits without data are looked for.
 const SILENCE_EVERY: Duration = Duration::from_secs(10);
@@ -67,7 +68,8 @@ impl Engine {
 
     async fn samples_since(&self, now: TimeMs, reach: Duration) -> Result<Vec<Sample>, String> {
         let watched = self.history.lock().watches.watched();
-        let since = now.minus(reach + LATE);
+        // Some seconds on top, for samples that arrive a little late.
+        let since = now.minus((reach + LATE).max(SHORTEST_REACH));
         let timeout = self.config.rule_timeout();
         let options = QueryOptions { timeout, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
         let (limits, seen): (Vec<LimitKey>, Vec<TimeMs>) = watched.into_iter().unzip();

@@ -59,6 +59,7 @@ pub use query::error::{QueryError, QueryErrorKind};
 pub use query::export;
 pub use query::parameter::Parameter;
 pub use query::refuse::MAX_SQL_BYTES;
+pub use query::session::QUERY_STACK_BYTES;
 pub use query::{OnLimit, QueryOptions, QueryPool, QueryResult};
 pub use remote::{ObjectStoreConfig, UploadReport};
 pub use segment::compact::CompactReport;

@@ -138,7 +138,7 @@ impl Store {
     }
 
     /// A store that goes with whoever opened it, as that of a backtest: samples, decisions and events are in memory only until
-    /// they are flushed, and queries run where they are asked, on threads of whoever asks.
+    /// they are flushed, and queries run where they are asked, on threads of whoever asks, which need [`crate::QUERY_STACK_BYTES`].
     ///
     /// # Errors
     /// As [`Store::open`].
@@ -244,8 +244,11 @@ impl Store {
     }
 
     /// Drops what is in memory and older than `before`, without writing it anywhere; about a generation's worth of it may stay.
-    /// For a store of which nobody asks about older times.
+    /// For a scratch store of which nobody asks about older times; any other keeps everything.
     pub fn forget_before(&self, before: TimeMs) {
+        if !self.scratch {
+            return;
+        }
         let mut data = self.data.write();
         let wal = data.active.wal;
         data.close_active(wal + 1);

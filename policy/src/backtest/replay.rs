@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tidegate_actuator::Actuator;
 use tidegate_actuator::simulated::SimulatedHost;
 use tidegate_model::{Clock, Mode, TimeMs, VirtualClock};
-use tidegate_store::{Durability, GroupRow, Store, StoreConfig};
+use tidegate_store::{Durability, GroupRow, QUERY_STACK_BYTES, Store, StoreConfig};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -32,8 +32,6 @@ const HOT_SAMPLES: usize = 4_000_000;
 const FORGET_SAMPLES: usize = 500_000;
 /// How far before a window `recent()` looks for limits, and the engine for what became of its changes, and some room.
 const LIMITS_REACH: Duration = Duration::from_secs(20 * 60);
-/// Planning recurses with the nesting of a query. Only what is used of it takes memory.
-const STACK_BYTES: usize = 64 << 20;
 /// Longest run of a rule's query: what is stuck ends, what is slow does not matter.
 const RULE_TIMEOUT_MS: u64 = 60_000;
 /// How many usual distances before the next sample the clock goes on after a gap.
@@ -93,8 +91,10 @@ impl Backtest {
             };
             let _ = answer.send(runtime.and_then(|runtime| runtime.block_on(backtest.play(&stop, tell))));
         };
-        let thread =
-            std::thread::Builder::new().name("tidegate-backtest".to_owned()).stack_size(STACK_BYTES).spawn(played);
+        let thread = std::thread::Builder::new()
+            .name("tidegate-backtest".to_owned())
+            .stack_size(QUERY_STACK_BYTES)
+            .spawn(played);
         thread.map_err(|error| store_error(format!("a thread for the backtest cannot be started: {error}")))?;
         loop {
             tokio::select! {

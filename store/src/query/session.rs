@@ -39,7 +39,7 @@ use crate::tables::{CATALOG, Catalog, PUBLIC, UTC};
 /// Rows of a batch. Half of DataFusion's default: a join looks at the deadline once a batch.
 const BATCH_ROWS: usize = 4096;
 /// Stack of a query thread: planning recurses with the nesting of the query. Only what is used of it takes memory.
-const STACK_BYTES: usize = 64 << 20;
+pub const QUERY_STACK_BYTES: usize = 64 << 20;
 
 /// The threads that queries of one [`QueryPool`](crate::QueryPool) run on: the store's own, so that a query that holds a
 /// thread for a while holds up others of its pool at most, and neither the pushing of samples nor whoever waits for it.
@@ -67,7 +67,7 @@ impl QueryThreads {
         let started = Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name(self.name)
-            .thread_stack_size(STACK_BYTES)
+            .thread_stack_size(QUERY_STACK_BYTES)
             .build()?;
         Ok(runtime.insert(started).spawn(work))
     }
