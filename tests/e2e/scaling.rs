@@ -72,9 +72,14 @@ fn a_growing_process_is_never_killed_by_a_limit_of_ours() {
     });
     assert!(load.is_alive(), "the process was killed");
     assert_eq!(containers.sandbox.oom_kills("app").unwrap(), 0);
-    let ups =
-        server.number("SELECT count(*) FROM decisions WHERE resource = 'memory' AND outcome = 'applied'").unwrap();
-    assert!(ups >= 2.0, "the limit should have followed in {ups} steps");
+    // How many steps it takes is the rule's affair: samples of a busy machine may make one large one of them.
+    let first = server.sql(
+        "SELECT limit_before, limit_after FROM decisions \
+         WHERE resource = 'memory' AND outcome = 'applied' AND decided > limit_before ORDER BY time LIMIT 1",
+    );
+    assert_eq!(first[0][0].as_f64(), Some(f64::from(64 << 20)), "it went up from the limit that was found: {first:?}");
+    let own = containers.sandbox.memory_limit("app").unwrap().unwrap();
+    assert!((140_000_000..=512 << 20).contains(&own), "the kernel's own file says {own} bytes");
 }
 
 #[test]
