@@ -1,15 +1,14 @@
 //! The collecting loop: measure the host at aligned instants, store what was seen, tell the engine what changed.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use tidegate_actuator::{Collected, Source};
-use tidegate_model::{Clock, ContainerKey, Event, Resource, TimeMs};
+use tidegate_model::{Clock, TimeMs};
 use tidegate_policy::Engine;
-use tidegate_store::Store;
-use tidegate_web::Readiness;
+use tidegate_store::{Store, StoreError};
+use tidegate_web::{Findings, Readiness};
 use tokio_util::sync::CancellationToken;
 
 /// Where the findings of one host's source go.
@@ -61,53 +60,16 @@ impl Collection {
         }
     }
 
-    async fn keep(&self, collected: &Collected, now: TimeMs) -> Result<()> {
-        self.keep_facts(collected).await?;
-        let report = self.store.append(&collected.samples, now).await?;
-        if let Some(first) = report.rejected.first() {
-            tracing::error!(rejected = report.rejected.len(), reason = first.reason, "the store refused measurements");
-        }
-        let appeared = collected.appeared.iter().map(|container| event(now, &container.key, "appeared"));
-        let vanished = collected.vanished.iter().map(|key| event(now, key, "vanished"));
-        let events: Vec<Event> = vanished.chain(appeared).collect();
-        if !events.is_empty() {
-            self.store.append_events(&events).await?;
-        }
-        for drift in &collected.drifts {
-            self.engine.note_drift(drift);
-        }
-        Ok(())
-    }
-}
-
-impl Collection {
-    /// Containers and host as they are now. What an earlier run left of this host and is not there any more goes, too.
-    async fn keep_facts(&self, collected: &Collected) -> Result<()> {
-        let (store, host, present) = (self.store.clone(), collected.host.clone(), collected.present.clone());
-        // The facts are a file that is replaced and synced, which may take a slow disk a while.
-        tokio::task::spawn_blocking(move || {
-            let here: HashSet<&ContainerKey> = present.iter().map(|container| &container.key).collect();
-            let known = store.containers();
-            for gone in known.iter().filter(|known| known.key.host == host.name && !here.contains(&known.key)) {
-                store.remove_container(&gone.key)?;
-            }
-            store.put_host(host)?;
-            store.put_containers(&present)
-        })
-        .await
-        .context("keeping the facts broke down")?
-        .context("containers and host")
-    }
-}
-
-fn event(time: TimeMs, container: &ContainerKey, name: &str) -> Event {
-    Event {
-        time,
-        rule: "(collector)".to_owned(),
-        container: container.clone(),
-        // An arrival is of the whole container; CPU stands for it, since every container has it.
-        resource: Resource::Cpu,
-        name: name.to_owned(),
-        value: 1.0,
+    async fn keep(&self, collected: &Collected, now: TimeMs) -> Result<(), StoreError> {
+        let found = Findings {
+            time: now,
+            samples: &collected.samples,
+            host: &collected.host,
+            appeared: &collected.appeared,
+            vanished: &collected.vanished,
+            present: Some(collected.present.clone()),
+            drifts: &collected.drifts,
+        };
+        tidegate_web::keep(&self.store, &self.engine, found, now).await
     }
 }

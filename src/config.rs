@@ -8,6 +8,7 @@ use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use tidegate_actuator::ActuatorConfig;
+use tidegate_actuator::agent::AgentConfig;
 use tidegate_policy::PolicyConfig;
 use tidegate_store::StoreConfig;
 use tidegate_web::{TokenRecord, WebConfig};
@@ -28,6 +29,11 @@ pub struct Config {
     pub collect_every_ms: u64,
     /// Whether this process measures and scales the containers of its own host.
     pub local_host: bool,
+    /// The least epoch that this controller begins with: agents obey none lower than one they obeyed before. For a new data
+    /// directory that takes over from another one.
+    pub epoch_at_least: Option<u64>,
+    /// How an agent behaves, for `tidegate agent`.
+    pub agent: AgentConfig,
     pub store: StoreConfig,
     pub policy: PolicyConfig,
     pub actuator: ActuatorConfig,
@@ -44,6 +50,8 @@ impl Default for Config {
             install_default_rules: true,
             collect_every_ms: 1000,
             local_host: true,
+            epoch_at_least: None,
+            agent: AgentConfig::default(),
             store: StoreConfig::default(),
             policy: PolicyConfig::default(),
             actuator: ActuatorConfig::default(),
@@ -68,6 +76,18 @@ fn default_data_dir() -> PathBuf {
 }
 
 impl Config {
+    /// As [`Config::load`], with what an agent keeps beside what a server on the same machine keeps.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_for_agent(file: Option<&Path>, given: &Given) -> Result<Self> {
+        let mut config = Self::load(file, given)?;
+        if config.actuator.state_dir == Some(config.data_dir.join("actuator")) {
+            config.actuator.state_dir = Some(config.data_dir.join("agent"));
+        }
+        Ok(config)
+    }
+
     /// Reads the layers. Without `file`, `./tidegate.toml` and then `/etc/tidegate/tidegate.toml` are taken if they exist.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! `tidegate`: the command line. Parses, wires the rooms together and holds no logic of its own.
 
+mod agent;
 mod client;
 mod collect;
 mod commands;
@@ -37,6 +38,8 @@ struct Cli {
 enum Command {
     /// Run the control plane: store, this host's collector and actuator, rules, API and dashboard
     Serve(Box<commands::serve::ServeArgs>),
+    /// Run this host's part of many: measure it, and change its limits as a controller elsewhere orders
+    Agent(Box<commands::agent::AgentArgs>),
     /// Show Tidegate at work within seconds, on containers of its own
     Demo(demo::DemoArgs),
     /// Run a query on a running server
@@ -80,6 +83,7 @@ fn main() -> ExitCode {
     start_logging(&cli.log);
     let result = match cli.command {
         Command::Serve(args) => commands::serve::run(*args),
+        Command::Agent(args) => commands::agent::run(*args),
         Command::Demo(args) => demo::run(args),
         Command::Sql(args) => commands::sql::run(args),
         Command::Rule(command) => commands::rule::run(command),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tidegate_actuator::simulated::SimulatedHost;
-use tidegate_actuator::{Actuator, LocalHost, Source, inspect};
+use tidegate_actuator::{Actuator, Fleet, LocalHost, Remote, Source, inspect};
 use tidegate_ingest::IngestState;
 use tidegate_model::{Clock, SystemClock};
 use tidegate_policy::{DEFAULT_PACK, Engine};
@@ -24,6 +24,10 @@ use crate::config::Config;
 
 /// How long an orderly end may take before what is left is cut off.
 const DRAIN: Duration = Duration::from_secs(20);
+
+/// How long an order may take, from the decision to the agent's answer: orders older than five seconds are refused there, and
+/// squeezing memory takes up to five by default.
+const ORDER_ANSWERED_WITHIN: Duration = Duration::from_secs(15);
 
 /// The host behind the actuator's traits: a kernel's, or a simulated one.
 pub struct World {
@@ -54,9 +58,20 @@ impl World {
     }
 }
 
+/// A name that nobody else has: so many random bytes in hexadecimal.
+pub fn random_id(bytes: usize) -> String {
+    let mut random = vec![0; bytes];
+    // Without random numbers the time and the process will do: it is a name, no secret.
+    if getrandom::fill(&mut random).is_err() {
+        let seed = format!("{}{}", SystemClock.now().0, std::process::id());
+        random = seed.into_bytes();
+    }
+    random.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Raises the number of files that may be open to what this process is allowed: a few for each container, segment and
 /// client. Failing is no reason not to start; `doctor` warns where the limit is low.
-fn raise_file_limit() {
+pub fn raise_file_limit() {
     let raised =
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
@@ -101,7 +116,13 @@ pub async fn run(config: Config, world: World, listener: TcpListener, stop: impl
     let started = clock.now();
     let store_config = config.store.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(store_config, started)).await??;
-    let engine = Engine::new(store.clone(), world.actuator.clone(), config.policy.clone(), clock.clone())?;
+    let controller = store.begin_epoch(config.epoch_at_least.unwrap_or(0), || random_id(8))?;
+    let remote = Remote::new(controller.epoch, controller.id, ORDER_ANSWERED_WITHIN);
+    let collects = world.source.is_some();
+    // Without a collector of its own this process changes nothing of its own host either.
+    let own = collects.then(|| (config.actuator.host.clone(), world.actuator.clone()));
+    let actuator = Arc::new(Fleet::new(own, remote.clone()));
+    let engine = Engine::new(store.clone(), actuator, config.policy.clone(), clock.clone())?;
     if config.install_default_rules && engine.rules().is_empty() {
         engine
             .execute(DEFAULT_PACK, "shipped", clock.now())
@@ -132,12 +153,14 @@ pub async fn run(config: Config, world: World, listener: TcpListener, stop: impl
     let state = WebState {
         store: store.clone(),
         engine: engine.clone(),
+        remote,
         ingest: IngestState::new(store.clone(), clock.clone(), config.web.max_body_bytes),
         clock,
         auth: if config.tokens.is_empty() { Auth::open() } else { Auth::tokens(&config.tokens)? },
         info: ServerInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: config.actuator.host.clone(),
+            collects,
             simulated: world.simulated,
             cgroup: world.cgroup,
             started,

@@ -2,15 +2,15 @@
 //! forget them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write as _;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tidegate_model::{Limit, Resource};
+use tidegate_model::{Limit, Resource, TimeMs};
 
 use crate::error::ActuatorError;
+use crate::state_file;
 
 const FILE: &str = "baselines.json";
 
@@ -32,20 +32,55 @@ struct BaselineFile {
     containers: BTreeMap<String, Entry>,
 }
 
+/// One incarnation of one container, for the record.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) incarnation: u64,
+    /// The runtime's identifier.
+    pub(crate) id: &'a str,
+}
+
 impl BaselineFile {
     /// What is known of this incarnation, which may be nothing.
-    fn entry(&self, name: &str, incarnation: u64) -> Entry {
-        let known = self.containers.get(name).filter(|entry| entry.incarnation == incarnation).cloned();
-        known.unwrap_or(Entry { incarnation, limits: BTreeMap::new(), squeeze: None })
+    fn entry(&self, life: Life<'_>) -> Entry {
+        let Life { name, incarnation, id } = life;
+        let same_id = |entry: &Entry| entry.kept.as_ref().map(|kept| kept.id == id);
+        match self.containers.get(name) {
+            Some(entry) if entry.incarnation == incarnation && same_id(entry) != Some(false) => entry.clone(),
+            Some(entry) if same_id(entry) == Some(true) => {
+                Entry { incarnation, gone_at: None, squeeze: None, ..entry.clone() }
+            }
+            _ => Entry { incarnation, limits: BTreeMap::new(), squeeze: None, kept: None, gone_at: None },
+        }
     }
 }
+
+/// No cgroup has this inode: the incarnation of a container that is not running.
+const NOT_RUNNING: u64 = 0;
+/// How many containers that are not running are remembered; the ones that went first are forgotten first.
+const REMEMBERED: usize = 1_000;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Entry {
     incarnation: u64,
     limits: BTreeMap<Resource, Limit>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    kept: Option<Kept>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    gone_at: Option<TimeMs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     squeeze: Option<Squeeze>,
+}
+
+/// That the owner of a container was told of our limits and brings them back when it starts the container again. What is
+/// found then is no baseline, but what we wrote; the one that was recorded goes on to count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    /// The owner's identifier of the container. Another container of the same name has another one.
+    pub(crate) id: String,
+    /// Whether the owner remembers through a reboot.
+    pub(crate) over_reboots: bool,
 }
 
 /// A memory.high that is lowered for the moment. A process that is killed meanwhile leaves it behind, and the container
@@ -71,65 +106,58 @@ impl Baselines {
         let Some(dir) = state_dir else { return Ok(Self { path: None, file: Mutex::new(file) }) };
         fs::create_dir_all(dir).map_err(|error| ActuatorError::file("create directory", dir, error))?;
         let path = dir.join(FILE);
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let kept: BaselineFile = serde_json::from_slice(&bytes).map_err(|error| {
-                    let path = path.display();
-                    ActuatorError::Config(format!(
-                        "{path} is damaged ({error}); move it away to start without baselines"
-                    ))
-                })?;
-                if kept.boot_id == file.boot_id {
-                    file = kept;
-                }
+        match state_file::read::<BaselineFile>(&path)? {
+            Some(kept) if kept.boot_id == file.boot_id => file = kept,
+            Some(kept) => {
+                let lasting = kept.containers.into_iter().filter_map(|(name, entry)| {
+                    let lasts = entry.kept.as_ref().is_some_and(|kept| kept.over_reboots);
+                    lasts.then_some((name, Entry { incarnation: NOT_RUNNING, squeeze: None, ..entry }))
+                });
+                file.containers.extend(lasting);
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(ActuatorError::file("read", path, error)),
+            None => {}
         }
         Ok(Self { path: Some(path), file: Mutex::new(file) })
     }
 
     /// What was recorded for this incarnation.
-    pub(crate) fn recorded(&self, name: &str, incarnation: u64) -> BTreeMap<Resource, Limit> {
-        self.file.lock().entry(name, incarnation).limits
+    pub(crate) fn recorded(&self, life: Life<'_>) -> BTreeMap<Resource, Limit> {
+        self.file.lock().entry(life).limits
     }
 
-    /// Records a limit before its first change and returns once it is on disk. What is recorded already stays.
+    /// Records a limit before its first change and returns once it is on disk. What is recorded already stays. `kept` when
+    /// an owner will be told of the changes.
     pub(crate) fn record(
         &self,
-        name: &str,
-        incarnation: u64,
+        life: Life<'_>,
+        kept: Option<Kept>,
         resource: Resource,
         limit: Limit,
     ) -> Result<(), ActuatorError> {
         // The lock is held while writing so that two containers' first changes cannot overwrite each other's file.
         let mut file = self.file.lock();
-        let mut entry = file.entry(name, incarnation);
+        let mut entry = file.entry(life);
         if entry.limits.contains_key(&resource) {
             return Ok(());
         }
         entry.limits.insert(resource, limit);
-        self.put(&mut file, name, entry)
+        entry.kept = kept.or(entry.kept);
+        self.put(&mut file, life.name, entry)
     }
 
     /// The squeeze of this incarnation that has begun and not ended.
-    pub(crate) fn squeeze(&self, name: &str, incarnation: u64) -> Option<Squeeze> {
-        self.file.lock().entry(name, incarnation).squeeze
+    pub(crate) fn squeeze(&self, life: Life<'_>) -> Option<Squeeze> {
+        self.file.lock().entry(life).squeeze
     }
 
     /// Records that a squeeze begins, or with `None` that it has ended, and returns once that is on disk.
-    pub(crate) fn record_squeeze(
-        &self,
-        name: &str,
-        incarnation: u64,
-        squeeze: Option<Squeeze>,
-    ) -> Result<(), ActuatorError> {
+    pub(crate) fn record_squeeze(&self, life: Life<'_>, squeeze: Option<Squeeze>) -> Result<(), ActuatorError> {
         let mut file = self.file.lock();
-        let entry = file.entry(name, incarnation);
+        let entry = file.entry(life);
         if entry.squeeze == squeeze {
             return Ok(());
         }
-        self.put(&mut file, name, Entry { squeeze, ..entry })
+        self.put(&mut file, life.name, Entry { squeeze, ..entry })
     }
 
     fn put(&self, file: &mut BaselineFile, name: &str, entry: Entry) -> Result<(), ActuatorError> {
@@ -145,26 +173,31 @@ impl Baselines {
         saved
     }
 
-    /// Forgets a container that is gone; the file follows with the next record.
-    pub(crate) fn forget(&self, name: &str, incarnation: u64) {
+    /// Forgets a container that is gone, unless its owner may start it again; the file follows with the next record.
+    pub(crate) fn forget(&self, life: Life<'_>, now: TimeMs) {
         let mut file = self.file.lock();
-        if file.containers.get(name).is_some_and(|entry| entry.incarnation == incarnation) {
+        let mut entry = file.entry(life);
+        match file.containers.get(life.name) {
+            Some(known) if known.incarnation == life.incarnation || entry.kept.is_some() => {}
+            _ => return,
+        }
+        if entry.kept.is_none() {
+            file.containers.remove(life.name);
+            return;
+        }
+        entry = Entry { incarnation: NOT_RUNNING, gone_at: Some(now), squeeze: None, ..entry };
+        file.containers.insert(life.name.to_owned(), entry);
+        let mut gone: Vec<_> =
+            file.containers.iter().filter_map(|(name, e)| Some((e.gone_at?, name.clone()))).collect();
+        gone.sort_unstable();
+        for (_, name) in gone.iter().rev().skip(REMEMBERED) {
             file.containers.remove(name);
         }
     }
 
     fn save(&self, file: &BaselineFile) -> Result<(), ActuatorError> {
         let Some(path) = &self.path else { return Ok(()) };
-        let text = serde_json::to_vec_pretty(file).map_err(|error| ActuatorError::Config(error.to_string()))?;
-        let new = path.with_extension("json.new");
-        let replace = || {
-            let mut out = File::create(&new)?;
-            out.write_all(&text)?;
-            out.sync_all()?;
-            fs::rename(&new, path)?;
-            path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
-        };
-        replace().map_err(|error| ActuatorError::file("write", path, error))
+        state_file::write(path, file)
     }
 }
 
@@ -172,23 +205,71 @@ impl Baselines {
 mod tests {
     use super::*;
 
+    const CPU: Resource = Resource::Cpu;
+
     fn open(dir: &Path, boot: &str) -> Baselines {
         Baselines::open_at_boot(Some(dir), boot.to_owned()).unwrap()
+    }
+
+    fn web(incarnation: u64, id: &str) -> Life<'_> {
+        Life { name: "web", incarnation, id }
     }
 
     #[test]
     fn the_first_record_survives_a_restart_and_later_ones_do_not_replace_it() {
         let dir = tempfile::tempdir().unwrap();
         let baselines = open(dir.path(), "boot-1");
-        baselines.record("web", 7, Resource::Memory, Limit::Unlimited).unwrap();
-        baselines.record("web", 7, Resource::Cpu, Limit::At(2.0)).unwrap();
-        baselines.record("web", 7, Resource::Cpu, Limit::At(0.5)).unwrap();
+        baselines.record(web(7, "a"), None, Resource::Memory, Limit::Unlimited).unwrap();
+        baselines.record(web(7, "a"), None, CPU, Limit::At(2.0)).unwrap();
+        baselines.record(web(7, "a"), None, CPU, Limit::At(0.5)).unwrap();
         drop(baselines);
 
-        let kept = open(dir.path(), "boot-1").recorded("web", 7);
-        assert_eq!(kept, [(Resource::Cpu, Limit::At(2.0)), (Resource::Memory, Limit::Unlimited)].into());
-        assert!(open(dir.path(), "boot-1").recorded("web", 8).is_empty(), "another incarnation");
-        assert!(open(dir.path(), "boot-2").recorded("web", 7).is_empty(), "inodes start anew with each boot");
+        let kept = open(dir.path(), "boot-1").recorded(web(7, "a"));
+        assert_eq!(kept, [(CPU, Limit::At(2.0)), (Resource::Memory, Limit::Unlimited)].into());
+        assert!(open(dir.path(), "boot-1").recorded(web(8, "a")).is_empty(), "another incarnation");
+        assert!(open(dir.path(), "boot-2").recorded(web(7, "a")).is_empty(), "inodes start anew with each boot");
+    }
+
+    #[test]
+    fn a_baseline_outlives_a_container_whose_owner_brings_our_limit_back() {
+        for over_reboots in [true, false] {
+            let dir = tempfile::tempdir().unwrap();
+            let baselines = open(dir.path(), "boot-1");
+            let kept = Some(Kept { id: "a".to_owned(), over_reboots });
+            baselines.record(web(7, "a"), kept.clone(), CPU, Limit::At(2.0)).unwrap();
+            baselines.forget(web(7, "a"), TimeMs(5));
+            let recorded: BTreeMap<_, _> = [(CPU, Limit::At(2.0))].into();
+            assert_eq!(baselines.recorded(web(8, "a")), recorded, "the same container, started again");
+            assert!(
+                baselines.recorded(web(7, "b")).is_empty(),
+                "another one of the same name, though with the old inode"
+            );
+            baselines.record(web(8, "a"), kept, Resource::Memory, Limit::Unlimited).unwrap();
+            assert_eq!(baselines.recorded(web(8, "a")).len(), 2);
+            drop(baselines);
+
+            let rebooted = open(dir.path(), "boot-2");
+            assert_eq!(rebooted.recorded(web(8, "a")).len(), if over_reboots { 2 } else { 0 });
+            rebooted.record(web(8, "b"), None, CPU, Limit::At(1.0)).unwrap();
+            assert_eq!(rebooted.recorded(web(8, "b")), [(CPU, Limit::At(1.0))].into());
+            rebooted.forget(web(8, "b"), TimeMs(6));
+            assert!(rebooted.recorded(web(8, "b")).is_empty());
+        }
+    }
+
+    #[test]
+    fn of_the_containers_that_do_not_run_the_latest_are_remembered() {
+        let baselines = Baselines::open_at_boot(None, "boot-1".to_owned()).unwrap();
+        let names: Vec<String> = (0..REMEMBERED + 5).map(|number| number.to_string()).collect();
+        for (number, name) in names.iter().enumerate() {
+            let life = Life { name, incarnation: 1 + number as u64, id: name };
+            let kept = Some(Kept { id: name.clone(), over_reboots: true });
+            baselines.record(life, kept, CPU, Limit::At(2.0)).unwrap();
+            baselines.forget(life, TimeMs(number as i64));
+        }
+        let is_known = |name: &str| !baselines.recorded(Life { name, incarnation: 1, id: name }).is_empty();
+        assert_eq!(names.iter().filter(|name| is_known(name)).count(), REMEMBERED);
+        assert!(!is_known("4") && is_known("5"));
     }
 
     #[test]
@@ -205,7 +286,7 @@ mod tests {
         let baselines = open(dir.path(), "boot-1");
         // A directory in the place of the new file makes the replacement fail, also for root.
         fs::create_dir(dir.path().join("baselines.json.new")).unwrap();
-        assert!(baselines.record("web", 7, Resource::Cpu, Limit::At(2.0)).is_err());
-        assert!(baselines.recorded("web", 7).is_empty());
+        assert!(baselines.record(web(7, "a"), None, CPU, Limit::At(2.0)).is_err());
+        assert!(baselines.recorded(web(7, "a")).is_empty());
     }
 }

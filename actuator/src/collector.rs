@@ -2,36 +2,55 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidegate_model::{Container, ContainerKey, Limit, Resource, Runtime, SampleBatch, SeriesKey, TimeMs, metrics};
 
+use crate::arrivals::Arrivals;
+use crate::baseline::Life;
 use crate::capacity::Capacity;
 use crate::cgroup::parse::Stall;
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling, sampler};
-use crate::discovery::{Found, is_pause, walk};
+use crate::discovery::{Found, identify, is_pause, walk};
 use crate::drift::Standing;
 use crate::error::ActuatorError;
 use crate::host::{LocalHost, Tracked};
-use crate::runtime::describe;
+use crate::labels::{self, settings};
+use crate::runtime::Described;
+use crate::runtime::daemon::Daemon;
 use crate::{Collected, Drift, Source};
+
+/// How long the runtimes are asked about containers in one collection; whoever is left appears with the next one.
+const ASKING_TIME: Duration = Duration::from_secs(1);
+/// How long a container is kept back whose runtime cannot tell its name, or whose name a container has that is about to go.
+/// After that it goes by its short identifier or its path, for as long as it lives: a name is a history.
+const NAME_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The collector of one host.
 pub(crate) struct Collector {
     host: Arc<LocalHost>,
     capacity: Capacity,
+    arrivals: Arrivals,
+    /// What the last walk found.
+    found: Vec<Found>,
     /// By cgroup path.
     watched: BTreeMap<PathBuf, Watched>,
     /// Containers that only hold a pod's namespaces, by path and inode.
     pauses: BTreeSet<(PathBuf, u64)>,
+    /// Since when containers are kept back for their names, by path and inode.
+    nameless: BTreeMap<(PathBuf, u64), TimeMs>,
 }
 
 struct Watched {
     tracked: Arc<Tracked>,
     sampler: Box<dyn Sampler>,
     former: Option<Reading>,
+    /// The runtime could not be asked, and shall be as soon as it can.
+    incomplete: bool,
+    /// What is wrong with its labels.
+    problems: Vec<String>,
 }
 
 /// The tightest limit above the containers of one parent, for one collection.
@@ -39,7 +58,15 @@ type Ancestors = HashMap<(PathBuf, Resource), Option<Limit>>;
 
 impl Collector {
     pub(crate) fn new(host: Arc<LocalHost>) -> Self {
-        Self { capacity: host.capacity, host, watched: BTreeMap::new(), pauses: BTreeSet::new() }
+        Self {
+            capacity: host.capacity,
+            host,
+            arrivals: Arrivals::new(),
+            found: Vec::new(),
+            watched: BTreeMap::new(),
+            pauses: BTreeSet::new(),
+            nameless: BTreeMap::new(),
+        }
     }
 }
 
@@ -50,10 +77,11 @@ impl Source for Collector {
         self.capacity = gaps.take(Capacity::read()).unwrap_or(self.capacity);
 
         let mut problems = Vec::new();
-        let mut found = walk(&self.host.hierarchy, &self.host.config.roots, self.host.config.discover, &mut problems);
-        found.retain(|found| !self.host.own_cgroups.are_within(&found.identity.path));
-        let vanished = self.drop_vanished(&found);
-        let appeared = self.add_appeared(found, now, &mut gaps);
+        self.look_around(&mut problems);
+        let vanished = self.drop_vanished(now);
+        let appeared = self.add_appeared(now, &mut gaps);
+        self.ask_again();
+        problems.extend(self.runtime_problems());
 
         let mut round = Round { now, gaps, samples: SampleBatch::new(), drifts: Vec::new(), ancestors: HashMap::new() };
         let mut present = Vec::with_capacity(self.watched.len());
@@ -74,13 +102,30 @@ impl Source for Collector {
 }
 
 impl Collector {
-    fn drop_vanished(&mut self, found: &[Found]) -> Vec<ContainerKey> {
-        let inodes: HashMap<_, _> = found.iter().map(|found| (found.identity.path.as_path(), found.inode)).collect();
+    /// Walks the hierarchies if something may have come or gone.
+    fn look_around(&mut self, problems: &mut Vec<String>) {
+        if !self.arrivals.may_have_come() {
+            return;
+        }
+        let host = &self.host;
+        let known_problems = problems.len();
+        self.arrivals.begin_walk();
+        let mut listing = |dir: &Path| self.arrivals.watch(dir);
+        self.found = walk(&host.hierarchy, &host.config.roots, host.config.discover, &mut listing, problems);
+        self.found.retain(|found| !host.own_cgroups.are_within(&found.identity.path));
+        if problems.len() > known_problems {
+            self.arrivals.doubt();
+        }
+    }
+
+    fn drop_vanished(&mut self, now: TimeMs) -> Vec<ContainerKey> {
+        let inodes: HashMap<_, _> =
+            self.found.iter().map(|found| (found.identity.path.as_path(), found.inode)).collect();
         let mut vanished = Vec::new();
         self.watched.retain(|path, watched| {
-            let (key, incarnation) = {
+            let (key, incarnation, id) = {
                 let container = watched.tracked.container.read();
-                (container.key.clone(), container.incarnation)
+                (container.key.clone(), container.incarnation, container.id.clone())
             };
             match inodes.get(path.as_path()) {
                 Some(inode) if *inode == incarnation => return true,
@@ -91,20 +136,27 @@ impl Collector {
             let mut containers = self.host.containers.write();
             if containers.get(&key.name).is_some_and(|known| Arc::ptr_eq(known, &watched.tracked)) {
                 containers.remove(&key.name);
+                if let Some(pins) = &self.host.pins {
+                    pins.release(&key.name);
+                }
             }
-            self.host.baselines.forget(&key.name, incarnation);
+            self.host.baselines.forget(Life { name: &key.name, incarnation, id: &id }, now);
             vanished.push(key);
             false
         });
         self.pauses.retain(|(path, inode)| inodes.get(path.as_path()) == Some(inode));
+        self.nameless.retain(|(path, inode), _| inodes.get(path.as_path()) == Some(inode));
         vanished
     }
 
-    fn add_appeared(&mut self, found: Vec<Found>, now: TimeMs, gaps: &mut Gaps) -> Vec<Container> {
+    fn add_appeared(&mut self, now: TimeMs, gaps: &mut Gaps) -> Vec<Container> {
         let mut appeared = Vec::new();
+        let started = Instant::now();
+        let is_new = |found: &&Found| !self.watched.contains_key(&found.identity.path);
+        let found: Vec<Found> = self.found.iter().filter(is_new).cloned().collect();
         for found in found {
-            if self.watched.contains_key(&found.identity.path) {
-                continue;
+            if started.elapsed() >= ASKING_TIME {
+                break;
             }
             match self.add(&found, now, gaps) {
                 Ok(Some(container)) => appeared.push(container),
@@ -136,42 +188,106 @@ impl Collector {
                 None => return Ok(None),
             }
         }
-        let described = describe(identity, &host.config.docker_root);
+        let described = host.runtimes.describe(identity);
+        let unnamed = described.incomplete && described.name.is_none();
+        let wanted = described.name.clone().unwrap_or_else(|| identity.name.clone());
+        let taken = described.name.is_some() && is_taken(&wanted, found, &host.containers.read());
+        if (unnamed || taken) && is_patient(&mut self.nameless, found, now) {
+            return Ok(None);
+        }
         let mut containers = host.containers.write();
-        let name = free_name(described.name.unwrap_or_else(|| identity.name.clone()), found, &containers);
+        let name = free_name(wanted, found, &containers);
+        let mut problems = Vec::new();
         let tracked = match containers.entry(name.clone()) {
             // Another source of this host knows it already.
             Entry::Occupied(known) => Arc::clone(known.get()),
             Entry::Vacant(vacant) => {
-                let mut labels = identity.labels.clone();
-                labels.extend(described.labels);
-                let (app, user) = host.config.app_of(&name);
-                let baseline = host.baselines.recorded(&name, found.inode);
-                gaps.take(host.release_left_squeeze(&name, found.inode, &cgroup));
-                let container = Container {
+                let life = Life { name: &name, incarnation: found.inode, id: &identity.id };
+                let baseline = host.baselines.recorded(life);
+                gaps.take(host.release_left_squeeze(life, &cgroup));
+                gaps.take(host.adopt_pin(&name, &cgroup));
+                let mut container = Container {
                     key: ContainerKey { host: host.config.host.clone(), name: name.clone() },
                     path: identity.path.clone(),
                     cgroup: host.hierarchy.version,
                     runtime: identity.runtime,
                     id: identity.id.clone(),
                     incarnation: found.inode,
-                    app: app.or_else(|| labels.get("tidegate.app").cloned()),
-                    user: user.or_else(|| labels.get("tidegate.user").cloned()),
-                    labels,
+                    app: None,
+                    user: None,
+                    labels: identity.labels.clone(),
                     first_seen: now,
                     last_seen: now,
                     baseline: first_limits(&cgroup, &baseline),
-                    bounds: host.config.bounds_of(&name, self.capacity),
+                    bounds: BTreeMap::new(),
                 };
+                problems = label(&mut container, &described, host, self.capacity);
                 Arc::clone(vacant.insert(Arc::new(Tracked::new(container, cgroup, &baseline))))
             }
         };
         drop(containers);
         let sampler = sampler(&tracked.cgroup.read(), &host.budget);
         let container = tracked.container.read().clone();
-        self.watched.insert(identity.path.clone(), Watched { tracked, sampler, former: None });
+        let incomplete = described.incomplete;
+        self.watched.insert(identity.path.clone(), Watched { tracked, sampler, former: None, incomplete, problems });
         Ok(Some(container))
     }
+
+    /// Takes over the labels that a runtime could not tell when the container appeared. The name stays.
+    fn ask_again(&mut self) {
+        let runtimes = &self.host.runtimes;
+        let started = Instant::now();
+        for watched in self.watched.values_mut().filter(|watched| watched.incomplete) {
+            let runtime = watched.tracked.container.read().runtime;
+            let ready = runtimes.daemon(runtime).is_none_or(Daemon::is_ready);
+            if !ready || started.elapsed() >= ASKING_TIME {
+                continue;
+            }
+            let Some(identity) = identify(&watched.tracked.cgroup.read().path) else { continue };
+            let described = runtimes.describe(&identity);
+            watched.incomplete = described.incomplete;
+            if !described.incomplete {
+                let mut container = watched.tracked.container.write();
+                watched.problems = label(&mut container, &described, &self.host, self.capacity);
+            }
+        }
+    }
+
+    /// What is wrong with the labels, and with a daemon that somebody still waits for.
+    fn runtime_problems(&self) -> Vec<String> {
+        let runtimes = &self.host.runtimes;
+        let waiting = |runtime| {
+            let mut incomplete = self.watched.values().filter(|watched| watched.incomplete);
+            !self.nameless.is_empty() || incomplete.any(|w| w.tracked.container.read().runtime == runtime)
+        };
+        let daemons = [Runtime::Docker, Runtime::Podman].into_iter().filter(|runtime| waiting(*runtime));
+        let mut problems: Vec<String> = daemons.filter_map(|runtime| runtimes.daemon(runtime)?.problem()).collect();
+        problems.extend(self.watched.values().flat_map(|watched| watched.problems.iter().cloned()));
+        problems
+    }
+}
+
+/// Gives a container what its labels and the configuration say, and tells what cannot be understood of it.
+fn label(container: &mut Container, described: &Described, host: &LocalHost, capacity: Capacity) -> Vec<String> {
+    let name = &container.key.name;
+    let mut problems = Vec::new();
+    container.labels.extend(described.labels.clone());
+    let settings = settings(name, &container.labels, &mut problems);
+    let (app, user) = host.config.app_of(name);
+    container.bounds = host.config.bounds_with(name, &settings.bounds, capacity, &mut problems);
+    container.app = app.or(settings.app);
+    container.user = user.or(settings.user);
+    if settings.unscaled || host.config.never_scales(name) {
+        // One word for whoever looks, wherever it was said.
+        container.labels.insert(labels::SCALE.to_owned(), "false".to_owned());
+    }
+    problems
+}
+
+/// Whether a container shall still be kept back.
+fn is_patient(nameless: &mut BTreeMap<(PathBuf, u64), TimeMs>, found: &Found, now: TimeMs) -> bool {
+    let since = nameless.entry((found.identity.path.clone(), found.inode)).or_insert(now);
+    now.since(*since) < NAME_PATIENCE
 }
 
 /// The own limits as found, those of a former process's record first.
@@ -181,14 +297,16 @@ fn first_limits(cgroup: &crate::cgroup::Cgroup, recorded: &BTreeMap<Resource, Li
 }
 
 /// `name`, or when another container has it, the path with dots for slashes, which no other has.
-fn free_name(name: String, found: &Found, taken: &BTreeMap<String, Arc<Tracked>>) -> String {
-    let path = &found.identity.path;
-    match taken.get(&name) {
-        Some(other) if other.container.read().path != *path => {
-            path.display().to_string().trim_start_matches('/').replace('/', ".")
-        }
-        _ => name,
+fn free_name(name: String, found: &Found, containers: &BTreeMap<String, Arc<Tracked>>) -> String {
+    match is_taken(&name, found, containers) {
+        true => found.identity.path.display().to_string().trim_start_matches('/').replace('/', "."),
+        false => name,
     }
+}
+
+/// Whether another container has the name.
+fn is_taken(name: &str, found: &Found, containers: &BTreeMap<String, Arc<Tracked>>) -> bool {
+    containers.get(name).is_some_and(|other| other.container.read().path != found.identity.path)
 }
 
 /// One collection in progress.

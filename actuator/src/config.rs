@@ -23,14 +23,37 @@ pub struct ActuatorConfig {
     pub discover: bool,
     /// Where the hierarchies are mounted.
     pub mount: PathBuf,
-    /// Docker's data directory, where the names of its containers are read.
+    /// Docker's data directory, where the names of its containers are read when its API cannot be asked.
     pub docker_root: PathBuf,
+    /// The socket of Docker's API; empty to never ask it.
+    pub docker_socket: PathBuf,
+    /// Podman's storage, where the names of its containers are read when its API cannot be asked.
+    pub podman_root: PathBuf,
+    /// The socket of Podman's API; empty to never ask it.
+    pub podman_socket: PathBuf,
+    /// The socket of the system's message bus, where systemd is told of limits; empty to never tell it.
+    pub system_bus: PathBuf,
+    /// How limits are written.
+    pub write_via: WriteVia,
+    /// Where LXC keeps the configurations of its containers.
+    pub lxc_root: PathBuf,
+    /// Where containerd keeps the bundles of running containers, by namespace.
+    pub containerd_state: PathBuf,
+    /// Where CRI-O keeps the bundles of running containers.
+    pub crio_state: PathBuf,
     /// Bounds of containers that no rule in `bounds` names.
     pub default_bounds: BTreeMap<Resource, BoundsSpec>,
     /// Bounds of some containers; of several that match, the last one counts.
     pub bounds: Vec<BoundsRule>,
     /// Which containers belong to which app; the first that matches counts.
     pub apps: Vec<AppRule>,
+    /// Whether containers get CPUs of their own with each CPU limit that is written: whole cores first, socket by socket.
+    pub pinning: bool,
+    /// Where the kernel tells which CPUs there are; used for pinning.
+    pub devices: PathBuf,
+    /// Names, with `*` and `?`, of containers that are measured and never changed. The label `tidegate.scale=false` says the
+    /// same of one container.
+    pub never_scale: Vec<String>,
     /// How long a container may take to shrink below a new, lower memory limit, in ms.
     pub squeeze_timeout_ms: u64,
     /// How long a limit that somebody else changed is left alone, in seconds.
@@ -47,14 +70,39 @@ impl Default for ActuatorConfig {
             discover: true,
             mount: PathBuf::from("/sys/fs/cgroup"),
             docker_root: PathBuf::from("/var/lib/docker"),
+            docker_socket: PathBuf::from("/var/run/docker.sock"),
+            podman_root: PathBuf::from("/var/lib/containers/storage"),
+            podman_socket: PathBuf::from("/run/podman/podman.sock"),
+            system_bus: PathBuf::from("/run/dbus/system_bus_socket"),
+            write_via: WriteVia::Auto,
+            lxc_root: PathBuf::from("/var/lib/lxc"),
+            containerd_state: PathBuf::from("/run/containerd/io.containerd.runtime.v2.task"),
+            crio_state: PathBuf::from("/run/containers/storage/overlay-containers"),
             default_bounds: BTreeMap::new(),
             bounds: Vec::new(),
             apps: Vec::new(),
+            pinning: false,
+            devices: PathBuf::from("/sys/devices/system"),
+            never_scale: Vec::new(),
             squeeze_timeout_ms: 5_000,
             drift_hold_s: 60,
             state_dir: None,
         }
     }
+}
+
+/// How limits are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WriteVia {
+    /// Through the owner of the container - Docker, Podman or systemd - where there is one, so that it knows; into the
+    /// cgroup file where there is none or where it fails.
+    #[default]
+    Auto,
+    /// Into the cgroup file alone. What the owner knows stays as it was, and comes back with a restart.
+    Cgroup,
+    /// As `Auto`, but when an owner fails the change is refused.
+    Owner,
 }
 
 /// The lowest and the highest limit, in the resource's base unit, where they are given.
@@ -65,6 +113,13 @@ pub struct BoundsSpec {
     pub min: Option<f64>,
     /// Highest limit; the host's capacity when left out.
     pub max: Option<f64>,
+}
+
+impl BoundsSpec {
+    /// These ends, and where one is missing, that of `other`.
+    fn or(self, other: Self) -> Self {
+        Self { min: self.min.or(other.min), max: self.max.or(other.max) }
+    }
 }
 
 /// Bounds of the containers whose name matches.
@@ -125,20 +180,51 @@ impl ActuatorConfig {
         Ok(())
     }
 
-    /// The bounds of a container, for each resource that has any.
+    /// The bounds of a container that has no labels, for each resource that has any.
     pub(crate) fn bounds_of(&self, name: &str, capacity: Capacity) -> BTreeMap<Resource, Bounds> {
+        self.bounds_with(name, &BTreeMap::new(), capacity, &mut Vec::new())
+    }
+
+    /// The bounds of a container whose labels say `labels`. Where a rule of the configuration and a label set the same end,
+    /// the rule counts: who writes labels need not be who answers for the host. The defaults count last. Labels that leave
+    /// nothing between the ends are left out, and noted in `problems`.
+    pub(crate) fn bounds_with(
+        &self,
+        name: &str,
+        labels: &BTreeMap<Resource, BoundsSpec>,
+        capacity: Capacity,
+        problems: &mut Vec<String>,
+    ) -> BTreeMap<Resource, Bounds> {
         let mut bounds = BTreeMap::new();
         for resource in Resource::ALL {
             let rule = self.bounds.iter().rev().find(|r| r.resource == resource && matches(&r.container, name));
-            let spec = match rule {
-                Some(rule) => Some(BoundsSpec { min: rule.min, max: rule.max }),
-                None => self.default_bounds.get(&resource).copied(),
+            let rule = rule.map(|rule| BoundsSpec { min: rule.min, max: rule.max });
+            let default = self.default_bounds.get(&resource).copied().unwrap_or_default();
+            let range = |label: BoundsSpec| {
+                let spec = rule.map_or_else(|| label.or(default), |rule| rule.or(label));
+                (spec.min.is_some() || spec.max.is_some()).then(|| Bounds {
+                    min: spec.min.unwrap_or(0.0),
+                    max: spec.max.unwrap_or_else(|| capacity.of(resource)),
+                })
             };
-            let Some(spec) = spec.filter(|spec| spec.min.is_some() || spec.max.is_some()) else { continue };
-            let max = spec.max.unwrap_or_else(|| capacity.of(resource));
-            bounds.insert(resource, Bounds { min: spec.min.unwrap_or(0.0), max });
+            let label = labels.get(&resource).copied().unwrap_or_default();
+            let mut found = range(label);
+            if let Some(empty) = found.filter(|found| found.min > found.max && label != BoundsSpec::default()) {
+                let (min, max) = (resource.display(empty.min), resource.display(empty.max));
+                problems.push(format!(
+                    "container {name}: its labels for {resource} leave nothing between a least limit of {min} and a highest \
+                     of {max}; they are left out"
+                ));
+                found = range(BoundsSpec::default());
+            }
+            bounds.extend(found.map(|found| (resource, found)));
         }
         bounds
+    }
+
+    /// Whether the configuration forbids to change a container's limits.
+    pub(crate) fn never_scales(&self, name: &str) -> bool {
+        self.never_scale.iter().any(|pattern| matches(pattern, name))
     }
 
     /// App and user of a container by the configured rules.
@@ -225,6 +311,30 @@ mod tests {
         assert_eq!(bounds[&Resource::Memory], Bounds { min: 1e6, max: (8u64 << 30) as f64 });
         assert_eq!(config.bounds_of("db", capacity)[&Resource::Cpu], Bounds { min: 0.1, max: 1.0 });
         assert!(ActuatorConfig::default().bounds_of("db", capacity).is_empty());
+    }
+
+    #[test]
+    fn a_rule_wins_over_a_label_end_by_end_and_a_label_over_the_defaults() {
+        let capacity = Capacity { cpus: 4, memory: 8 << 30 };
+        let spec = |min, max| BoundsSpec { min, max };
+        let rule = BoundsRule { container: "web".into(), resource: Resource::Cpu, min: None, max: Some(2.0) };
+        let config = ActuatorConfig {
+            default_bounds: [(Resource::Cpu, spec(Some(0.1), Some(1.0)))].into(),
+            bounds: vec![rule],
+            ..Default::default()
+        };
+        let bounds = |name: &str, label: BoundsSpec| {
+            let mut problems = Vec::new();
+            let bounds = config.bounds_with(name, &[(Resource::Cpu, label)].into(), capacity, &mut problems);
+            (bounds[&Resource::Cpu], problems)
+        };
+        let of = |min, max| Bounds { min, max };
+        assert_eq!(bounds("web", spec(Some(0.5), Some(3.0))), (of(0.5, 2.0), vec![]));
+        assert_eq!(bounds("db", spec(Some(0.5), Some(3.0))), (of(0.5, 3.0), vec![]));
+        assert_eq!(bounds("db", spec(Some(0.5), None)), (of(0.5, 1.0), vec![]));
+        let (kept, problems) = bounds("web", spec(Some(2.5), None));
+        assert_eq!(kept, of(0.0, 2.0), "a label that contradicts the rule is left out");
+        assert!(problems[0].contains("container web") && problems[0].contains("2.50 cores"), "{problems:?}");
     }
 
     #[test]

@@ -180,9 +180,16 @@ pub(crate) struct Found {
 }
 
 /// Walks the hierarchies. `roots` are cgroups whose children are containers whatever their names are; with `known`, the
-/// runtimes' patterns are looked for in the whole tree. What could not be listed is noted in `problems`.
-pub(crate) fn walk(hierarchy: &Hierarchy, roots: &[PathBuf], known: bool, problems: &mut Vec<String>) -> Vec<Found> {
-    let mut walk = Walk { found: BTreeMap::new(), roots, problems };
+/// runtimes' patterns are looked for in the whole tree. `listing` is told of each directory right before it is listed. What
+/// could not be listed is noted in `problems`.
+pub(crate) fn walk(
+    hierarchy: &Hierarchy,
+    roots: &[PathBuf],
+    known: bool,
+    listing: &mut dyn FnMut(&Path),
+    problems: &mut Vec<String>,
+) -> Vec<Found> {
+    let mut walk = Walk { found: BTreeMap::new(), roots, listing, problems };
     for mount in hierarchy.walk_roots() {
         for root in roots {
             walk.children(mount, root, 0, false);
@@ -197,12 +204,14 @@ pub(crate) fn walk(hierarchy: &Hierarchy, roots: &[PathBuf], known: bool, proble
 struct Walk<'a> {
     found: BTreeMap<PathBuf, Found>,
     roots: &'a [PathBuf],
+    listing: &'a mut dyn FnMut(&Path),
     problems: &'a mut Vec<String>,
 }
 
 impl Walk<'_> {
     fn children(&mut self, mount: &Path, parent: &Path, depth: usize, known: bool) {
         let dir = below(mount, parent);
+        (self.listing)(&dir);
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             // A cgroup may go away under the walk, and a root may not exist yet or not in every hierarchy.
@@ -381,7 +390,7 @@ mod tests {
         let hierarchy = Hierarchy::find(tree.path()).unwrap();
         let mut problems = Vec::new();
         let mut names = |roots: &[PathBuf], known| -> Vec<String> {
-            let found = walk(&hierarchy, roots, known, &mut problems);
+            let found = walk(&hierarchy, roots, known, &mut |_| {}, &mut problems);
             found.into_iter().map(|found| found.identity.name).collect()
         };
         let roots = [PathBuf::from("/own"), PathBuf::from("/not-there")];

@@ -34,6 +34,9 @@ pub enum ActuatorError {
         /// Where it was looked for.
         mount: PathBuf,
     },
+    /// The owner of the container's limits did not take a new one, and nobody else may write it.
+    #[error("{0}; write_via = \"owner\" forbids to write the cgroup file instead")]
+    Owner(String),
     /// The configuration cannot be used.
     #[error("{0}")]
     Config(String),

@@ -3,15 +3,23 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::unistd::{AccessFlags, access};
 use serde::Serialize;
-use tidegate_model::{Bytes, CgroupVersion};
+use tidegate_model::{Bytes, CgroupVersion, Runtime};
 
 use crate::capacity::Capacity;
 use crate::cgroup::Hierarchy;
 use crate::cgroup::mounts::{Mount, Mounts};
+use crate::config::ActuatorConfig;
 use crate::discovery::walk;
+use crate::owner;
+use crate::runtime::Runtimes;
+use crate::runtime::daemon::NoAnswer;
+
+/// How long a daemon may take to say that it is there.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,6 +59,12 @@ pub struct HostReport {
 
 /// Looks at the machine without changing anything. `mount` is where the hierarchies are, usually `/sys/fs/cgroup`.
 pub fn inspect(mount: &Path) -> HostReport {
+    inspect_configured(&ActuatorConfig { mount: mount.to_owned(), ..Default::default() })
+}
+
+/// As [`inspect`], with the sockets of the runtimes where the configuration has them.
+pub fn inspect_configured(config: &ActuatorConfig) -> HostReport {
+    let mount = config.mount.as_path();
     let mounts = Mounts::find(mount);
     let in_v1 = mounts.v1.contains_key("cpu") || mounts.v1.contains_key("memory");
     let cgroup = match (in_v1, &mounts.v2) {
@@ -73,7 +87,8 @@ pub fn inspect(mount: &Path) -> HostReport {
     }
     if let Ok(hierarchy) = Hierarchy::find(mount) {
         report.knobs(&hierarchy, &mounts);
-        report.runtimes(&hierarchy);
+        let counts = report.containers(&hierarchy);
+        report.owners(&Runtimes::new(config), &counts);
     }
     report.psi(cgroup);
     report.swap();
@@ -205,10 +220,10 @@ impl Report {
         }
     }
 
-    fn runtimes(&mut self, hierarchy: &Hierarchy) {
+    fn containers(&mut self, hierarchy: &Hierarchy) -> BTreeMap<&'static str, usize> {
         let mut problems = Vec::new();
-        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        for found in walk(hierarchy, &[], true, &mut problems) {
+        let mut counts: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for found in walk(hierarchy, &[], true, &mut |_| {}, &mut problems) {
             *counts.entry(found.identity.runtime.as_str()).or_default() += 1;
         }
         let list: Vec<String> = counts.iter().map(|(runtime, count)| format!("{count} {runtime}")).collect();
@@ -220,6 +235,35 @@ impl Report {
         }
         for problem in problems {
             self.warn("containers", problem, "run as root");
+        }
+        counts
+    }
+
+    /// Who keeps limits besides the kernel, as far as there is somebody to keep them for.
+    fn owners(&mut self, runtimes: &Runtimes, counts: &BTreeMap<&'static str, usize>) {
+        let is_empty = |runtime: Runtime| !counts.contains_key(runtime.as_str());
+        for (name, runtime) in [("docker api", Runtime::Docker), ("podman api", Runtime::Podman)] {
+            let Some(daemon) = runtimes.daemon(runtime) else { continue };
+            match daemon.get("/_ping", PING_TIMEOUT) {
+                Ok(_) => self.ok(name, "answers: names, labels and limits go through it"),
+                Err(NoAnswer::Absent(_)) if is_empty(runtime) => {}
+                Err(why) => self.warn(
+                    name,
+                    format!(
+                        "{why}: names come from its files, limits go into the cgroup files and are lost with a restart"
+                    ),
+                    "start its service or name its socket in the configuration; in a container, mount it",
+                ),
+            }
+        }
+        match owner::reach_systemd(&runtimes.systemd) {
+            Ok(()) => self.ok("systemd", "limits of services and scopes go through it"),
+            Err(NoAnswer::Absent(_)) if is_empty(Runtime::Systemd) => {}
+            Err(why) => self.warn(
+                "systemd",
+                format!("{why}: limits of services go into the cgroup files, and a daemon-reload undoes them"),
+                "start dbus, or name the socket of the system's message bus in the configuration",
+            ),
         }
     }
 

@@ -12,11 +12,14 @@
 //! kept-open descriptor reads in a third of a microsecond.
 //!
 //! Reality and simulation meet in two traits: [`Source`] measures, [`Actuator`] changes. [`LocalHost`] is this machine's
-//! kernel, [`simulated::SimulatedHost`] a made-up one.
+//! kernel, [`simulated::SimulatedHost`] a made-up one, [`Remote`] are other machines on which an [`agent`] runs; a [`Fleet`]
+//! is all of them together.
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod agent;
 mod apply;
+mod arrivals;
 mod baseline;
 mod capacity;
 mod cgroup;
@@ -27,18 +30,27 @@ mod drift;
 mod error;
 mod host;
 mod inspect;
+mod labels;
+mod owner;
+mod pinning;
 mod quota;
+mod remote;
+mod rescaler;
 mod runtime;
 pub mod sandbox;
 pub mod simulated;
+mod state_file;
 
+use serde::{Deserialize, Serialize};
 use tidegate_model::{Clock, Container, ContainerKey, Host, Outcome, Resource, SampleBatch, TimeMs};
 
-pub use config::{ActuatorConfig, AppRule, BoundsRule, BoundsSpec};
+pub use config::{ActuatorConfig, AppRule, BoundsRule, BoundsSpec, WriteVia};
 pub use discovery::{Identity, identify};
 pub use error::ActuatorError;
 pub use host::LocalHost;
-pub use inspect::{Finding, FindingStatus, HostReport, inspect};
+pub use inspect::{Finding, FindingStatus, HostReport, inspect, inspect_configured};
+pub use remote::{AgentStatus, Fleet, Question, Remote, RemoteError};
+pub use rescaler::NodeError;
 
 /// One limit that shall change.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,13 +124,14 @@ pub struct Collected {
 }
 
 /// A limit that somebody else changed after Tidegate wrote it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Drift {
     /// Whose limit.
     pub container: ContainerKey,
     /// Which limit.
     pub resource: Resource,
     /// What Tidegate had written, in the resource's base unit; infinite when it had taken the limit away.
+    #[serde(with = "agent::wire::or_unlimited")]
     pub expected: f64,
     /// What stands there now; `None` when unlimited.
     pub found: Option<f64>,

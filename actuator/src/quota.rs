@@ -13,6 +13,9 @@ pub(crate) const MAX_QUOTA_US: u64 = (1 << 44) - 1;
 /// one that changes nothing does harm.
 const SAME_SHARE: f64 = 0.01;
 
+/// A percent of a CPU, in cores: what systemd rounds CPU limits to.
+pub(crate) const PERCENT: f64 = 0.01;
+
 /// A CFS bandwidth limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CpuMax {
@@ -39,14 +42,15 @@ pub(crate) enum Plan {
 }
 
 /// The quota for `target` cores at the period that is in force, or why there is none. Targets below the kernel's least
-/// quota get the least.
-pub(crate) fn plan_cpu(target: f64, now: CpuMax) -> Result<Plan, String> {
+/// quota get the least; with `whole_percent` they are rounded to the nearest percent of a CPU.
+pub(crate) fn plan_cpu(target: f64, now: CpuMax, whole_percent: bool) -> Result<Plan, String> {
     if target == f64::INFINITY {
         return Ok(if now.quota.is_none() { Plan::Unchanged } else { Plan::Write(None) });
     }
     if !(target.is_finite() && target > 0.0) {
         return Err(format!("a limit of {target} cores makes no sense"));
     }
+    let target = if whole_percent { (target / PERCENT).round().max(1.0) * PERCENT } else { target };
     let quota = (target * now.period as f64).round() as u64;
     let quota = quota.clamp(MIN_QUOTA_US, MAX_QUOTA_US);
     let same = now.quota.is_some_and(|now| now.abs_diff(quota) as f64 <= SAME_SHARE * now as f64);
@@ -91,19 +95,29 @@ mod tests {
 
     #[test]
     fn quotas_follow_the_period_that_is_in_force() {
-        assert_eq!(plan_cpu(0.45, now(None)), Ok(Plan::Write(Some(45_000))));
-        assert_eq!(plan_cpu(0.5, CpuMax { quota: Some(1), period: 20_000 }), Ok(Plan::Write(Some(10_000))));
-        assert_eq!(plan_cpu(0.000_1, now(50_000)), Ok(Plan::Write(Some(MIN_QUOTA_US))));
-        assert_eq!(plan_cpu(f64::INFINITY, now(50_000)), Ok(Plan::Write(None)));
-        assert_eq!(plan_cpu(f64::INFINITY, now(None)), Ok(Plan::Unchanged));
+        assert_eq!(plan_cpu(0.45, now(None), false), Ok(Plan::Write(Some(45_000))));
+        assert_eq!(plan_cpu(0.5, CpuMax { quota: Some(1), period: 20_000 }, false), Ok(Plan::Write(Some(10_000))));
+        assert_eq!(plan_cpu(0.000_1, now(50_000), false), Ok(Plan::Write(Some(MIN_QUOTA_US))));
+        assert_eq!(plan_cpu(f64::INFINITY, now(50_000), false), Ok(Plan::Write(None)));
+        assert_eq!(plan_cpu(f64::INFINITY, now(None), false), Ok(Plan::Unchanged));
     }
 
     #[test]
     fn one_percent_is_no_change() {
-        assert_eq!(plan_cpu(0.504, now(50_000)), Ok(Plan::Unchanged));
-        assert_eq!(plan_cpu(0.506, now(50_000)), Ok(Plan::Write(Some(50_600))));
+        assert_eq!(plan_cpu(0.504, now(50_000), false), Ok(Plan::Unchanged));
+        assert_eq!(plan_cpu(0.506, now(50_000), false), Ok(Plan::Write(Some(50_600))));
         assert_eq!(plan_memory(1e9, Limit::At(1e9), 4096), Ok(Plan::Unchanged));
         assert_eq!(plan_memory(f64::INFINITY, Limit::Unlimited, 4096), Ok(Plan::Unchanged));
+    }
+
+    #[test]
+    fn under_systemd_a_limit_is_a_whole_percent_of_a_cpu() {
+        let plan = |target, quota: u64| plan_cpu(target, now(quota), true);
+        assert_eq!(plan(0.453, 100_000), Ok(Plan::Write(Some(45_000))));
+        assert_eq!(plan(0.456, 100_000), Ok(Plan::Write(Some(46_000))));
+        assert_eq!(plan(0.001, 100_000), Ok(Plan::Write(Some(1_000))));
+        assert_eq!(plan(0.453, 45_000), Ok(Plan::Unchanged));
+        assert_eq!(plan_cpu(f64::INFINITY, now(45_000), true), Ok(Plan::Write(None)));
     }
 
     #[test]
@@ -114,7 +128,7 @@ mod tests {
     #[test]
     fn targets_without_sense_are_refused() {
         for target in [0.0, -1.0, f64::NAN, f64::NEG_INFINITY] {
-            assert!(plan_cpu(target, now(None)).is_err());
+            assert!(plan_cpu(target, now(None), false).is_err());
             assert!(plan_memory(target, Limit::Unlimited, 4096).is_err());
         }
     }
@@ -131,9 +145,9 @@ mod tests {
             period in 1_000u64..=1_000_000,
             quota in proptest::option::of(MIN_QUOTA_US..=1 << 40),
         ) {
-            let Ok(Plan::Write(Some(quota))) = plan_cpu(target, CpuMax { quota, period }) else { return Ok(()) };
+            let Ok(Plan::Write(Some(quota))) = plan_cpu(target, CpuMax { quota, period }, false) else { return Ok(()) };
             prop_assert!((MIN_QUOTA_US..=MAX_QUOTA_US).contains(&quota));
-            prop_assert_eq!(plan_cpu(target, CpuMax { quota: Some(quota), period }), Ok(Plan::Unchanged));
+            prop_assert_eq!(plan_cpu(target, CpuMax { quota: Some(quota), period }, false), Ok(Plan::Unchanged));
             // Within half a microsecond of what was asked for, unless the kernel's range is in the way.
             if quota > MIN_QUOTA_US && quota < MAX_QUOTA_US {
                 prop_assert!((quota as f64 - target * period as f64).abs() <= 0.5);

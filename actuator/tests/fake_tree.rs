@@ -1,198 +1,18 @@
 //! What the actuator does to files, on trees made in a temporary directory: v1 with separate and with combined mounts, v2.
 #![allow(clippy::unwrap_used)]
 
+mod tree;
+
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tempfile::TempDir;
-use tidegate_actuator::{Actuator, ActuatorConfig, AppRule, Change, Collected, LocalHost, Source};
-use tidegate_model::{
-    CgroupVersion, ContainerKey, Limit, Outcome, OutcomeStatus, Resource, Runtime, TimeMs, VirtualClock, metrics,
-};
+use tidegate_actuator::{Actuator, ActuatorConfig};
+use tidegate_model::{CgroupVersion, Limit, Outcome, OutcomeStatus, Resource, Runtime, TimeMs, VirtualClock, metrics};
 
-const MIB: f64 = 1_048_576.0;
-const UNLIMITED_V1: &str = "9223372036854771712";
-
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    V1Separate,
-    V1Combined,
-    V2,
-}
-
-/// A tree with containers below /own.
-struct Tree {
-    dir: TempDir,
-    kind: Kind,
-}
-
-impl Tree {
-    fn new(kind: Kind) -> Self {
-        let tree = Self { dir: tempfile::tempdir().unwrap(), kind };
-        if kind == Kind::V2 {
-            tree.write("", "cgroup.controllers", "cpu memory");
-        }
-        tree.cgroup("/own");
-        tree.cgroup("/own/web");
-        tree
-    }
-
-    fn path(&self, cgroup: &str, file: &str) -> PathBuf {
-        let controller = file.split('.').next().unwrap();
-        let mount = match (self.kind, controller) {
-            (Kind::V2, _) => "",
-            (Kind::V1Separate, controller) => controller,
-            (Kind::V1Combined, "cpu" | "cpuacct") => "cpu,cpuacct",
-            (Kind::V1Combined, controller) => controller,
-        };
-        self.dir.path().join(mount).join(cgroup.trim_start_matches('/')).join(file)
-    }
-
-    fn write(&self, cgroup: &str, file: &str, text: &str) {
-        let path = self.path(cgroup, file);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    }
-
-    fn read(&self, cgroup: &str, file: &str) -> String {
-        fs::read_to_string(self.path(cgroup, file)).unwrap()
-    }
-
-    /// A cgroup without limits that holds 100 MiB, 40 of them unreclaimable, 30 of them inactive page cache.
-    fn cgroup(&self, path: &str) {
-        let mib = |mib: u64| mib << 20;
-        if self.kind == Kind::V2 {
-            self.write(path, "cpu.max", "max 100000\n");
-            self.write(path, "cpu.stat", "usage_usec 0\nuser_usec 0\nnr_periods 0\nnr_throttled 0\n");
-            self.write(path, "cpu.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n");
-            self.write(path, "memory.current", &mib(100).to_string());
-            let stat = format!("anon {}\nfile 0\nkernel {}\nshmem 0\ninactive_file {}\n", mib(38), mib(2), mib(30));
-            self.write(path, "memory.stat", &stat);
-            self.write(path, "memory.max", "max\n");
-            self.write(path, "memory.high", "max\n");
-            self.write(path, "memory.events", "low 0\nhigh 0\nmax 0\noom 0\noom_kill 3\n");
-        } else {
-            self.write(path, "cpu.cfs_quota_us", "-1\n");
-            self.write(path, "cpu.cfs_period_us", "100000\n");
-            self.write(path, "cpu.cfs_burst_us", "0\n");
-            self.write(path, "cpu.stat", "nr_periods 0\nnr_throttled 0\nthrottled_time 0\n");
-            self.write(path, "cpuacct.usage", "0\n");
-            self.write(path, "memory.usage_in_bytes", &mib(100).to_string());
-            let stat = format!("total_rss {}\ntotal_shmem 0\ntotal_inactive_file {}\n", mib(38), mib(30));
-            self.write(path, "memory.stat", &stat);
-            self.write(path, "memory.kmem.usage_in_bytes", &mib(2).to_string());
-            self.write(path, "memory.limit_in_bytes", UNLIMITED_V1);
-            self.write(path, "memory.memsw.limit_in_bytes", UNLIMITED_V1);
-            self.write(path, "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n");
-        }
-    }
-
-    fn set_cpu(&self, path: &str, quota: u64) {
-        match self.kind {
-            Kind::V2 => self.write(path, "cpu.max", &format!("{quota} 100000\n")),
-            _ => self.write(path, "cpu.cfs_quota_us", &format!("{quota}\n")),
-        }
-    }
-
-    fn set_memory(&self, path: &str, bytes: f64) {
-        self.write(path, self.memory_file(), &format!("{}\n", bytes as u64));
-    }
-
-    fn memory_file(&self) -> &'static str {
-        if self.kind == Kind::V2 { "memory.max" } else { "memory.limit_in_bytes" }
-    }
-
-    fn cpu_file(&self) -> &'static str {
-        if self.kind == Kind::V2 { "cpu.max" } else { "cpu.cfs_quota_us" }
-    }
-
-    fn set_cpu_usage(&self, path: &str, us: u64) {
-        match self.kind {
-            Kind::V2 => {
-                self.write(path, "cpu.stat", &format!("usage_usec {us}\nnr_periods 10\nnr_throttled 4\n"));
-                self.write(path, "cpu.pressure", "some avg10=0.00 avg60=0.00 avg300=0.00 total=10\n");
-            }
-            _ => {
-                self.write(path, "cpuacct.usage", &format!("{}\n", us * 1000));
-                self.write(path, "cpu.stat", "nr_periods 10\nnr_throttled 4\nthrottled_time 9\n");
-            }
-        }
-    }
-
-    fn config(&self) -> ActuatorConfig {
-        ActuatorConfig {
-            host: "h".into(),
-            roots: vec!["/own".into()],
-            mount: self.dir.path().to_owned(),
-            squeeze_timeout_ms: 50,
-            apps: vec![AppRule { container: "web*".into(), app: "shop".into(), user: None }],
-            ..Default::default()
-        }
-    }
-
-    /// A host whose containers have been seen once.
-    fn host(&self) -> Fake {
-        Fake::new(self.config())
-    }
-}
-
-struct Fake {
-    host: Arc<LocalHost>,
-    source: Box<dyn Source>,
-    clock: VirtualClock,
-    first: Collected,
-}
-
-impl Fake {
-    fn new(config: ActuatorConfig) -> Self {
-        let host = LocalHost::new(config).unwrap();
-        let mut source = host.source();
-        let first = source.collect(TimeMs(1_000));
-        Self { host, source, clock: VirtualClock::new(TimeMs(1_000)), first }
-    }
-
-    fn apply(&self, resource: Resource, target: f64) -> Outcome {
-        self.apply_to("web", resource, target)
-    }
-
-    fn apply_to(&self, name: &str, resource: Resource, target: f64) -> Outcome {
-        self.host.apply(&change(name, resource, target, None), &self.clock)
-    }
-
-    /// A change of a limit that was `before` in force.
-    fn apply_from(&self, before: f64, resource: Resource, target: f64) -> Outcome {
-        self.host.apply(&change("web", resource, target, Some(before)), &self.clock)
-    }
-
-    fn collect(&mut self, seconds: i64) -> Collected {
-        self.clock.set(TimeMs(seconds * 1_000));
-        self.source.collect(TimeMs(seconds * 1_000))
-    }
-}
-
-fn change(name: &str, resource: Resource, target: f64, limit_before: Option<f64>) -> Change {
-    let container = ContainerKey { host: "h".into(), name: name.into() };
-    Change { container, resource, target, limit_before, decision: "d1".into() }
-}
-
-/// Whole pages, as text.
-fn tidy(bytes: f64) -> String {
-    (bytes as u64 / 4096 * 4096).to_string()
-}
-
-fn value(collected: &Collected, metric: &str, resource: Resource) -> Option<f64> {
-    let mut rows = collected.samples.rows();
-    rows.find(|(key, ..)| key.metric() == metric && key.tag("resource") == Some(resource.as_str())).map(|row| row.2)
-}
-
-fn writes(outcome: &Outcome) -> Vec<(&str, &str)> {
-    outcome.writes.iter().map(|w| (w.target.rsplit('/').next().unwrap(), w.value.as_str())).collect()
-}
-
-const KINDS: [Kind; 3] = [Kind::V1Separate, Kind::V1Combined, Kind::V2];
+use crate::tree::{Fake, KINDS, Kind, MIB, Tree, change, tidy, value, writes};
 
 #[test]
 fn a_container_is_found_and_measured() {
@@ -694,4 +514,56 @@ fn docker_names_come_from_its_data_directory_and_equal_names_are_told_apart() {
     assert_eq!(names, [("cache", Runtime::Docker), ("own.web", Runtime::Bare), ("web", Runtime::Lxc)]);
     let cache = fake.first.present.iter().find(|c| c.key.name == "cache").unwrap();
     assert_eq!((cache.app.as_deref(), cache.user.as_deref()), (Some("shop"), Some("alice")));
+}
+
+#[test]
+fn with_pinning_the_cpuset_follows_the_limit() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let devices = tempfile::tempdir().unwrap();
+        let put = |path: String, text: &str| {
+            let path = devices.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        put("cpu/online".to_owned(), "0-3\n");
+        for cpu in 0..4 {
+            put(format!("cpu/cpu{cpu}/topology/physical_package_id"), "0\n");
+            put(format!("cpu/cpu{cpu}/topology/core_id"), &format!("{cpu}\n"));
+        }
+        for (cgroup, cpus) in [("/own", "0-3\n"), ("/own/web", "0-3\n")] {
+            tree.write(cgroup, "cpuset.cpus", cpus);
+        }
+        tree.cgroup("/own/db");
+        tree.write("/own/db", "cpuset.cpus", "0-3\n");
+        let config = ActuatorConfig { pinning: true, devices: devices.path().to_owned(), ..tree.config() };
+        let mut fake = Fake::new(config);
+        let web = fake.apply(Resource::Cpu, 1.5);
+        assert_eq!(web.status, OutcomeStatus::Applied, "{}", web.message);
+        assert_eq!(writes(&web)[1], ("cpuset.cpus", "0-1"));
+        let db = fake.apply_to("db", Resource::Cpu, 2.0);
+        assert_eq!(writes(&db)[1], ("cpuset.cpus", "2-3"));
+        let more = fake.apply(Resource::Cpu, 3.0);
+        assert!(more.message.contains("not pinned") && more.message.contains("300 shares"), "{}", more.message);
+        assert_eq!(
+            fake.apply(Resource::Memory, 200.0 * MIB).writes.iter().filter(|w| w.target.contains("cpuset")).count(),
+            0
+        );
+
+        for file in ["cpu.stat", "cpuacct.usage", "memory.stat", "cpuset.cpus"] {
+            let _ = fs::remove_dir_all(tree.path("/own/db", file).parent().unwrap());
+        }
+        assert_eq!(fake.collect(2).vanished.len(), 1);
+        assert_eq!(fake.apply(Resource::Cpu, 4.0).limit_after, Some(4.0));
+        assert_eq!(writes(&fake.apply(Resource::Cpu, 0.5))[1], ("cpuset.cpus", "0"));
+    }
+}
+
+#[test]
+fn without_a_cpuset_a_container_is_scaled_and_not_pinned() {
+    let tree = Tree::new(Kind::V2);
+    let fake = Fake::new(ActuatorConfig { pinning: true, ..tree.config() });
+    let outcome = fake.apply(Resource::Cpu, 0.5);
+    assert_eq!((outcome.status, outcome.writes.len()), (OutcomeStatus::Applied, 1));
+    assert!(outcome.message.contains("no cpuset controller"), "{}", outcome.message);
 }

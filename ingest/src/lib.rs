@@ -19,6 +19,8 @@ pub mod opentsdb;
 pub mod prometheus;
 
 #[cfg(feature = "routes")]
+pub mod arrow;
+#[cfg(feature = "routes")]
 mod body;
 #[cfg(feature = "routes")]
 mod counters;

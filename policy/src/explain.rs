@@ -12,6 +12,8 @@ pub(crate) const WATCH: &str = "(watch)";
 pub(crate) const HOLD: &str = "(hold)";
 /// Name of the rule in decisions of the kill switch.
 pub(crate) const FREEZE: &str = "(freeze)";
+/// Name of the rule in decisions that an agent took by itself, or whose outcome it told late.
+pub(crate) const AGENT: &str = "(agent)";
 /// Who changed a rule, when the circuit breaker did.
 pub(crate) const BREAKER: &str = "(breaker)";
 
@@ -32,6 +34,7 @@ pub fn explain_sentence(decision: &Decision) -> String {
         WATCH => "the watch over decreases".to_owned(),
         HOLD => "the engine's own hold".to_owned(),
         FREEZE => "the kill switch".to_owned(),
+        AGENT => "the host's agent".to_owned(),
         rule => format!("rule {rule} v{}", decision.version),
     };
     let because = because(&decision.reason);

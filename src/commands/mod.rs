@@ -1,5 +1,6 @@
 //! One file a subcommand.
 
+pub mod agent;
 pub mod backtest;
 pub mod backup;
 pub mod check;

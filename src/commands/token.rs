@@ -6,13 +6,13 @@ use anyhow::{Result, anyhow, bail};
 use clap::Args;
 use tidegate_web::Auth;
 
-const RIGHTS: [&str; 3] = ["push", "read", "operate"];
+const RIGHTS: [&str; 4] = ["push", "read", "operate", "agent"];
 
 #[derive(Args)]
 pub struct TokenArgs {
     /// Whose token it is; shown in rule histories
     name: String,
-    /// What it may do: push samples, read everything, operate rules
+    /// What it may do: push samples, read everything, operate rules, be the agent of hosts
     #[arg(long, value_delimiter = ',', default_values = ["read"])]
     rights: Vec<String>,
 }

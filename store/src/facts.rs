@@ -104,6 +104,15 @@ pub struct Freeze {
     pub why: String,
 }
 
+/// Which of the controllers that a host's agent may have heard this one is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Controller {
+    /// Of this data directory, for as long as it exists.
+    pub id: String,
+    /// Counts its starts, so that agents know the newest; a directory that takes over from another one begins higher.
+    pub epoch: u64,
+}
+
 /// What an operator allows a group. A group is bounded whether or not it has members now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupRow {
@@ -127,6 +136,7 @@ struct Facts {
     rules: Vec<RuleRow>,
     freeze: Option<Freeze>,
     rule_changes: Vec<RuleChange>,
+    controller: Controller,
 }
 
 /// The facts' file. Lists, since a JSON object's keys can only be texts.
@@ -142,6 +152,8 @@ struct FactsFile {
     freeze: Option<Freeze>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     rule_changes: Vec<RuleChange>,
+    #[serde(default)]
+    controller: Controller,
 }
 
 impl FactsFile {
@@ -152,6 +164,7 @@ impl FactsFile {
             hosts: facts.hosts.values().cloned().collect(),
             rules: facts.rules.clone(),
             freeze: facts.freeze.clone(),
+            controller: facts.controller.clone(),
             rule_changes: facts.rule_changes.clone(),
         }
     }
@@ -181,6 +194,7 @@ impl FactBook {
             hosts: file.hosts.into_iter().map(|row| (row.name.clone(), row)).collect(),
             rules,
             freeze: file.freeze,
+            controller: file.controller,
             rule_changes: file.rule_changes,
         };
         Ok(Self {
@@ -385,6 +399,18 @@ impl Store {
     /// Turns the kill switch on or off, on disk before this returns.
     pub fn put_freeze(&self, freeze: Option<Freeze>) -> Result<(), StoreError> {
         self.facts.change(self.dir.path(), |facts| facts.freeze = freeze)
+    }
+
+    /// Begins the next epoch, which is on disk when this returns. It is at least `at_least`; `id` names a directory that
+    /// has no name yet.
+    pub fn begin_epoch(&self, at_least: u64, id: impl FnOnce() -> String) -> Result<Controller, StoreError> {
+        let mut controller = self.facts.current.read().controller.clone();
+        if controller.id.is_empty() {
+            controller.id = id();
+        }
+        controller.epoch = (controller.epoch + 1).max(at_least);
+        self.facts.change(self.dir.path(), |facts| facts.controller = controller.clone())?;
+        Ok(controller)
     }
 
     /// Whether the kill switch is on.

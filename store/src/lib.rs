@@ -45,7 +45,7 @@ mod write;
 pub use arrow;
 pub use config::{Durability, RetentionRule, StoreConfig, UsageMap};
 pub use error::StoreError;
-pub use facts::{Freeze, GroupRow, RuleChange, RuleRow, RuleStatus};
+pub use facts::{Controller, Freeze, GroupRow, RuleChange, RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
 pub use keep::{
     BackupReport, CheckReport, Finding, FindingStatus, Snapshot, check, receive, restore, restore_uploaded,

@@ -58,7 +58,7 @@ impl SmallDisk {
         let data = self.home.path().join("disk/data").display().to_string();
         let args = ["serve", "--listen", "127.0.0.1:0", "--data-dir", &data, "--local-host", "false"];
         let (process, base) = spawn_by(self.inside(&binary()), &args, self.home.path());
-        let server = Server { process, base, dir: tempfile::tempdir().unwrap() };
+        let server = Server::of(process, base);
         wait_for("the server to be healthy", Duration::from_secs(120), || server.get("/health").ok());
         server
     }

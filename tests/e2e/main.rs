@@ -4,6 +4,7 @@
 //! [`support::skip`], which `tests/run` counts.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 
+mod agents;
 mod cli;
 mod clients;
 mod dashboard;

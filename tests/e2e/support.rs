@@ -70,9 +70,15 @@ pub struct Server {
     pub process: Process,
     pub base: String,
     pub dir: TempDir,
+    token: Option<String>,
 }
 
 impl Server {
+    /// One that somebody else has started.
+    pub fn of(process: Process, base: String) -> Self {
+        Self { process, base, dir: tempfile::tempdir().unwrap(), token: None }
+    }
+
     /// Starts `serve` with `settings` on a data directory of its own.
     pub fn start(settings: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), settings)
@@ -85,12 +91,21 @@ impl Server {
 
     /// As [`Server::start_in`], with variables in its environment.
     pub fn start_with(dir: TempDir, settings: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_all(dir, &[&["--listen", "127.0.0.1:0"], settings].concat(), environment, None)
+    }
+
+    /// As [`Server::start_in`], on the address in `settings`, spoken to with a token.
+    pub fn start_as(dir: TempDir, settings: &[&str], token: Option<&str>) -> Self {
+        Self::start_all(dir, settings, &[], token)
+    }
+
+    fn start_all(dir: TempDir, settings: &[&str], environment: &[(&str, &str)], token: Option<&str>) -> Self {
         let data = dir.path().join("data").display().to_string();
-        let args = [&["serve", "--listen", "127.0.0.1:0", "--data-dir", &data], settings].concat();
+        let args = [&["serve", "--data-dir", &data], settings].concat();
         let mut command = Command::new(binary());
         command.envs(environment.iter().copied());
         let (process, base) = spawn_by(command, &args, dir.path());
-        let server = Self { process, base, dir };
+        let server = Self { process, base, dir, token: token.map(str::to_owned) };
         wait_for("the server to be healthy", Duration::from_secs(120), || server.get("/health").ok());
         server
     }
@@ -103,13 +118,20 @@ impl Server {
 
     pub fn get(&self, path: &str) -> Result<Value, (u16, String)> {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        answer(agent.get(format!("{}{path}", self.base)).call())
+        let request = agent.get(format!("{}{path}", self.base));
+        answer(match &self.token {
+            Some(token) => request.header("Authorization", format!("Bearer {token}")).call(),
+            None => request.call(),
+        })
     }
 
     /// Posts a body as it is; gives status and text.
     pub fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-        let request = headers.iter().fold(agent.post(format!("{}{path}", self.base)), |r, (k, v)| r.header(*k, *v));
+        let mut request = headers.iter().fold(agent.post(format!("{}{path}", self.base)), |r, (k, v)| r.header(*k, *v));
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
         match request.send(body) {
             Ok(mut response) => (response.status().as_u16(), response.body_mut().read_to_string().unwrap()),
             Err(error) => panic!("POST {path}: {error}"),

@@ -32,6 +32,8 @@ pub enum Right {
     Read,
     /// Changing rules.
     Operate,
+    /// Measuring a host and changing its limits as ordered.
+    Agent,
 }
 
 impl Right {
@@ -40,6 +42,7 @@ impl Right {
             Right::Push => "push",
             Right::Read => "read",
             Right::Operate => "operate",
+            Right::Agent => "agent",
         }
     }
 }
@@ -132,7 +135,10 @@ impl Auth {
     /// The caller of a request, from its headers.
     fn caller(&self, headers: &HeaderMap) -> Result<Caller, ApiError> {
         if self.is_open() {
-            return Ok(Caller { name: "local".to_owned(), rights: [Right::Push, Right::Read, Right::Operate].into() });
+            return Ok(Caller {
+                name: "local".to_owned(),
+                rights: [Right::Push, Right::Read, Right::Operate, Right::Agent].into(),
+            });
         }
         let Some(token) = presented(headers) else {
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "a token is needed")

@@ -20,7 +20,7 @@ pub enum WebError {
         name: String,
     },
     /// A token that may do nothing.
-    #[error("token '{name}' has no rights; give it some of push, read, operate")]
+    #[error("token '{name}' has no rights; give it some of push, read, operate, agent")]
     NoRights {
         /// The token's name.
         name: String,

@@ -8,10 +8,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod agents;
 mod api;
 mod assets;
 mod auth;
+
 mod backtests;
+mod collected;
 mod config;
 mod error;
 mod extract;
@@ -21,6 +24,7 @@ mod origin;
 mod queries;
 mod rate;
 mod ready;
+mod rescaler;
 mod rows;
 mod serve;
 mod stream;
@@ -31,6 +35,7 @@ mod tests;
 use std::ops::Deref;
 use std::sync::Arc;
 
+use tidegate_actuator::Remote;
 use tidegate_ingest::IngestState;
 use tidegate_model::{Clock, TimeMs};
 use tidegate_policy::Engine;
@@ -38,9 +43,11 @@ use tidegate_store::Store;
 use tokio_util::sync::CancellationToken;
 
 pub use auth::{Auth, Right, TokenRecord};
+pub use collected::{Findings, keep};
 pub use config::WebConfig;
 pub use error::WebError;
 pub use ready::Readiness;
+pub use rescaler::rescaler;
 pub use serve::{router, serve};
 
 /// What the routes work on.
@@ -50,6 +57,8 @@ pub struct WebState {
     pub store: Arc<Store>,
     /// Where rules are changed and previewed.
     pub engine: Arc<Engine>,
+    /// The hosts with an agent.
+    pub remote: Arc<Remote>,
     /// What the push routes work on.
     pub ingest: IngestState,
     /// The present.
@@ -71,6 +80,8 @@ pub struct WebState {
 pub struct ServerInfo {
     /// This host's name.
     pub host: String,
+    /// Whether this process measures and scales its own host.
+    pub collects: bool,
     /// Why no kernel is behind the limits, when none is.
     pub simulated: Option<String>,
     /// `v1`, `v2`, `hybrid` or `none`.
@@ -91,6 +102,7 @@ pub(crate) struct Shared {
     pub(crate) ingest_rate: rate::Rate,
     pub(crate) decided: tally::Tally,
     pub(crate) backtests: backtests::Backtests,
+    pub(crate) agents: agents::Agents,
 }
 
 impl App {
@@ -103,6 +115,7 @@ impl App {
             ingest_rate: rate::Rate::default(),
             decided,
             backtests: backtests::Backtests::default(),
+            agents: agents::Agents::default(),
         }))
     }
 

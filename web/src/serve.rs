@@ -1,6 +1,7 @@
 //! The routes put together, and the server around them.
 
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -43,6 +44,7 @@ pub fn router(state: WebState) -> Router {
     Router::new()
         .merge(reading.route_layer(allowed(Right::Read)))
         .merge(api::operating().route_layer(allowed(Right::Operate)))
+        .merge(api::agents().route_layer(allowed(Right::Agent)))
         .merge(open)
         .layer(map_response(never_stored))
         .fallback(assets::dashboard)
@@ -84,7 +86,8 @@ pub async fn serve(listener: TcpListener, router: Router, shutdown: Cancellation
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
     });
-    let server = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
+    let server = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(shutdown.clone().cancelled_owned());
     tokio::select! {
         served = server => served,
         () = overdue(&shutdown) => {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use tidegate_model::{CgroupVersion, Limit, OutcomeStatus, Resource, Write};
 
-use crate::apply::{Job, Verdict, read_back};
+use crate::apply::{Job, Verdict, put, read_back};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::parse::number;
 use crate::drift::{Owned, describe};
@@ -23,7 +23,7 @@ pub(super) fn change(
     writes: &mut Vec<Write>,
 ) -> Result<Verdict, ActuatorError> {
     let now = job.cgroup.cpu_max(dir)?;
-    let quota = match plan_cpu(job.target, now) {
+    let quota = match plan_cpu(job.target, now, job.whole_percent) {
         Err(why) => return Ok(Verdict::new(OutcomeStatus::Refused, found, why)),
         Ok(Plan::Unchanged) => {
             let message = format!("{} stand there already", describe(found, Resource::Cpu));
@@ -44,8 +44,12 @@ pub(super) fn change(
         writes.push(dir.write(job.cgroup.burst_file(), &quota.to_string())?);
         owned.burst_found.get_or_insert(burst);
     }
-    match job.cgroup.write_quota(dir, quota, now.period) {
-        Ok(write) => writes.push(write),
+    let file = |writes: &mut Vec<Write>| {
+        writes.push(job.cgroup.write_quota(dir, quota, now.period)?);
+        Ok(())
+    };
+    let note = match put(job, |owner| owner.set_cpu(new), file, writes) {
+        Ok(note) => note,
         Err(error) => {
             if let Some(burst) = too_high {
                 writes.push(dir.write(job.cgroup.burst_file(), &burst.to_string())?);
@@ -58,7 +62,7 @@ pub(super) fn change(
                 _ => Err(error),
             };
         }
-    }
+    };
     let restored = match owned.burst_found.or(burst) {
         Some(wanted) => restore_burst(job, dir, quota, wanted, writes),
         None => Ok(true),
@@ -71,6 +75,9 @@ pub(super) fn change(
     if let Err(error) = restored {
         // The quota stands all the same.
         verdict.message = format!("{}; the burst could not be given back: {error}", verdict.message);
+    }
+    if let Some(note) = note {
+        verdict.message = format!("{}; {note}", verdict.message);
     }
     Ok(verdict)
 }

@@ -2,11 +2,12 @@
 
 use tidegate_model::{Bytes, CgroupVersion, Limit, OutcomeStatus, Resource, Write};
 
-use crate::apply::{Job, Verdict, memory_v1, memory_v2, read_back};
+use crate::apply::{Job, Verdict, memory_v1, memory_v2, put, read_back};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::{v1, v2};
 use crate::drift::{Owned, describe};
 use crate::error::ActuatorError;
+use crate::owner::MemoryWish;
 use crate::quota::{Plan, page_size, plan_memory};
 
 /// Room above what cannot be reclaimed. A group pinned closer to its limit than this spends its time in reclaim
@@ -50,11 +51,9 @@ pub(super) fn change(
     }
     (job.record_baseline)(found)?;
 
-    let written = match (job.cgroup.version, lower) {
-        (CgroupVersion::V1, Some(new)) => memory_v1::lower(dir, found, new, writes)?,
-        (CgroupVersion::V1, None) => memory_v1::raise(dir, found, new, writes)?,
-        (CgroupVersion::V2, Some(new)) => memory_v2::lower(job, dir, found, new, writes)?,
-        (CgroupVersion::V2, None) => memory_v2::raise(dir, new, writes)?,
+    let written = match lower {
+        Some(new) => lower_and_tell(job, dir, found, new, writes)?,
+        None => raise(job, dir, found, new, writes)?,
     };
     let note = match written {
         Written::No(verdict) => return Ok(verdict),
@@ -66,6 +65,92 @@ pub(super) fn change(
         verdict.message = format!("{}; {note}", verdict.message);
     }
     Ok(verdict)
+}
+
+/// Lowers the limit in the file, where the procedure can look in between and take it back, and then tells the owner: for the
+/// kernel that is no change any more.
+fn lower_and_tell(
+    job: &Job<'_>,
+    dir: &Dir,
+    found: Limit,
+    new: u64,
+    writes: &mut Vec<Write>,
+) -> Result<Written, ActuatorError> {
+    let swap = swap_room(job, dir, found)?;
+    let written = match job.cgroup.version {
+        CgroupVersion::V1 => memory_v1::lower(dir, found, new, writes)?,
+        CgroupVersion::V2 => memory_v2::lower(job, dir, found, new, writes)?,
+    };
+    let (Some(owner), false) = (job.owner, matches!(written, Written::No(_))) else { return Ok(written) };
+    let why = match owner.set_memory(MemoryWish { max: Some(new), swap, high: present_high(job, dir)? }) {
+        Ok(told) => {
+            writes.push(told.write);
+            return Ok(written);
+        }
+        Err(why) => why,
+    };
+    if job.owner_only {
+        let former = found.value().map(|bytes| bytes as u64);
+        match job.cgroup.version {
+            CgroupVersion::V1 => memory_v1::raise(dir, Limit::At(new as f64), former, writes)?,
+            CgroupVersion::V2 => memory_v2::write_max(dir, former, writes)?,
+        }
+        return Err(ActuatorError::Owner(why.to_string()));
+    }
+    let note = format!("{why}; only the cgroup file has it");
+    Ok(Written::Partly(match written {
+        Written::Partly(former) => format!("{former}; {note}"),
+        _ => note,
+    }))
+}
+
+/// Raises the limit; `None` takes it away.
+fn raise(
+    job: &Job<'_>,
+    dir: &Dir,
+    found: Limit,
+    new: Option<u64>,
+    writes: &mut Vec<Write>,
+) -> Result<Written, ActuatorError> {
+    let swap = swap_room(job, dir, found)?;
+    let high = match job.cgroup.version {
+        CgroupVersion::V1 => None,
+        CgroupVersion::V2 => {
+            let before = writes.len();
+            memory_v2::raise_high(dir, new, writes)?;
+            if writes.len() > before { Some(new) } else { present_high(job, dir)? }
+        }
+    };
+    let file = |writes: &mut Vec<Write>| match job.cgroup.version {
+        CgroupVersion::V1 => memory_v1::raise(dir, found, new, writes),
+        CgroupVersion::V2 => memory_v2::write_max(dir, new, writes),
+    };
+    let wish = MemoryWish { max: new, swap, high };
+    let note = put(job, |owner| owner.set_memory(wish), file, writes)?;
+    Ok(note.map_or(Written::Yes, Written::Partly))
+}
+
+/// The memory.high that stands, if there is one: an owner that writes it along shall write this one.
+fn present_high(job: &Job<'_>, dir: &Dir) -> Result<Option<Option<u64>>, ActuatorError> {
+    if job.owner.is_none() || job.cgroup.version == CgroupVersion::V1 {
+        return Ok(None);
+    }
+    let high = v2::memory_limit(dir, v2::HIGH)?.value();
+    Ok(high.map(|high| Some(high as u64)))
+}
+
+/// How much the group may swap out, in bytes; `None` is unlimited, also where swap is not counted.
+fn swap_room(job: &Job<'_>, dir: &Dir, found: Limit) -> Result<Option<u64>, ActuatorError> {
+    let limit = match job.cgroup.version {
+        _ if job.owner.is_none() => return Ok(None),
+        CgroupVersion::V1 => v1::memory_limit_or_none(dir, v1::MEMSW_LIMIT)?,
+        CgroupVersion::V2 => v2::memory_limit_or_none(dir, v2::SWAP_MAX)?,
+    };
+    let with = match job.cgroup.version {
+        CgroupVersion::V1 => found.value().unwrap_or(0.0),
+        CgroupVersion::V2 => 0.0,
+    };
+    Ok(limit.and_then(Limit::value).map(|limit| (limit - with).max(0.0) as u64))
 }
 
 /// Whether `new` is below the floor for a group that holds `held`.

@@ -34,12 +34,7 @@ pub(super) fn lower(dir: &Dir, found: Limit, new: u64, writes: &mut Vec<Write>) 
 }
 
 /// Raises the limit on memory plus swap first, or the kernel refuses the other.
-pub(super) fn raise(
-    dir: &Dir,
-    found: Limit,
-    new: Option<u64>,
-    writes: &mut Vec<Write>,
-) -> Result<Written, ActuatorError> {
+pub(super) fn raise(dir: &Dir, found: Limit, new: Option<u64>, writes: &mut Vec<Write>) -> Result<(), ActuatorError> {
     let former = v1::memory_limit_or_none(dir, v1::MEMSW_LIMIT)?;
     let with_swap = memsw_for(dir, found, new)?;
     if let Some(with_swap) = with_swap {
@@ -55,7 +50,7 @@ pub(super) fn raise(
             return Err(error);
         }
     }
-    Ok(Written::Yes)
+    Ok(())
 }
 
 /// The limit on memory plus swap that leaves as much swap as before; `None` when there is none to move.

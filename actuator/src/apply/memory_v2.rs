@@ -118,14 +118,19 @@ fn wait_for_usage(dir: &Dir, new: u64, goal: u64, timeout: Duration) -> Result<O
     }
 }
 
-/// Raises memory.high where it would be in the way, then memory.max.
-pub(super) fn raise(dir: &Dir, new: Option<u64>, writes: &mut Vec<Write>) -> Result<Written, ActuatorError> {
+/// Raises memory.high where it would be in the way of the new limit.
+pub(super) fn raise_high(dir: &Dir, new: Option<u64>, writes: &mut Vec<Write>) -> Result<(), ActuatorError> {
     let high = v2::memory_limit(dir, v2::HIGH)?.value();
     if high.is_some_and(|high| new.is_none_or(|new| high < new as f64)) {
         writes.push(dir.write(v2::HIGH, &v2::limit_text(new))?);
     }
+    Ok(())
+}
+
+/// Writes memory.max and nothing else.
+pub(super) fn write_max(dir: &Dir, new: Option<u64>, writes: &mut Vec<Write>) -> Result<(), ActuatorError> {
     writes.push(dir.write(v2::MAX, &v2::limit_text(new))?);
-    Ok(Written::Yes)
+    Ok(())
 }
 
 fn text(limit: Limit) -> String {

@@ -1,4 +1,5 @@
-//! The write procedure: look, compare with what was last written, write once, read back.
+//! The write procedure: look, compare with what was last written, write once, read back. What is written goes through the
+//! container's owner where there is one.
 
 mod cpu;
 mod memory;
@@ -6,7 +7,8 @@ mod memory_v1;
 pub(crate) mod memory_v2;
 mod refusal;
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tidegate_model::{Limit, OutcomeStatus, Resource, TimeMs, Write};
 
@@ -15,6 +17,12 @@ use crate::cgroup::dir::Dir;
 use crate::cgroup::{AncestorLimit, Cgroup, Hierarchy};
 use crate::drift::{Owned, Standing, describe};
 use crate::error::ActuatorError;
+use crate::owner::{NotTold, Owner, Told};
+use crate::quota::{PERCENT, page_size};
+
+/// How long a limit is awaited that an owner took, and how often it is looked for: some say yes and write a moment later.
+const SETTLE: Duration = Duration::from_millis(250);
+const SETTLE_POLL: Duration = Duration::from_millis(5);
 
 /// One change to carry out.
 pub(crate) struct Job<'a> {
@@ -28,6 +36,13 @@ pub(crate) struct Job<'a> {
     pub(crate) now: TimeMs,
     pub(crate) drift_hold: Duration,
     pub(crate) squeeze_timeout: Duration,
+    /// Who keeps the limits besides the kernel.
+    pub(crate) owner: Option<&'a dyn Owner>,
+    /// Whether an owner that fails makes the change fail.
+    pub(crate) owner_only: bool,
+    /// Whether CPU limits are whole percents of a CPU: systemd keeps them so, and a daemon-reload would bring another limit
+    /// than the one that was written.
+    pub(crate) whole_percent: bool,
     /// Puts the limit that stands now on disk before it is changed for the first time.
     pub(crate) record_baseline: &'a dyn Fn(Limit) -> Result<(), ActuatorError>,
     /// Puts on disk that a squeeze begins, or with `None` that it has ended.
@@ -122,12 +137,41 @@ fn tighter_ancestor(job: &Job<'_>, own: Limit) -> Result<Option<AncestorLimit>, 
     Ok(tightest.filter(|ancestor| own.value().is_none_or(|own| ancestor.value < own)))
 }
 
+/// Sets a limit through the owner, and by `file` where there is none, where it fails, or where it cannot say the whole of
+/// it. Returns what the outcome should mention.
+fn put(
+    job: &Job<'_>,
+    tell: impl FnOnce(&dyn Owner) -> Result<Told, NotTold>,
+    file: impl FnOnce(&mut Vec<Write>) -> Result<(), ActuatorError>,
+    writes: &mut Vec<Write>,
+) -> Result<Option<String>, ActuatorError> {
+    let mut note = None;
+    match job.owner.map(tell) {
+        None => {}
+        Some(Ok(told)) => {
+            writes.push(told.write);
+            if told.exact {
+                return Ok(None);
+            }
+        }
+        Some(Err(why)) if job.owner_only => return Err(ActuatorError::Owner(why.to_string())),
+        Some(Err(why)) => note = Some(format!("{why}; the cgroup file was written instead")),
+    }
+    file(writes)?;
+    Ok(note)
+}
+
 /// The last step of every change: reads the limit back, remembers it, and says whether it is what was written.
 fn read_back(job: &Job<'_>, written: Limit, before: Limit, owned: &mut Owned) -> Result<Verdict, ActuatorError> {
-    let stands = job.cgroup.own_limit(job.resource)?;
+    let started = Instant::now();
+    let mut stands = job.cgroup.own_limit(job.resource)?;
+    while job.owner.is_some() && !is_same(job, written, stands) && started.elapsed() < SETTLE {
+        thread::sleep(SETTLE_POLL);
+        stands = job.cgroup.own_limit(job.resource)?;
+    }
     owned.wrote(stands);
     let (before, after) = (describe(before, job.resource), describe(stands, job.resource));
-    if stands != written {
+    if !is_same(job, written, stands) {
         let message = format!("{} was written, but {after} stands there", describe(written, job.resource));
         return Ok(Verdict::new(OutcomeStatus::Failed, stands, message));
     }
@@ -142,4 +186,18 @@ fn read_back(job: &Job<'_>, written: Limit, before: Limit, owned: &mut Owned) ->
         Err(error) => message = format!("{message}; whether a limit above it is tighter is not known: {error}"),
     }
     Ok(Verdict::new(OutcomeStatus::Applied, stands, message))
+}
+
+/// Whether the limit that stands is the one that was written. An owner has a rounding of its own: a percent of a CPU, a
+/// page; and it may use another period.
+fn is_same(job: &Job<'_>, written: Limit, stands: Limit) -> bool {
+    let tolerance = match job.resource {
+        _ if job.owner.is_none() => 0.0,
+        Resource::Cpu => PERCENT,
+        Resource::Memory => page_size() as f64,
+    };
+    match (written, stands) {
+        (Limit::At(written), Limit::At(stands)) => (written - stands).abs() <= tolerance,
+        (written, stands) => written == stands,
+    }
 }

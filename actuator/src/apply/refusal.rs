@@ -11,7 +11,10 @@ use crate::error::ActuatorError;
 pub(crate) fn explain(error: &ActuatorError, job: &Job<'_>, dir: &Dir) -> (OutcomeStatus, String) {
     use OutcomeStatus::{Failed, Infeasible, Refused};
 
-    let Some(errno) = error.errno() else { return (Failed, error.to_string()) };
+    let Some(errno) = error.errno() else {
+        let status = if matches!(error, ActuatorError::Owner(_)) { Refused } else { Failed };
+        return (status, error.to_string());
+    };
     match errno {
         libc::ENOENT | libc::ENODEV if !dir.is_current() => (Failed, format!("the container is gone: {error}")),
         libc::ENOENT | libc::ENODEV => {

@@ -24,6 +24,7 @@ pub(crate) struct Hierarchy {
     cpu: Option<PathBuf>,
     cpuacct: Option<PathBuf>,
     memory: Option<PathBuf>,
+    cpuset: Option<PathBuf>,
 }
 
 impl Hierarchy {
@@ -37,6 +38,7 @@ impl Hierarchy {
                 cpu: v1("cpu"),
                 cpuacct: v1("cpuacct"),
                 memory: v1("memory"),
+                cpuset: v1("cpuset"),
             });
         }
         let root = mounts.v2.map(|m| m.path).ok_or_else(|| ActuatorError::NoHierarchy { mount: mount.to_owned() })?;
@@ -44,7 +46,8 @@ impl Hierarchy {
             version: CgroupVersion::V2,
             cpu: Some(root.clone()),
             cpuacct: Some(root.clone()),
-            memory: Some(root),
+            memory: Some(root.clone()),
+            cpuset: Some(root),
         })
     }
 
@@ -83,6 +86,20 @@ impl Hierarchy {
         };
         let (cpuacct, memory) = (shared(&self.cpuacct)?, shared(&self.memory)?);
         Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory })
+    }
+
+    /// The directory of a cgroup that holds its cpuset; `None` where there is none. It is opened for each use: only pinning
+    /// needs it.
+    pub(crate) fn cpuset(&self, cgroup: &Cgroup) -> Result<Option<Arc<Dir>>, ActuatorError> {
+        let Some(root) = &self.cpuset else { return Ok(None) };
+        if let (true, Some(dir)) = (self.cpuset == self.cpu, &cgroup.cpu) {
+            return Ok(Some(Arc::clone(dir)));
+        }
+        match Dir::open(&below(root, &cgroup.path)) {
+            Ok(dir) => Ok(Some(Arc::new(dir))),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether every directory of `cgroup` is still the one that its path leads to, and none is missing.

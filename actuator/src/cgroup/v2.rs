@@ -20,6 +20,7 @@ const CPU_PRESSURE: &str = "cpu.pressure";
 pub(crate) const CURRENT: &str = "memory.current";
 pub(crate) const MAX: &str = "memory.max";
 pub(crate) const HIGH: &str = "memory.high";
+pub(crate) const SWAP_MAX: &str = "memory.swap.max";
 const STAT: &str = "memory.stat";
 const EVENTS: &str = "memory.events";
 const MEMORY_PRESSURE: &str = "memory.pressure";
@@ -45,6 +46,15 @@ pub(crate) fn quota_text(quota: Option<u64>, period: u64) -> String {
 /// One of the limit files.
 pub(crate) fn memory_limit(dir: &Dir, name: &str) -> Result<Limit, ActuatorError> {
     parse_limit(&dir.read(name)?, &dir.path().join(name))
+}
+
+/// As [`memory_limit`], for a file that not every kernel has.
+pub(crate) fn memory_limit_or_none(dir: &Dir, name: &str) -> Result<Option<Limit>, ActuatorError> {
+    match memory_limit(dir, name) {
+        Ok(limit) => Ok(Some(limit)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn parse_limit(text: &str, path: &Path) -> Result<Limit, ActuatorError> {

@@ -303,7 +303,7 @@ impl Simulated {
 
     fn change_cpu(&mut self, target: f64, writes: &mut Vec<Write>) -> Verdict {
         let before = self.cpu.limit();
-        let quota = match plan_cpu(target, self.cpu) {
+        let quota = match plan_cpu(target, self.cpu, false) {
             Err(why) => return Verdict::new(OutcomeStatus::Refused, before, why),
             Ok(Plan::Unchanged) => return unchanged(before, Resource::Cpu),
             Ok(Plan::Write(quota)) => quota,

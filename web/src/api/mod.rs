@@ -1,5 +1,6 @@
 //! The routes below `/api/v1`, one file a subject.
 
+mod agents;
 mod backtests;
 mod backup;
 mod compact;
@@ -24,6 +25,7 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/status", get(status::status))
         .route("/api/v1/schema", get(schema::schema))
         .route("/api/v1/sql", post(sql::sql))
+        .route("/api/v1/agents", get(agents::agents))
         .route("/api/v1/containers", get(containers::containers))
         .route("/api/v1/containers/{host}/{name}", get(containers::container))
         .route("/api/v1/containers/{host}/{name}/series", get(series::series))
@@ -54,4 +56,12 @@ pub(crate) fn operating() -> Router<App> {
         .route("/api/v1/rules", post(rules::apply))
         .route("/api/v1/rules/{name}", delete(rules::remove))
         .route("/api/v1/rules/{name}/mode", post(rules::set_mode))
+}
+
+/// Routes of agents: what a host is to do, and what it found.
+pub(crate) fn agents() -> Router<App> {
+    Router::new()
+        .route("/api/v1/agents/{host}/orders", get(agents::orders))
+        .route("/api/v1/agents/{host}/reports", post(agents::reports))
+        .route("/api/v1/agents/{host}/frames", post(agents::frames))
 }

@@ -12,8 +12,13 @@ fn tokens() -> Auth {
         sha256: Auth::digest(&format!("{name}-token")),
         rights: [right].into(),
     };
-    Auth::tokens(&[record("push", Right::Push), record("read", Right::Read), record("operate", Right::Operate)])
-        .unwrap()
+    Auth::tokens(&[
+        record("push", Right::Push),
+        record("read", Right::Read),
+        record("operate", Right::Operate),
+        record("agent", Right::Agent),
+    ])
+    .unwrap()
 }
 
 #[tokio::test]
@@ -34,9 +39,12 @@ async fn each_right_opens_its_own_routes_and_no_others() {
         ("operate", Method::POST, "/api/v1/rules", rule),
         ("operate", Method::POST, "/api/v1/backup", ""),
         ("operate", Method::POST, "/api/v1/compact", ""),
+        ("read", Method::GET, "/api/v1/agents", ""),
+        ("agent", Method::POST, "/api/v1/agents/far/reports", "[]"),
+        ("agent", Method::POST, "/api/v1/agents/far/frames?spool=s", ""),
     ];
     for (right, method, path, body) in cases {
-        for who in ["push", "read", "operate"] {
+        for who in ["push", "read", "operate", "agent"] {
             let bearer = format!("Bearer {who}-token");
             let answer = server.send(method.clone(), path, &[("authorization", &bearer)], body).await;
             let allowed = who == right;

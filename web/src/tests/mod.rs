@@ -1,6 +1,7 @@
 //! What a client sees: every route over a real store and engine, with an actuator that only says yes.
 
 mod access;
+mod agents;
 mod backtests;
 mod containers;
 mod decisions;
@@ -13,13 +14,14 @@ mod stream;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tidegate_actuator::{Actuator, Change};
+use tidegate_actuator::{Actuator, Change, Remote};
 use tidegate_ingest::IngestState;
 use tidegate_model::{
     Bounds, CgroupVersion, Clock, Container, ContainerKey, Decision, GuardAction, GuardReport, Limit, Mode, Outcome,
@@ -97,10 +99,12 @@ impl Server {
             ingest: IngestState::new(store.clone(), clock.clone(), config.max_body_bytes),
             store,
             engine,
+            remote: Remote::new(3, "controller".to_owned(), Duration::from_secs(1)),
             clock,
             auth,
             info: ServerInfo {
                 host: "node0".to_owned(),
+                collects: true,
                 simulated: Some("a test".to_owned()),
                 cgroup: "none".to_owned(),
                 started: TimeMs(NOW - 90_000),
@@ -118,7 +122,15 @@ impl Server {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        self.answer(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    async fn send_bytes(&self, method: Method, path: &str, body: &[u8]) -> Answer {
+        self.answer(Request::builder().method(method).uri(path).body(Body::from(body.to_vec())).unwrap()).await
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
         Answer { status: parts.status, headers: parts.headers, body: to_bytes(body, 1 << 26).await.unwrap().to_vec() }
     }

@@ -1,0 +1,207 @@
+//! systemd: `SetUnitProperties` of its manager, as `systemctl set-property --runtime` calls it. What it takes it keeps until
+//! the next boot, through daemon-reload and through restarts of the unit.
+
+use std::time::Duration;
+
+use tidegate_model::Write;
+
+use crate::owner::{MemoryWish, NotTold, Owner, Told, dbus};
+use crate::quota::CpuMax;
+use crate::runtime::daemon::Daemon;
+
+/// A call takes systemd a millisecond; a busy one may take longer.
+pub(super) const TIMEOUT: Duration = Duration::from_secs(2);
+/// How systemd writes that there is no limit.
+const INFINITY: u64 = u64::MAX;
+
+pub(super) struct Unit<'a> {
+    pub(super) systemd: &'a Daemon,
+    pub(super) unit: String,
+}
+
+impl Unit<'_> {
+    fn set(&self, properties: &[(&str, u64)]) -> Result<Told, NotTold> {
+        let unit = &self.unit;
+        let answer = self.systemd.ask(|socket| dbus::set_unit_properties(socket, unit, properties, TIMEOUT))?;
+        answer.map_err(|why| NotTold(format!("systemd refused it: {why}")))?;
+        let text = |value: u64| if value == INFINITY { "infinity".to_owned() } else { value.to_string() };
+        let value: Vec<String> = properties.iter().map(|(name, value)| format!("{name}={}", text(*value))).collect();
+        let target = format!("systemd: SetUnitProperties {unit} (runtime)");
+        Ok(Told { write: Write { target, value: value.join(" ") }, exact: true })
+    }
+}
+
+impl Owner for Unit<'_> {
+    fn set_cpu(&self, new: CpuMax) -> Result<Told, NotTold> {
+        // CPU time in µs for each second, whatever the period is.
+        let per_second = new.quota.map_or(INFINITY, |quota| {
+            (u128::from(quota) * 1_000_000 / u128::from(new.period.max(1))).min(u128::from(INFINITY - 1)) as u64
+        });
+        self.set(&[("CPUQuotaPerSecUSec", per_second.max(1))])
+    }
+
+    fn set_memory(&self, new: MemoryWish) -> Result<Told, NotTold> {
+        let bytes = |limit: Option<u64>| limit.unwrap_or(INFINITY);
+        let max = ("MemoryMax", bytes(new.max));
+        match new.high {
+            // It writes all of a unit's memory files at once, memory.high as it knows it included.
+            Some(high) => self.set(&[("MemoryHigh", bytes(high)), max]),
+            None => self.set(&[max]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    use tempfile::TempDir;
+    use tidegate_model::{ContainerKey, Limit, Outcome, OutcomeStatus, Resource, TimeMs, VirtualClock};
+
+    use super::*;
+    use crate::owner::dbus::fake::{FakeSystemd, SetProperties};
+    use crate::{Actuator, ActuatorConfig, Change, LocalHost, Source, WriteVia};
+
+    const MIB: u64 = 1 << 20;
+
+    /// A v2 tree with one service, which holds 20 MiB.
+    fn tree() -> TempDir {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join("cgroup.controllers"), "cpu memory").unwrap();
+        let dir = tree.path().join("system.slice/nginx.service");
+        fs::create_dir_all(&dir).unwrap();
+        for (file, text) in [
+            ("cpu.max", "max 100000\n"),
+            ("cpu.stat", "usage_usec 0\n"),
+            ("memory.current", "20971520\n"),
+            ("memory.stat", "anon 1048576\nkernel 0\ninactive_file 0\n"),
+            ("memory.max", "max\n"),
+            ("memory.high", "max\n"),
+            ("memory.events", "oom_kill 0\n"),
+        ] {
+            fs::write(dir.join(file), text).unwrap();
+        }
+        tree
+    }
+
+    /// As systemd does: it writes the files of a unit, memory.high as it knows it along with memory.max.
+    fn systemd(tree: &Path) -> Option<FakeSystemd> {
+        let dir = tree.join("system.slice");
+        let mut high = "max".to_owned();
+        FakeSystemd::start(move |call| {
+            let dir = dir.join(&call.unit);
+            let text = |value: u64| if value == INFINITY { "max".to_owned() } else { value.to_string() };
+            for (name, value) in &call.properties {
+                match name.as_str() {
+                    "CPUQuotaPerSecUSec" if *value == INFINITY => fs::write(dir.join("cpu.max"), "max 100000").unwrap(),
+                    "CPUQuotaPerSecUSec" => fs::write(dir.join("cpu.max"), format!("{} 100000", value / 10)).unwrap(),
+                    "MemoryHigh" => high = text(*value),
+                    "MemoryMax" => {
+                        fs::write(dir.join("memory.high"), &high).unwrap();
+                        fs::write(dir.join("memory.max"), text(*value)).unwrap();
+                    }
+                    _ => return Err(format!("Cannot set property {name}, or unknown property.")),
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn host(tree: &Path, bus: &Path, write_via: WriteVia) -> (Arc<LocalHost>, Box<dyn Source>) {
+        let config = ActuatorConfig {
+            host: "h".into(),
+            mount: tree.to_owned(),
+            system_bus: bus.to_owned(),
+            docker_socket: "".into(),
+            podman_socket: "".into(),
+            write_via,
+            ..Default::default()
+        };
+        let host = LocalHost::new(config).unwrap();
+        let mut source = host.source();
+        assert_eq!(source.collect(TimeMs(1_000)).present.len(), 1);
+        (host, source)
+    }
+
+    fn apply(host: &LocalHost, resource: Resource, target: f64) -> Outcome {
+        let container = ContainerKey { host: "h".into(), name: "nginx.service".into() };
+        let change = Change { container, resource, target, limit_before: None, decision: "d1".into() };
+        host.apply(&change, &VirtualClock::new(TimeMs(1_000)))
+    }
+
+    fn set(properties: &[(&str, u64)]) -> SetProperties {
+        let properties = properties.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+        SetProperties { unit: "nginx.service".to_owned(), runtime: true, properties }
+    }
+
+    #[test]
+    fn a_services_limits_go_through_systemd_in_whole_percents() {
+        let tree = tree();
+        let Some(systemd) = systemd(tree.path()) else { return };
+        let (host, mut source) = host(tree.path(), &systemd.socket(), WriteVia::Auto);
+        let cpu = apply(&host, Resource::Cpu, 0.4567);
+        assert_eq!((cpu.status, cpu.limit_after), (OutcomeStatus::Applied, Some(0.46)), "{}", cpu.message);
+        assert_eq!(cpu.writes[0].target, "systemd: SetUnitProperties nginx.service (runtime)");
+        assert_eq!(cpu.writes[0].value, "CPUQuotaPerSecUSec=460000");
+        assert_eq!(cpu.writes.len(), 1);
+        assert_eq!(systemd.calls(), [set(&[("CPUQuotaPerSecUSec", 460_000)])]);
+        assert_eq!(apply(&host, Resource::Cpu, 0.4567).status, OutcomeStatus::Unchanged);
+        assert_eq!(apply(&host, Resource::Cpu, f64::INFINITY).limit_after, None);
+        assert_eq!(systemd.calls(), [set(&[("CPUQuotaPerSecUSec", INFINITY)])]);
+
+        let lower = apply(&host, Resource::Memory, (64 * MIB) as f64);
+        assert_eq!(
+            (lower.status, lower.limit_after),
+            (OutcomeStatus::Applied, Some((64 * MIB) as f64)),
+            "{}",
+            lower.message
+        );
+        assert_eq!(systemd.calls(), [set(&[("MemoryMax", 64 * MIB)])]);
+        let file = tree.path().join("system.slice/nginx.service/memory.high");
+        assert_eq!(fs::read_to_string(&file).unwrap().trim(), "max", "the squeeze is over");
+        fs::write(&file, (60 * MIB).to_string()).unwrap();
+        let raise = apply(&host, Resource::Memory, (128 * MIB) as f64);
+        assert_eq!(
+            (raise.status, raise.limit_after),
+            (OutcomeStatus::Applied, Some((128 * MIB) as f64)),
+            "{}",
+            raise.message
+        );
+        assert_eq!(systemd.calls(), [set(&[("MemoryHigh", 128 * MIB), ("MemoryMax", 128 * MIB)])]);
+        assert_eq!(fs::read_to_string(&file).unwrap().trim(), (128 * MIB).to_string());
+        let found = source.collect(TimeMs(2_000));
+        assert!(found.drifts.is_empty());
+        assert_eq!(found.present[0].baseline[&Resource::Cpu], Limit::Unlimited);
+    }
+
+    #[test]
+    fn what_systemd_refuses_is_written_to_the_file_and_told() {
+        let tree = tree();
+        let Some(systemd) = FakeSystemd::start(|_| Err("Unit nginx.service not loaded.".to_owned())) else { return };
+        let (host, _source) = host(tree.path(), &systemd.socket(), WriteVia::Auto);
+        let outcome = apply(&host, Resource::Cpu, 0.5);
+        assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(0.5)));
+        for part in ["not loaded", "NoSuchUnit", "cgroup file"] {
+            assert!(outcome.message.contains(part), "{}", outcome.message);
+        }
+    }
+
+    #[test]
+    fn a_bus_that_hangs_or_is_gone_delays_a_change_and_does_not_prevent_it() {
+        let tree = tree();
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("bus");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let (hanging, _source) = host(tree.path(), &socket, WriteVia::Auto);
+        let outcome = apply(&hanging, Resource::Cpu, 0.5);
+        assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(0.5)));
+        assert!(outcome.message.contains("does not answer"), "{}", outcome.message);
+
+        let (gone, _source) = host(tree.path(), Path::new("/no/such"), WriteVia::Owner);
+        let outcome = apply(&gone, Resource::Cpu, 0.3);
+        assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Refused, Some(0.5)), "{}", outcome.message);
+    }
+}

@@ -1,0 +1,427 @@
+//! `tidegate agent`: one host of many. Measures it, keeps what it measures until the controller has it, and carries out what
+//! the controller orders.
+//!
+//! Four kinds of threads, none of which waits for another: the collector (each second), the sender (frames), the listener
+//! (orders, and carries out those that cannot block), and a few that squeeze memory. What they share is [`Shared`].
+
+mod link;
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs::File;
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{Flock, FlockArg};
+use parking_lot::{Condvar, Mutex};
+use tidegate_actuator::agent::wire::{AgentInfo, FrameHeader, PROTOCOL, Report, pack, understands};
+use tidegate_actuator::agent::{Brake, Delivery, Due, Executor, Fence, Silence, Spool, restore_baselines};
+use tidegate_actuator::{Collected, LocalHost, Source};
+use tidegate_model::{Clock, Container, Resource, SystemClock};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::serve::{self, random_id};
+use link::Link;
+
+/// Frames are sent in bodies of at most so many bytes.
+const BODY_BYTES: usize = 1 << 20;
+/// How long the first wait after a failure is; it doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+/// Short, since a controller that comes back is silent until it is asked.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// Threads for memory that goes down: each may be busy for seconds with one container.
+const SQUEEZERS: usize = 4;
+
+/// What the agent's threads share.
+struct Shared {
+    config: Config,
+    host: Arc<LocalHost>,
+    executor: Executor,
+    brake: Brake,
+    link: Link,
+    spool: Mutex<Spool>,
+    /// Something was appended to the spool, or the end has come.
+    appended: Condvar,
+    silence: Mutex<Silence>,
+    /// What the controller could not be told: goes with the next frame.
+    untold: Mutex<Vec<Report>>,
+    wants_present: AtomicBool,
+    /// Frames given up that the controller was not told of.
+    dropped_told: AtomicU64,
+    started: Instant,
+    run: String,
+    ending: AtomicBool,
+}
+
+/// Where an agent keeps what must survive it.
+///
+/// # Errors
+/// None is configured.
+pub fn state_dir(config: &Config) -> Result<PathBuf> {
+    config.actuator.state_dir.clone().context("an agent needs a state directory; --actuator-state-dir names it")
+}
+
+/// Held by the agent that uses a state directory.
+pub struct AgentLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
+
+impl AgentLock {
+    /// # Errors
+    /// Another agent holds it, or the file cannot be made.
+    pub fn take(state_dir: &Path) -> Result<Self> {
+        let path = state_dir.join("agent.lock");
+        std::fs::create_dir_all(state_dir).with_context(|| format!("the state directory {}", state_dir.display()))?;
+        let file = File::create(&path).with_context(|| format!("the lock {}", path.display()))?;
+        let locked = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        let locked = locked.map_err(|(_, errno)| errno);
+        locked.map(Self).with_context(|| format!("another agent uses {}", state_dir.display()))
+    }
+}
+
+/// Runs until `stop`, then sends what is left to send.
+///
+/// # Errors
+/// This host cannot be measured or the state directory not be used. Nothing that happens later ends an agent.
+pub fn run(config: Config, stop: impl Future<Output = ()>, runtime: &tokio::runtime::Runtime) -> Result<()> {
+    let state_dir = state_dir(&config)?;
+    let _lock = AgentLock::take(&state_dir)?;
+    let host = LocalHost::new(config.actuator.clone()).context("this host's cgroups")?;
+    let brake = Brake::of(&state_dir);
+    let max_age = Duration::from_millis(config.agent.order_max_age_ms);
+    let fence = Fence::open(Some(&state_dir))?;
+    let seconds = Duration::from_secs;
+    let silence =
+        Silence::new(seconds(config.agent.hold_after_s), seconds(config.agent.restore_after_s), Duration::ZERO);
+    let shared = Arc::new(Shared {
+        link: Link::new(&config.agent, &config.actuator.host)?,
+        spool: Mutex::new(Spool::open(&state_dir.join("spool"), config.agent.buffer_max_bytes)?),
+        executor: Executor::new(host.clone(), fence, Some(brake.clone()), max_age),
+        brake,
+        host,
+        config,
+        appended: Condvar::new(),
+        silence: Mutex::new(silence),
+        untold: Mutex::default(),
+        wants_present: AtomicBool::new(true),
+        dropped_told: AtomicU64::new(0),
+        started: Instant::now(),
+        run: random_id(8),
+        ending: AtomicBool::new(false),
+    });
+
+    let (tell, told) = channel();
+    let mut threads = vec![
+        spawn("collector", &shared, move |shared| shared.collect())?,
+        spawn("sender", &shared, move |shared| shared.send())?,
+        spawn("reporter", &shared, move |shared| shared.report(&told))?,
+    ];
+    let mut squeezers = Vec::new();
+    for _ in 0..SQUEEZERS {
+        let (sender, deliveries) = channel();
+        squeezers.push(sender);
+        let tell = tell.clone();
+        threads.push(spawn("squeezer", &shared, move |shared| shared.squeeze(&deliveries, &tell))?);
+    }
+    // Not waited for: it may be in the middle of a question that is answered in five seconds.
+    spawn("listener", &shared, move |shared| shared.listen(&squeezers, &tell))?;
+
+    match shared.config.agent.rescaler_listen {
+        None => runtime.block_on(stop),
+        Some(address) => runtime.block_on(rescale(address, &shared, stop))?,
+    }
+    tracing::info!("ending; limits stay as they are");
+    shared.ending.store(true, Ordering::Release);
+    shared.appended.notify_all();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    for thread in threads {
+        while !thread.is_finished() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(())
+}
+
+/// Serves the face of the original's NodeRescaler until `stop`.
+async fn rescale(address: SocketAddr, shared: &Shared, stop: impl Future<Output = ()>) -> Result<()> {
+    if !address.ip().is_loopback() && !shared.config.agent.rescaler_unprotected {
+        bail!(
+            "agent.rescaler_listen = {address}: it knows no tokens, so whoever reaches it changes limits; listen on 127.0.0.1, \
+             or set agent.rescaler_unprotected = true where that is meant"
+        );
+    }
+    let listener = serve::listen(address).await?;
+    tracing::info!(address = %listener.local_addr()?, "the NodeRescaler's face listens");
+    let ended = CancellationToken::new();
+    let server = tidegate_web::serve(listener, tidegate_web::rescaler(shared.host.clone()), ended.clone());
+    tokio::select! {
+        served = server => served.context("the NodeRescaler's face"),
+        () = stop => Ok(()),
+    }
+}
+
+fn spawn(
+    name: &str,
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Shared) + Send + 'static,
+) -> Result<thread::JoinHandle<()>> {
+    let shared = Arc::clone(shared);
+    let thread = thread::Builder::new().name(name.to_owned()).stack_size(1 << 20);
+    thread.spawn(move || work(&shared)).with_context(|| format!("cannot start the {name}"))
+}
+
+impl Shared {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Sleeps in small pieces, so that an end is noticed.
+    fn sleep(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while !self.is_ending() {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            thread::sleep(left.min(Duration::from_millis(200)));
+        }
+    }
+
+    /// Measures at every multiple of the period, keeps what was found, and does what is due without a controller.
+    fn collect(&self) {
+        let every = Duration::from_millis(self.config.collect_every_ms);
+        let mut source: Box<dyn Source> = self.host.source();
+        let mut listed: Vec<Container> = Vec::new();
+        while !self.is_ending() {
+            let now = SystemClock.now();
+            let due = now.aligned(every).plus(every);
+            self.sleep(due.since(now));
+            if self.is_ending() {
+                return;
+            }
+            let collected = source.collect(due);
+            for problem in &collected.problems {
+                tracing::warn!(problem, "collector");
+            }
+            self.brake_if_told();
+            self.mind_the_silence();
+            if let Err(error) = self.keep(collected, due, &mut listed) {
+                tracing::error!(%error, "measurements were lost");
+            }
+        }
+    }
+
+    fn keep(&self, collected: Collected, time: tidegate_model::TimeMs, listed: &mut Vec<Container>) -> Result<()> {
+        let without_time = |container: &Container| Container { last_seen: container.first_seen, ..container.clone() };
+        let present: Vec<Container> = collected.present.iter().map(without_time).collect();
+        let list = self.wants_present.swap(false, Ordering::AcqRel) || present != *listed;
+        let header = FrameHeader {
+            time,
+            host: collected.host,
+            appeared: collected.appeared,
+            vanished: collected.vanished,
+            present: list.then(|| present.clone()),
+            drifts: collected.drifts,
+            problems: collected.problems,
+            reports: std::mem::take(&mut *self.untold.lock()),
+        };
+        *listed = present;
+        let frame = pack(&header, &tidegate_ingest::arrow::encode(&collected.samples)?)?;
+        if let (number, Some(error)) = self.spool.lock().append(frame) {
+            tracing::warn!(number, %error, "the disk does not take measurements; the last minute of them is kept in memory");
+        }
+        self.appended.notify_all();
+        Ok(())
+    }
+
+    /// The kill switch of this host may want the baselines back.
+    fn brake_if_told(&self) {
+        let Some(mut braked) = self.brake.is_on().filter(|braked| braked.restore) else { return };
+        let why = format!("the kill switch at the agent puts the baseline back {}", braked.why);
+        self.restore(why.trim_end());
+        braked.restore = false;
+        if let Err(error) = self.brake.set(&braked) {
+            tracing::error!(%error, "the kill switch's file cannot be written; the baselines are put back again and again");
+        }
+    }
+
+    fn mind_the_silence(&self) {
+        let (due, lasts) = {
+            let mut silence = self.silence.lock();
+            let now = self.now();
+            (silence.due(now), silence.lasts(now).as_secs())
+        };
+        match due {
+            Due::Nothing => {}
+            Due::Hold => tracing::warn!(silent_s = lasts, "the controller is silent: limits stay as they are"),
+            Due::Restore => {
+                tracing::warn!(silent_s = lasts, "the controller is silent for long: baselines are put back");
+                self.restore(&format!("the controller was silent for {lasts} s, so the agent puts the baseline back"));
+            }
+            Due::Over => tracing::info!("the controller speaks again"),
+        }
+    }
+
+    fn restore(&self, why: &str) {
+        let reports = restore_baselines(&self.host, why, &SystemClock);
+        for report in &reports {
+            tracing::warn!(
+                container = %report.container, resource = %report.resource, outcome = report.outcome.status.as_str(),
+                message = report.outcome.message, "baseline put back"
+            );
+        }
+        self.untold.lock().extend(reports);
+    }
+
+    /// Sends frames as they come, and after an outage those that have piled up.
+    fn send(&self) {
+        let mut wait = FIRST_WAIT;
+        let mut spool_id = None;
+        loop {
+            let body = {
+                let mut spool = self.spool.lock();
+                if spool.waiting() == 0 {
+                    if self.is_ending() {
+                        return;
+                    }
+                    self.appended.wait_for(&mut spool, Duration::from_secs(1));
+                }
+                match spool.peek(BODY_BYTES) {
+                    Ok(body) => body,
+                    Err(error) => {
+                        tracing::error!(%error, "a file of the buffer cannot be read and is given up");
+                        spool.give_up_oldest();
+                        continue;
+                    }
+                }
+            };
+            if body.is_empty() {
+                continue;
+            }
+            let spool_id: &String = spool_id.get_or_insert_with(|| self.spool.lock().id().to_owned());
+            match self.send_one(&body, spool_id) {
+                Ok(()) => wait = FIRST_WAIT,
+                Err(error) => {
+                    tracing::warn!("measurements wait: {error:#}");
+                    if self.is_ending() {
+                        return;
+                    }
+                    self.sleep(wait);
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+            }
+        }
+    }
+
+    fn send_one(&self, body: &[u8], spool_id: &str) -> Result<()> {
+        let (waiting, dropped) = {
+            let spool = self.spool.lock();
+            (spool.waiting(), spool.dropped().frames)
+        };
+        let sent = tidegate_actuator::agent::wire::count(body);
+        let untold = dropped - self.dropped_told.load(Ordering::Acquire);
+        let taken = self.link.frames(body, spool_id, waiting.saturating_sub(sent), untold)?;
+        self.dropped_told.store(dropped, Ordering::Release);
+        if taken.wants_present {
+            self.wants_present.store(true, Ordering::Release);
+        }
+        self.spool.lock().take(taken.taken).context("the buffer")
+    }
+
+    /// Asks for orders again and again.
+    fn listen(&self, squeezers: &[Sender<Delivery>], tell: &Sender<Report>) {
+        let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        let machine = if machine.trim().is_empty() { boot_id() } else { machine.trim().to_owned() };
+        let mut wait = FIRST_WAIT;
+        let mut complaint = String::new();
+        while !self.is_ending() {
+            let agent = AgentInfo {
+                protocol: PROTOCOL,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                machine: machine.clone(),
+                run: self.run.clone(),
+                epoch: self.executor.fence().epoch(),
+                frozen: self.brake.is_on().is_some(),
+            };
+            let asked = self.now();
+            let answer = self.link.orders(&agent).and_then(|orders| {
+                if !understands(orders.protocol) {
+                    bail!("the controller speaks protocol {} and this agent {PROTOCOL}", orders.protocol);
+                }
+                // A controller that is not obeyed does not end the silence of the one that is.
+                self.executor.fence().admit(orders.epoch, &orders.controller).map_err(anyhow::Error::msg)?;
+                Ok(orders)
+            });
+            let orders = match answer {
+                Ok(orders) => orders,
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    if text != complaint {
+                        tracing::warn!("no orders: {text}");
+                        complaint = text;
+                    }
+                    self.sleep(wait);
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                    continue;
+                }
+            };
+            if !complaint.is_empty() || wait != FIRST_WAIT {
+                tracing::info!(epoch = orders.epoch, "the controller answers");
+            }
+            (wait, complaint) = (FIRST_WAIT, String::new());
+            self.silence.lock().heard(self.now());
+            for order in orders.orders {
+                let delivery = Delivery { epoch: orders.epoch, controller: orders.controller.clone(), order, asked };
+                self.hand_over(delivery, squeezers, tell);
+            }
+        }
+    }
+
+    /// Carries out at once what never blocks. Memory goes to a thread of its container's, so that orders for one container
+    /// keep their order.
+    fn hand_over(&self, delivery: Delivery, squeezers: &[Sender<Delivery>], tell: &Sender<Report>) {
+        if delivery.order.resource == Resource::Memory {
+            let mut hasher = DefaultHasher::new();
+            delivery.order.container.hash(&mut hasher);
+            let at = hasher.finish() as usize % squeezers.len();
+            // The squeezers live for as long as this thread.
+            drop(squeezers[at].send(delivery));
+            return;
+        }
+        drop(tell.send(self.executor.carry_out(&delivery, &SystemClock, self.now())));
+    }
+
+    fn squeeze(&self, deliveries: &Receiver<Delivery>, tell: &Sender<Report>) {
+        while !self.is_ending() {
+            if let Ok(delivery) = deliveries.recv_timeout(Duration::from_millis(500)) {
+                drop(tell.send(self.executor.carry_out(&delivery, &SystemClock, self.now())));
+            }
+        }
+    }
+
+    /// Tells what came of orders, many at once when they come fast. What cannot be told goes with the next frame.
+    fn report(&self, reports: &Receiver<Report>) {
+        while !self.is_ending() {
+            let Ok(first) = reports.recv_timeout(Duration::from_millis(500)) else { continue };
+            let all: Vec<Report> = std::iter::once(first).chain(reports.try_iter()).collect();
+            if let Err(error) = self.link.report(&all) {
+                tracing::warn!("outcomes wait: {error:#}");
+                self.untold.lock().extend(all);
+            }
+        }
+    }
+}
+
+/// Of this start of the machine, where it has no name that lasts.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,169 @@
+//! `/api/v1/agents`: the hosts whose limits are changed by an agent of their own.
+//!
+//! An agent asks for orders and waits for the answer, tells what came of them, and sends what it measures. Shapes and
+//! versions stand in [`tidegate_actuator::agent::wire`].
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use tidegate_actuator::agent::wire::{AgentInfo, Frame, FramesTaken, Orders, Report, unpack};
+use tidegate_actuator::{AgentStatus, RemoteError};
+use tidegate_model::{Event, Resource};
+
+use crate::App;
+use crate::collected::{Findings, keep};
+use crate::error::ApiError;
+use crate::extract::{Address, Params, Segments, Text};
+
+/// How long a question for orders waits. Short enough for proxies and for noticing that a host is cut off.
+const ANSWER_AFTER: Duration = Duration::from_secs(5);
+
+/// `GET /api/v1/agents`: all that asked for orders since this server started.
+pub(crate) async fn agents(State(app): State<App>) -> Json<Vec<AgentStatus>> {
+    Json(app.remote.agents())
+}
+
+/// `GET /api/v1/agents/{host}/orders`: answered when there are some, and after five seconds without.
+pub(crate) async fn orders(
+    State(app): State<App>,
+    Segments(host): Segments<String>,
+    Params(agent): Params<AgentInfo>,
+    Address(address): Address,
+) -> Result<Json<Orders>, ApiError> {
+    if host == app.info.host && app.info.collects {
+        let message = format!("host '{host}' is measured by this server itself; an agent there needs another name");
+        return Err(ApiError::new(StatusCode::CONFLICT, message).help("--actuator-host names a host"));
+    }
+    let question = app.remote.ask(&host, agent, &address, app.clock.now()).map_err(refused)?;
+    tokio::select! {
+        orders = question.answer(ANSWER_AFTER) => Ok(Json(orders)),
+        () = app.shutdown.cancelled() => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is ending")),
+    }
+}
+
+fn refused(error: RemoteError) -> ApiError {
+    tracing::warn!(%error, "an agent is not answered");
+    let status = match error {
+        RemoteError::Protocol { .. } => StatusCode::UPGRADE_REQUIRED,
+        RemoteError::OlderController { .. } | RemoteError::TwoOfOneName { .. } => StatusCode::CONFLICT,
+    };
+    ApiError::new(status, error.to_string())
+}
+
+/// `POST /api/v1/agents/{host}/reports`: what came of orders.
+pub(crate) async fn reports(
+    State(app): State<App>,
+    Segments(host): Segments<String>,
+    body: Text,
+) -> Result<StatusCode, ApiError> {
+    note(&app, &host, body.json()?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn note(app: &App, host: &str, reports: Vec<Report>) -> Result<(), ApiError> {
+    if let Some(other) = reports.iter().find(|report| report.container.host != host) {
+        let message = format!("a report of host '{host}' is about host '{}'", other.container.host);
+        return Err(ApiError::bad_request(message));
+    }
+    let late: Vec<Report> = reports.into_iter().filter_map(|report| app.remote.reported(host, report)).collect();
+    if !late.is_empty() {
+        app.engine.note_agent(late).await;
+    }
+    Ok(())
+}
+
+/// From which buffer frames are.
+#[derive(Deserialize)]
+pub(crate) struct Sender {
+    /// Names the buffer, which counts its frames.
+    spool: String,
+    /// How many more frames wait there.
+    #[serde(default)]
+    behind: u64,
+    /// How many had to be given up before these, since the last ones that were taken.
+    #[serde(default)]
+    dropped: u64,
+}
+
+/// `POST /api/v1/agents/{host}/frames`: what a host measured, oldest first. Frames that are known are taken again without
+/// being stored again.
+pub(crate) async fn frames(
+    State(app): State<App>,
+    Segments(host): Segments<String>,
+    Params(sender): Params<Sender>,
+    body: Bytes,
+) -> Result<Json<FramesTaken>, ApiError> {
+    let frames = unpack(&body).map_err(ApiError::bad_request)?;
+    if let Some(other) = frames.iter().find(|frame| frame.header.host.name != host) {
+        let message = format!("a frame of host '{host}' is about host '{}'", other.header.host.name);
+        return Err(ApiError::bad_request(message));
+    }
+    let mut taken = app.agents.last(&host, &sender.spool);
+    let mut wants_present = false;
+    let mut dropped = sender.dropped;
+    let count = frames.len() as u64;
+    for (at, frame) in frames.into_iter().enumerate() {
+        if frame.number <= taken {
+            continue;
+        }
+        taken = frame.number;
+        let behind = sender.behind + count - 1 - at as u64;
+        app.remote.measured(&host, frame.header.time, behind, app.clock.now());
+        wants_present = !take(&app, &host, &sender.spool, frame, std::mem::take(&mut dropped)).await?;
+    }
+    Ok(Json(FramesTaken { taken, wants_present }))
+}
+
+/// Stores one frame; whether the host's containers are known.
+async fn take(app: &App, host: &str, spool: &str, frame: Frame, dropped: u64) -> Result<bool, ApiError> {
+    let Frame { number, header, samples } = frame;
+    let apart = tokio::task::spawn_blocking(move || tidegate_ingest::arrow::decode(&samples)).await;
+    let decoded = apart.map_err(|error| ApiError::internal("reading samples", error))?;
+    let (samples, refused) =
+        decoded.map_err(|error| ApiError::bad_request(format!("frame {number} of host '{host}': {error}")))?;
+    if refused > 0 {
+        tracing::warn!(host, number, refused, "samples of a frame are without metric, tags or time and are left out");
+    }
+    for problem in &header.problems {
+        tracing::warn!(host, problem, "an agent's collector");
+    }
+    let listed = header.present.is_some();
+    let mut present = header.present.or_else(|| app.agents.present(host));
+    present.iter_mut().flatten().for_each(|container| container.last_seen = header.time);
+    let findings = Findings {
+        time: header.time,
+        samples: &samples,
+        host: &header.host,
+        appeared: &header.appeared,
+        vanished: &header.vanished,
+        present: present.clone(),
+        drifts: &header.drifts,
+    };
+    keep(&app.store, &app.engine, findings, app.clock.now()).await?;
+    if dropped > 0 {
+        note_gap(app, host, &header.time, dropped).await?;
+    }
+    note(app, host, header.reports).await?;
+    let known = present.is_some();
+    app.agents.kept(host, spool, number, present.filter(|_| listed));
+    Ok(known)
+}
+
+/// Measurements that an agent had to give up are a gap that somebody will ask about.
+async fn note_gap(app: &App, host: &str, time: &tidegate_model::TimeMs, dropped: u64) -> Result<(), ApiError> {
+    tracing::warn!(host, dropped, "an agent's buffer was full, and its oldest frames are lost");
+    let gap = Event {
+        time: *time,
+        rule: "(agent)".to_owned(),
+        container: tidegate_model::ContainerKey { host: host.to_owned(), name: String::new() },
+        resource: Resource::Cpu,
+        name: "measurements lost".to_owned(),
+        value: dropped as f64,
+    };
+    app.store.append_events(&[gap]).await?;
+    Ok(())
+}
