@@ -187,11 +187,11 @@ impl Baselines {
         }
         entry = Entry { incarnation: NOT_RUNNING, gone_at: Some(now), squeeze: None, ..entry };
         file.containers.insert(life.name.to_owned(), entry);
-        let mut gone: Vec<_> =
-            file.containers.iter().filter_map(|(name, e)| Some((e.gone_at?, name.clone()))).collect();
-        gone.sort_unstable();
-        for (_, name) in gone.iter().rev().skip(REMEMBERED) {
-            file.containers.remove(name);
+        let gone = file.containers.iter().filter_map(|(name, entry)| Some((entry.gone_at?, name)));
+        if gone.clone().count() > REMEMBERED
+            && let Some(first) = gone.min().map(|(_, name)| name.clone())
+        {
+            file.containers.remove(&first);
         }
     }
 

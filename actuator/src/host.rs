@@ -159,6 +159,7 @@ impl LocalHost {
             drift_hold: self.config.drift_hold(),
             squeeze_timeout: self.config.squeeze_timeout(),
             owner: owner.as_deref(),
+            other_changed: owner.is_some() && self.baselines.recorded(life).keys().any(|changed| *changed != resource),
             owner_only: self.config.write_via == WriteVia::Owner,
             whole_percent: via_owner && owner::unit(&cgroup.path).is_some(),
             record_baseline: &record_baseline,

@@ -28,6 +28,8 @@ struct Engine {
     cpu: Option<PathBuf>,
     memory: PathBuf,
     host_config: Value,
+    /// Refuses the next update.
+    refuses: bool,
 }
 
 impl Engine {
@@ -36,7 +38,23 @@ impl Engine {
             let labels = json!({ "Labels": {} });
             return (200, json!({ "Name": "/web", "Config": labels, "HostConfig": self.host_config }));
         }
-        let number = |name: &str| asked.body[name].as_i64();
+        if std::mem::take(&mut self.refuses) {
+            return (500, json!({ "message": "out of order" }));
+        }
+        if asked.body["Memory"].is_i64() {
+            let [memory, swap] = ["Memory", "MemorySwap"].map(|name| asked.body[name].as_i64().unwrap_or(0));
+            assert!(swap == -1 || swap >= memory, "as Docker demands it");
+        }
+        for (name, value) in asked.body.as_object().unwrap() {
+            self.host_config[name] = value.clone();
+        }
+        self.set_all();
+        (200, json!({ "Warnings": null }))
+    }
+
+    /// The low-level runtime sets all limits that it knows with each update.
+    fn set_all(&self) {
+        let number = |name: &str| self.host_config[name].as_i64().filter(|number| *number != 0);
         let cpu = number("NanoCpus").map(|nano| format!("{} 100000", nano / 10_000)).or_else(|| {
             let quota = number("CpuQuota")?;
             let period = number("CpuPeriod").unwrap_or(100_000);
@@ -46,20 +64,15 @@ impl Engine {
             fs::write(file, text).unwrap();
         }
         if let Some(memory) = number("Memory") {
-            assert!(number("MemorySwap").is_some_and(|swap| swap == -1 || swap >= memory), "as Docker demands it");
             fs::write(&self.memory, memory.to_string()).unwrap();
         }
-        for (name, value) in asked.body.as_object().unwrap() {
-            self.host_config[name] = value.clone();
-        }
-        (200, json!({ "Warnings": null }))
     }
 }
 
 fn engine(tree: &Tree, path: &Path, host_config: Value) -> Daemon {
     let path = path.to_str().unwrap();
     let cpu = (tree.kind == Kind::V2).then(|| tree.path(path, "cpu.max"));
-    let mut engine = Engine { cpu, memory: tree.path(path, tree.memory_file()), host_config };
+    let mut engine = Engine { cpu, memory: tree.path(path, tree.memory_file()), host_config, refuses: false };
     Daemon::start(move |asked| engine.answer(asked))
 }
 
@@ -153,7 +166,7 @@ fn docker_is_told_the_machines_capacity_where_it_has_no_word_for_unlimited() {
     let (tree, path) = tree(Kind::V2);
     tree.set_cpu(path.to_str().unwrap(), 50_000);
     tree.set_memory(path.to_str().unwrap(), 150.0 * MIB);
-    let daemon = engine(&tree, &path, json!({ "NanoCpus": 500_000_000 }));
+    let daemon = engine(&tree, &path, json!({ "NanoCpus": 500_000_000, "Memory": 150u64 << 20 }));
     let fake = Fake::new(config(&tree, &daemon));
     let host = fake.first.host.clone();
     for resource in Resource::ALL {
@@ -163,7 +176,36 @@ fn docker_is_told_the_machines_capacity_where_it_has_no_word_for_unlimited() {
     let told = updates(&daemon);
     assert_eq!(told[0], json!({ "NanoCpus": host.cpu.0 as u64 * 1_000_000_000 }));
     assert_eq!(told[1], json!({ "Memory": host.memory.0, "MemorySwap": -1 }));
-    assert_eq!(tree.read(path.to_str().unwrap(), "memory.max"), "max");
+    let path = path.to_str().unwrap();
+    assert_eq!(tree.read(path, "memory.max"), "max");
+    assert_eq!(
+        tree.read(path, "cpu.max"),
+        "max 100000",
+        "the update of memory brought the capacity, and it was put back"
+    );
+}
+
+#[test]
+fn what_docker_does_not_know_of_is_told_along_before_it_brings_the_old_limit_back() {
+    let (tree, path) = tree(Kind::V2);
+    let text = path.to_str().unwrap();
+    let (cpu, memory) = (tree.path(text, "cpu.max"), tree.path(text, "memory.max"));
+    tree.set_memory(text, 120.0 * MIB);
+    let host_config = json!({ "Memory": 120u64 << 20, "MemorySwap": -1 });
+    let mut engine = Engine { cpu: Some(cpu), memory, host_config, refuses: true };
+    let daemon = Daemon::start(move |asked| engine.answer(asked));
+    let fake = Fake::new(config(&tree, &daemon));
+    let raised = fake.apply(Resource::Memory, 200.0 * MIB);
+    assert_eq!((raised.status, targets(&raised)), (OutcomeStatus::Applied, vec!["memory.max"]), "{}", raised.message);
+    updates(&daemon);
+
+    // A group that has grown into its new limit would be killed if the old one came back.
+    let outcome = fake.apply(Resource::Cpu, 0.5);
+    assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(0.5)), "{}", outcome.message);
+    assert_eq!(updates(&daemon), [json!({ "NanoCpus": 500_000_000, "Memory": 200u64 << 20, "MemorySwap": -1 })]);
+    assert_eq!(tree.read(text, "memory.max"), (200u64 << 20).to_string());
+    fake.apply(Resource::Cpu, 0.4);
+    assert_eq!(updates(&daemon), [json!({ "NanoCpus": 400_000_000 })], "from here on it knows");
 }
 
 #[test]
@@ -278,16 +320,15 @@ fn podman_takes_the_resources_of_an_oci_configuration() {
         if let Some(limit) = asked.body["memory"]["limit"].as_u64() {
             fs::write(&memory, limit.to_string()).unwrap();
         }
-        (201, json!({ "Name": "web", "Config": {} }))
+        let inspected = json!({ "Name": "web", "Config": {}, "HostConfig": { "Memory": 0, "NanoCpus": 0 } });
+        if asked.method == "GET" { (200, inspected) } else { (201, json!({ "id": "web" })) }
     });
     let fake = Fake::new(ActuatorConfig { podman_socket: daemon.socket(), roots: vec![], ..tree.config() });
-    daemon.asked();
-    // The made-up daemon answers 201 also when it is asked for a name, which is none: so the short identifier it is.
-    let name = &id('a')[..12];
-    assert_eq!(fake.apply_to(name, Resource::Cpu, 0.5).limit_after, Some(0.5));
-    assert_eq!(fake.apply_to(name, Resource::Cpu, f64::INFINITY).limit_after, None);
-    assert_eq!(fake.apply_to(name, Resource::Memory, 200.0 * MIB).limit_after, Some(200.0 * MIB));
-    let asked: Vec<(String, Value)> = daemon.asked().into_iter().map(|asked| (asked.target, asked.body)).collect();
+    assert_eq!(fake.apply(Resource::Cpu, 0.5).limit_after, Some(0.5));
+    assert_eq!(fake.apply(Resource::Cpu, f64::INFINITY).limit_after, None);
+    assert_eq!(fake.apply(Resource::Memory, 200.0 * MIB).limit_after, Some(200.0 * MIB));
+    let asked = daemon.asked().into_iter().filter(|asked| asked.method == "POST");
+    let asked: Vec<(String, Value)> = asked.map(|asked| (asked.target, asked.body)).collect();
     let target = format!("/v4.0.0/libpod/containers/{}/update", id('a'));
     assert_eq!(
         asked,

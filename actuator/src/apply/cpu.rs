@@ -5,11 +5,12 @@ use std::path::Path;
 
 use tidegate_model::{CgroupVersion, Limit, OutcomeStatus, Resource, Write};
 
-use crate::apply::{Job, Verdict, put, read_back};
+use crate::apply::{Job, Verdict, memory, put, read_back};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::parse::number;
 use crate::drift::{Owned, describe};
 use crate::error::ActuatorError;
+use crate::owner::Owner;
 use crate::quota::{CpuMax, Plan, plan_cpu};
 
 /// How many of the children that forbid a lower limit are named.
@@ -48,7 +49,8 @@ pub(super) fn change(
         writes.push(job.cgroup.write_quota(dir, quota, now.period)?);
         Ok(())
     };
-    let note = match put(job, |owner| owner.set_cpu(new), file, writes) {
+    let ask = |owner: &dyn Owner| owner.set_cpu(new, memory::present(job), job.other_changed);
+    let note = match put(job, ask, file, writes) {
         Ok(note) => note,
         Err(error) => {
             if let Some(burst) = too_high {

@@ -2,13 +2,13 @@
 
 use tidegate_model::{Bytes, CgroupVersion, Limit, OutcomeStatus, Resource, Write};
 
-use crate::apply::{Job, Verdict, memory_v1, memory_v2, put, read_back};
+use crate::apply::{Job, Verdict, memory_v1, memory_v2, put, read_back, tell};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::{v1, v2};
 use crate::drift::{Owned, describe};
 use crate::error::ActuatorError;
-use crate::owner::MemoryWish;
-use crate::quota::{Plan, page_size, plan_memory};
+use crate::owner::{MemoryWish, Owner};
+use crate::quota::{CpuMax, Plan, page_size, plan_memory};
 
 /// Room above what cannot be reclaimed. A group pinned closer to its limit than this spends its time in reclaim
 /// (Kubernetes KEP-2570 saw it livelock).
@@ -82,26 +82,24 @@ fn lower_and_tell(
         CgroupVersion::V2 => memory_v2::lower(job, dir, found, new, writes)?,
     };
     let (Some(owner), false) = (job.owner, matches!(written, Written::No(_))) else { return Ok(written) };
-    let why = match owner.set_memory(MemoryWish { max: Some(new), swap, high: present_high(job, dir)? }) {
-        Ok(told) => {
-            writes.push(told.write);
-            return Ok(written);
-        }
+    let wish = MemoryWish { max: Some(new), swap, high: present_high(job, dir)? };
+    let ask = |owner: &dyn Owner| owner.set_memory(wish, present_cpu(job), job.other_changed);
+    let with = |note: String| {
+        Written::Partly(match &written {
+            Written::Partly(former) => format!("{former}; {note}"),
+            _ => note,
+        })
+    };
+    let why = match tell(job, owner, ask, writes) {
+        Ok((_, Some(note))) => return Ok(with(note)),
+        Ok((_, None)) => return Ok(written),
         Err(why) => why,
     };
     if job.owner_only {
-        let former = found.value().map(|bytes| bytes as u64);
-        match job.cgroup.version {
-            CgroupVersion::V1 => memory_v1::raise(dir, Limit::At(new as f64), former, writes)?,
-            CgroupVersion::V2 => memory_v2::write_max(dir, former, writes)?,
-        }
+        raise_file(job, dir, Limit::At(new as f64), found, writes)?;
         return Err(ActuatorError::Owner(why.to_string()));
     }
-    let note = format!("{why}; only the cgroup file has it");
-    Ok(Written::Partly(match written {
-        Written::Partly(former) => format!("{former}; {note}"),
-        _ => note,
-    }))
+    Ok(with(format!("{why}; only the cgroup file has it")))
 }
 
 /// Raises the limit; `None` takes it away.
@@ -121,13 +119,45 @@ fn raise(
             if writes.len() > before { Some(new) } else { present_high(job, dir)? }
         }
     };
-    let file = |writes: &mut Vec<Write>| match job.cgroup.version {
-        CgroupVersion::V1 => memory_v1::raise(dir, found, new, writes),
-        CgroupVersion::V2 => memory_v2::write_max(dir, new, writes),
-    };
+    let to = new.map_or(Limit::Unlimited, |new| Limit::At(new as f64));
+    let file = |writes: &mut Vec<Write>| raise_file(job, dir, found, to, writes);
     let wish = MemoryWish { max: new, swap, high };
-    let note = put(job, |owner| owner.set_memory(wish), file, writes)?;
+    let ask = |owner: &dyn Owner| owner.set_memory(wish, present_cpu(job), job.other_changed);
+    let note = put(job, ask, file, writes)?;
     Ok(note.map_or(Written::Yes, Written::Partly))
+}
+
+/// Raises the limit in the cgroup file.
+pub(super) fn raise_file(
+    job: &Job<'_>,
+    dir: &Dir,
+    from: Limit,
+    to: Limit,
+    writes: &mut Vec<Write>,
+) -> Result<(), ActuatorError> {
+    let to = to.value().map(|bytes| bytes as u64);
+    match job.cgroup.version {
+        CgroupVersion::V1 => memory_v1::raise(dir, from, to, writes),
+        CgroupVersion::V2 => memory_v2::write_max(dir, to, writes),
+    }
+}
+
+/// The memory limits as they stand, for an owner that is told of the CPU limit. What cannot be read counts as unlimited, as
+/// it does where the controller is not there.
+pub(super) fn present(job: &Job<'_>) -> MemoryWish {
+    let read = || {
+        let dir = job.cgroup.dir(Resource::Memory)?;
+        let limit = job.cgroup.own_limit(Resource::Memory).ok()?;
+        let max = limit.value().map(|bytes| bytes as u64);
+        Some(MemoryWish { max, swap: swap_room(job, dir, limit).ok()?, high: present_high(job, dir).ok()? })
+    };
+    read().unwrap_or(MemoryWish { max: None, swap: None, high: None })
+}
+
+/// The CPU limit as it stands, for an owner that is told of the memory limit.
+fn present_cpu(job: &Job<'_>) -> CpuMax {
+    let found = job.cgroup.dir(Resource::Cpu).and_then(|dir| job.cgroup.cpu_max(dir).ok());
+    found.unwrap_or(CpuMax { quota: None, period: 100_000 })
 }
 
 /// The memory.high that stands, if there is one: an owner that writes it along shall write this one.

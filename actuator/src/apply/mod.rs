@@ -38,6 +38,8 @@ pub(crate) struct Job<'a> {
     pub(crate) squeeze_timeout: Duration,
     /// Who keeps the limits besides the kernel.
     pub(crate) owner: Option<&'a dyn Owner>,
+    /// Whether the limit of the other resource was ever changed by us.
+    pub(crate) other_changed: bool,
     /// Whether an owner that fails makes the change fail.
     pub(crate) owner_only: bool,
     /// Whether CPU limits are whole percents of a CPU: systemd keeps them so, and a daemon-reload would bring another limit
@@ -141,24 +143,76 @@ fn tighter_ancestor(job: &Job<'_>, own: Limit) -> Result<Option<AncestorLimit>, 
 /// it. Returns what the outcome should mention.
 fn put(
     job: &Job<'_>,
-    tell: impl FnOnce(&dyn Owner) -> Result<Told, NotTold>,
+    ask: impl FnOnce(&dyn Owner) -> Result<Told, NotTold>,
     file: impl FnOnce(&mut Vec<Write>) -> Result<(), ActuatorError>,
     writes: &mut Vec<Write>,
 ) -> Result<Option<String>, ActuatorError> {
     let mut note = None;
-    match job.owner.map(tell) {
-        None => {}
-        Some(Ok(told)) => {
-            writes.push(told.write);
-            if told.exact {
-                return Ok(None);
-            }
+    if let Some(owner) = job.owner {
+        match tell(job, owner, ask, writes) {
+            Ok((true, beside)) => return Ok(beside),
+            Ok((false, beside)) => note = beside,
+            Err(why) if job.owner_only => return Err(ActuatorError::Owner(why.to_string())),
+            Err(why) => note = Some(format!("{why}; the cgroup file was written instead")),
         }
-        Some(Err(why)) if job.owner_only => return Err(ActuatorError::Owner(why.to_string())),
-        Some(Err(why)) => note = Some(format!("{why}; the cgroup file was written instead")),
     }
     file(writes)?;
     Ok(note)
+}
+
+/// Tells an owner, and sees to it that the limit of the other resource stays what it was: owners set all that they know at
+/// once. Returns whether the limit is exactly what was wished, and what the outcome should mention.
+fn tell(
+    job: &Job<'_>,
+    owner: &dyn Owner,
+    ask: impl FnOnce(&dyn Owner) -> Result<Told, NotTold>,
+    writes: &mut Vec<Write>,
+) -> Result<(bool, Option<String>), NotTold> {
+    let other = match job.resource {
+        Resource::Cpu => Resource::Memory,
+        Resource::Memory => Resource::Cpu,
+    };
+    let before = job.cgroup.own_limit(other).ok();
+    let told = ask(owner)?;
+    writes.push(told.write);
+    let after = job.cgroup.own_limit(other).ok();
+    let note = match (before, after) {
+        (Some(before), Some(after)) if before != after => {
+            let back = put_back(job, other, before, after, writes);
+            let (from, to) = (describe(before, other), describe(after, other));
+            let end = back.map_or_else(|why| why.to_string(), |()| "it was put back".to_owned());
+            Some(format!("with it the limit of {other} went from {from} to {to}; {end}"))
+        }
+        _ => None,
+    };
+    Ok((told.exact, note))
+}
+
+/// Gives back a limit that an owner changed along with another one. Memory is not lowered that way: what was taken meanwhile
+/// might not fit.
+fn put_back(
+    job: &Job<'_>,
+    resource: Resource,
+    before: Limit,
+    after: Limit,
+    writes: &mut Vec<Write>,
+) -> Result<(), ActuatorError> {
+    let Some(dir) = job.cgroup.dir(resource) else { return Ok(()) };
+    match resource {
+        Resource::Cpu => {
+            let period = job.cgroup.cpu_max(dir)?.period;
+            let quota = before.value().map(|cores| (cores * period as f64).round() as u64);
+            writes.push(job.cgroup.write_quota(dir, quota, period)?);
+        }
+        Resource::Memory => {
+            let is_raised = before.value().is_some_and(|before| after.value().is_none_or(|after| after > before));
+            if is_raised {
+                return Err(ActuatorError::Config("it stays so".to_owned()));
+            }
+            memory::raise_file(job, dir, after, before, writes)?;
+        }
+    }
+    Ok(())
 }
 
 /// The last step of every change: reads the limit back, remembers it, and says whether it is what was written.

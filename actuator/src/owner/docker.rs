@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tidegate_model::Write;
 
 use crate::capacity::Capacity;
 use crate::owner::{MemoryWish, NotTold, Owner, Told};
-use crate::quota::CpuMax;
+use crate::quota::{CpuMax, PERCENT, page_size};
 use crate::runtime::daemon::Daemon;
 
 /// How long an update is waited for. The daemon starts the low-level runtime for each one, which takes tens of ms.
-pub(super) const UPDATE_TIMEOUT: Duration = Duration::from_secs(3);
-/// The period that Docker's `NanoCpus` stands for, in µs.
-const NANO_PERIOD: u64 = 100_000;
+const UPDATE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The period that Docker's `NanoCpus` stands for, in µs; it is the kernel's default, too.
+const DEFAULT_PERIOD: u64 = 100_000;
+const NANO: u64 = 1_000_000_000;
 
 pub(super) struct Docker<'a> {
     pub(super) daemon: &'a Daemon,
@@ -22,52 +23,124 @@ pub(super) struct Docker<'a> {
     pub(super) capacity: Capacity,
 }
 
-/// How a container's CPU limit was given to Docker. It refuses to change one way for the other.
-#[derive(Debug, Default, Deserialize)]
+/// The limits as the daemon remembers them; zero is unlimited.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
-struct HostConfig {
+pub(super) struct Recorded {
+    nano_cpus: i64,
     cpu_period: i64,
     cpu_quota: i64,
+    memory: i64,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Inspected {
-    host_config: HostConfig,
+    host_config: Recorded,
+}
+
+impl Recorded {
+    /// What a daemon remembers of a container.
+    pub(super) fn ask(daemon: &Daemon, target: &str) -> Result<Self, NotTold> {
+        let answer = daemon.get(target, UPDATE_TIMEOUT)?;
+        if answer.status != 200 {
+            return Err(refused(daemon, answer.status, &answer.body));
+        }
+        let found: Result<Inspected, _> = serde_json::from_slice(&answer.body);
+        found
+            .map(|found| found.host_config)
+            .map_err(|error| NotTold(format!("{} answers what is not understood: {error}", daemon.name())))
+    }
+
+    /// Whether the CPU limit was given as a quota. Docker refuses to change one way for the other.
+    fn is_by_quota(&self) -> bool {
+        self.cpu_quota > 0 || self.cpu_period > 0
+    }
+
+    /// Whether it remembers another CPU limit than the one that stands. The low-level runtime sets all limits with each
+    /// update, so what it remembers wrongly it would bring back.
+    pub(super) fn forgot_cpu(&self, stands: CpuMax, capacity: Capacity) -> bool {
+        let period = if self.cpu_period > 0 { self.cpu_period as f64 } else { DEFAULT_PERIOD as f64 };
+        let recorded = match self {
+            Self { nano_cpus, .. } if *nano_cpus > 0 => Some(*nano_cpus as f64 / NANO as f64),
+            Self { cpu_quota, .. } if *cpu_quota > 0 => Some(*cpu_quota as f64 / period),
+            _ => None,
+        };
+        match (recorded, stands.limit().value()) {
+            (Some(recorded), Some(stands)) => (recorded - stands).abs() > PERCENT,
+            (Some(recorded), None) => recorded < f64::from(capacity.cpus),
+            (None, stands) => stands.is_some(),
+        }
+    }
+
+    /// As [`Recorded::forgot_cpu`], for memory. Brought back, a lower limit would kill.
+    pub(super) fn forgot_memory(&self, stands: Option<u64>, capacity: Capacity) -> bool {
+        match (u64::try_from(self.memory).unwrap_or(0), stands) {
+            (0, stands) => stands.is_some(),
+            (recorded, Some(stands)) => recorded.abs_diff(stands) > page_size(),
+            (recorded, None) => recorded < capacity.memory,
+        }
+    }
 }
 
 impl Docker<'_> {
-    fn update(&self, body: Value, exact: bool) -> Result<Told, NotTold> {
-        update(self.daemon, &format!("/containers/{}/update", self.id), &body, exact)
+    fn recorded(&self) -> Result<Recorded, NotTold> {
+        Recorded::ask(self.daemon, &format!("/containers/{}/json", self.id))
+    }
+
+    fn update(&self, body: Map<String, Value>, exact: bool) -> Result<Told, NotTold> {
+        update(self.daemon, &format!("/containers/{}/update", self.id), &Value::Object(body), exact)
+    }
+
+    /// The fields that set a CPU limit, and whether they say it exactly.
+    fn cpu(&self, new: CpuMax, recorded: Recorded) -> (Map<String, Value>, bool) {
+        let fields = match new.quota {
+            Some(quota) if !recorded.is_by_quota() && new.period == DEFAULT_PERIOD => {
+                // As `docker update --cpus` does, so that this keeps working beside us.
+                json!({ "NanoCpus": quota * (NANO / DEFAULT_PERIOD) })
+            }
+            Some(quota) => json!({ "CpuPeriod": new.period, "CpuQuota": quota }),
+            None if recorded.is_by_quota() => json!({ "CpuQuota": -1 }),
+            // There is no NanoCpus that means unlimited.
+            None => json!({ "NanoCpus": u64::from(self.capacity.cpus) * NANO }),
+        };
+        let exact = new.quota.is_some() || recorded.is_by_quota();
+        (object(fields), exact)
+    }
+
+    /// The fields that set a memory limit. There is none that takes it away; and without a limit on swap beside it, one on
+    /// memory is refused.
+    fn memory(&self, new: MemoryWish) -> (Map<String, Value>, bool) {
+        let memory = new.max.unwrap_or(self.capacity.memory);
+        let with_swap = new.swap.map_or(json!(-1), |swap| json!(memory + swap));
+        (object(json!({ "Memory": memory, "MemorySwap": with_swap })), new.max.is_some())
     }
 }
 
 impl Owner for Docker<'_> {
-    fn set_cpu(&self, new: CpuMax) -> Result<Told, NotTold> {
-        let answer = self.daemon.get(&format!("/containers/{}/json", self.id), UPDATE_TIMEOUT)?;
-        let found: Inspected = match answer.status {
-            200 => serde_json::from_slice(&answer.body)
-                .map_err(|error| NotTold(format!("{} answers what is not understood: {error}", self.daemon.name())))?,
-            _ => return Err(refused(self.daemon, answer.status, &answer.body)),
-        };
-        let by_quota = found.host_config.cpu_quota > 0 || found.host_config.cpu_period > 0;
-        match new.quota {
-            Some(quota) if !by_quota && new.period == NANO_PERIOD => {
-                // As `docker update --cpus` does, so that this keeps working beside us.
-                self.update(json!({ "NanoCpus": quota * (1_000_000_000 / NANO_PERIOD) }), true)
-            }
-            Some(quota) => self.update(json!({ "CpuPeriod": new.period, "CpuQuota": quota }), true),
-            None if by_quota => self.update(json!({ "CpuQuota": -1 }), true),
-            // There is no NanoCpus that means unlimited.
-            None => self.update(json!({ "NanoCpus": u64::from(self.capacity.cpus) * 1_000_000_000 }), false),
+    fn set_cpu(&self, new: CpuMax, beside: MemoryWish, _: bool) -> Result<Told, NotTold> {
+        let recorded = self.recorded()?;
+        let (mut body, exact) = self.cpu(new, recorded);
+        if recorded.forgot_memory(beside.max, self.capacity) {
+            body.extend(self.memory(beside).0);
         }
+        self.update(body, exact)
     }
 
-    fn set_memory(&self, new: MemoryWish) -> Result<Told, NotTold> {
-        // Nor a memory limit; and without a limit on swap beside it, one on memory is refused.
-        let memory = new.max.unwrap_or(self.capacity.memory);
-        let with_swap = new.swap.map_or(json!(-1), |swap| json!(memory + swap));
-        self.update(json!({ "Memory": memory, "MemorySwap": with_swap }), new.max.is_some())
+    fn set_memory(&self, new: MemoryWish, beside: CpuMax, _: bool) -> Result<Told, NotTold> {
+        let recorded = self.recorded()?;
+        let (mut body, exact) = self.memory(new);
+        if recorded.forgot_cpu(beside, self.capacity) {
+            body.extend(self.cpu(beside, recorded).0);
+        }
+        self.update(body, exact)
+    }
+}
+
+fn object(fields: Value) -> Map<String, Value> {
+    match fields {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
     }
 }
 

@@ -24,12 +24,16 @@ use crate::runtime::Runtimes;
 use crate::runtime::daemon::{Daemon, NoAnswer};
 
 /// A program that keeps a record of a container's limits.
+///
+/// Owners set all limits that they know with each change. So they are given the other limit as well, as it stands: one that
+/// they remember differently is told along, or they would bring theirs back. `changed` says whether that other limit was ever
+/// changed by us.
 pub(crate) trait Owner {
     /// Sets the CPU limit; returns what was told to the owner.
-    fn set_cpu(&self, new: CpuMax) -> Result<Told, NotTold>;
+    fn set_cpu(&self, new: CpuMax, beside: MemoryWish, changed: bool) -> Result<Told, NotTold>;
 
     /// Sets the memory limit.
-    fn set_memory(&self, new: MemoryWish) -> Result<Told, NotTold>;
+    fn set_memory(&self, new: MemoryWish, beside: CpuMax, changed: bool) -> Result<Told, NotTold>;
 }
 
 /// A memory limit for an owner.
@@ -40,7 +44,7 @@ pub(crate) struct MemoryWish {
     /// How much may be swapped out, in bytes; `None` is unlimited. It stays as it is, but Docker and Podman count it
     /// together with the memory.
     pub(crate) swap: Option<u64>,
-    /// `memory.high` when it has to be raised along; `Some(None)` is unlimited.
+    /// `memory.high` when it has to be told along; `Some(None)` is unlimited.
     pub(crate) high: Option<Option<u64>>,
 }
 

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::capacity::Capacity;
-use crate::owner::{MemoryWish, NotTold, Owner, Told, docker};
+use crate::owner::docker::{self, Recorded};
+use crate::owner::{MemoryWish, NotTold, Owner, Told};
 use crate::quota::CpuMax;
 use crate::runtime::daemon::Daemon;
 use crate::runtime::podman::PREFIX;
@@ -15,21 +16,41 @@ pub(super) struct Podman<'a> {
 }
 
 impl Podman<'_> {
+    fn recorded(&self) -> Result<Recorded, NotTold> {
+        Recorded::ask(self.daemon, &format!("{PREFIX}/{}/json", self.id))
+    }
+
     fn update(&self, body: Value, exact: bool) -> Result<Told, NotTold> {
         docker::update(self.daemon, &format!("{PREFIX}/{}/update", self.id), &body, exact)
     }
+
+    /// As with Docker, there is no word for unlimited that every version takes.
+    fn memory(&self, new: MemoryWish) -> Value {
+        let memory = new.max.unwrap_or(self.capacity.memory);
+        let with_swap = new.swap.map_or(json!(-1), |swap| json!(memory + swap));
+        json!({ "limit": memory, "swap": with_swap })
+    }
+}
+
+fn cpu(new: CpuMax) -> Value {
+    let quota = new.quota.map_or(json!(-1), |quota| json!(quota));
+    json!({ "quota": quota, "period": new.period })
 }
 
 impl Owner for Podman<'_> {
-    fn set_cpu(&self, new: CpuMax) -> Result<Told, NotTold> {
-        let quota = new.quota.map_or(json!(-1), |quota| json!(quota));
-        self.update(json!({ "cpu": { "quota": quota, "period": new.period } }), true)
+    fn set_cpu(&self, new: CpuMax, beside: MemoryWish, _: bool) -> Result<Told, NotTold> {
+        let mut body = json!({ "cpu": cpu(new) });
+        if self.recorded()?.forgot_memory(beside.max, self.capacity) {
+            body["memory"] = self.memory(beside);
+        }
+        self.update(body, true)
     }
 
-    fn set_memory(&self, new: MemoryWish) -> Result<Told, NotTold> {
-        // As with Docker, there is no word for unlimited that every version takes.
-        let memory = new.max.unwrap_or(self.capacity.memory);
-        let with_swap = new.swap.map_or(json!(-1), |swap| json!(memory + swap));
-        self.update(json!({ "memory": { "limit": memory, "swap": with_swap } }), new.max.is_some())
+    fn set_memory(&self, new: MemoryWish, beside: CpuMax, _: bool) -> Result<Told, NotTold> {
+        let mut body = json!({ "memory": self.memory(new) });
+        if self.recorded()?.forgot_cpu(beside, self.capacity) {
+            body["cpu"] = cpu(beside);
+        }
+        self.update(body, new.max.is_some())
     }
 }

@@ -32,23 +32,36 @@ impl Unit<'_> {
 }
 
 impl Owner for Unit<'_> {
-    fn set_cpu(&self, new: CpuMax) -> Result<Told, NotTold> {
-        // CPU time in µs for each second, whatever the period is.
-        let per_second = new.quota.map_or(INFINITY, |quota| {
-            (u128::from(quota) * 1_000_000 / u128::from(new.period.max(1))).min(u128::from(INFINITY - 1)) as u64
-        });
-        self.set(&[("CPUQuotaPerSecUSec", per_second.max(1))])
+    fn set_cpu(&self, new: CpuMax, beside: MemoryWish, changed: bool) -> Result<Told, NotTold> {
+        let mut properties = vec![cpu(new)];
+        if changed {
+            properties.extend(memory(beside));
+        }
+        self.set(&properties)
     }
 
-    fn set_memory(&self, new: MemoryWish) -> Result<Told, NotTold> {
-        let bytes = |limit: Option<u64>| limit.unwrap_or(INFINITY);
-        let max = ("MemoryMax", bytes(new.max));
-        match new.high {
-            // It writes all of a unit's memory files at once, memory.high as it knows it included.
-            Some(high) => self.set(&[("MemoryHigh", bytes(high)), max]),
-            None => self.set(&[max]),
+    fn set_memory(&self, new: MemoryWish, beside: CpuMax, changed: bool) -> Result<Told, NotTold> {
+        let mut properties = memory(new);
+        if changed {
+            properties.push(cpu(beside));
         }
+        self.set(&properties)
     }
+}
+
+/// CPU time in µs for each second, whatever the period is.
+fn cpu(new: CpuMax) -> (&'static str, u64) {
+    let per_second = new.quota.map_or(INFINITY, |quota| {
+        (u128::from(quota) * 1_000_000 / u128::from(new.period.max(1))).min(u128::from(INFINITY - 1)) as u64
+    });
+    ("CPUQuotaPerSecUSec", per_second.max(1))
+}
+
+/// It writes all of a unit's memory files at once, memory.high as it knows it included.
+fn memory(new: MemoryWish) -> Vec<(&'static str, u64)> {
+    let bytes = |limit: Option<u64>| limit.unwrap_or(INFINITY);
+    let high = new.high.map(|high| ("MemoryHigh", bytes(high)));
+    high.into_iter().chain([("MemoryMax", bytes(new.max))]).collect()
 }
 
 #[cfg(test)]
@@ -56,6 +69,7 @@ mod tests {
     use std::fs;
     use std::os::unix::net::UnixListener;
     use std::path::Path;
+    use std::process::Command;
     use std::sync::Arc;
 
     use tempfile::TempDir;
@@ -159,7 +173,8 @@ mod tests {
             "{}",
             lower.message
         );
-        assert_eq!(systemd.calls(), [set(&[("MemoryMax", 64 * MIB)])]);
+        let no_quota = ("CPUQuotaPerSecUSec", INFINITY);
+        assert_eq!(systemd.calls(), [set(&[("MemoryMax", 64 * MIB), no_quota])], "what we changed before goes along");
         let file = tree.path().join("system.slice/nginx.service/memory.high");
         assert_eq!(fs::read_to_string(&file).unwrap().trim(), "max", "the squeeze is over");
         fs::write(&file, (60 * MIB).to_string()).unwrap();
@@ -170,11 +185,32 @@ mod tests {
             "{}",
             raise.message
         );
-        assert_eq!(systemd.calls(), [set(&[("MemoryHigh", 128 * MIB), ("MemoryMax", 128 * MIB)])]);
+        assert_eq!(systemd.calls(), [set(&[("MemoryHigh", 128 * MIB), ("MemoryMax", 128 * MIB), no_quota])]);
         assert_eq!(fs::read_to_string(&file).unwrap().trim(), (128 * MIB).to_string());
         let found = source.collect(TimeMs(2_000));
         assert!(found.drifts.is_empty());
         assert_eq!(found.present[0].baseline[&Resource::Cpu], Limit::Unlimited);
+    }
+
+    #[test]
+    fn our_call_is_the_one_that_busctl_makes() {
+        let Some(systemd) = FakeSystemd::start(|_| Ok(())) else { return };
+        let address = format!("--address=unix:path={}", systemd.socket().display());
+        let name = "org.freedesktop.systemd1";
+        let call = ["call", name, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", "SetUnitProperties"];
+        let properties = ["2", "CPUQuotaPerSecUSec", "t", "460000", "MemoryMax", "t", "67108864"];
+        let mut busctl = Command::new("busctl");
+        busctl.arg(address).args(call).args(["sba(sv)", "a.service", "true"]).args(properties);
+        match busctl.output() {
+            Err(error) => return println!("SKIPPED: busctl: {error}"),
+            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr)),
+        }
+        let daemon = Daemon::new("systemd", &systemd.socket());
+        let unit = Unit { systemd: &daemon, unit: "a.service".to_owned() };
+        unit.set(&[("CPUQuotaPerSecUSec", 460_000), ("MemoryMax", 67_108_864)]).unwrap();
+        let calls = systemd.calls();
+        assert_eq!(calls.len(), 2);
+        assert_eq!(calls[0], calls[1]);
     }
 
     #[test]
