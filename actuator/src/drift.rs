@@ -1,6 +1,6 @@
 //! Noticing that somebody else changed a limit, and leaving it alone for a while.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidegate_model::{Limit, Resource, TimeMs};
 
@@ -16,6 +16,10 @@ pub(crate) struct Owned {
     pub(crate) burst_found: Option<u64>,
     /// Whether the baseline is recorded; until then it follows the limit that is found.
     pub(crate) baseline_recorded: bool,
+    /// When it was last tried to tell the container's owner of a limit.
+    pub(crate) told_at: Option<Instant>,
+    /// Whether the owner does not know of the limit that stands.
+    pub(crate) untold: bool,
 }
 
 #[derive(Debug)]
@@ -68,6 +72,11 @@ impl Owned {
     /// True once for each foreign change.
     pub(crate) fn take_report(&mut self) -> bool {
         self.foreign.as_mut().is_some_and(|foreign| !std::mem::replace(&mut foreign.reported, true))
+    }
+
+    /// Whether what stands in the file is what was written last.
+    pub(crate) fn is_as_written(&self, found: Limit) -> bool {
+        self.written == Some(found)
     }
 
     /// Records what was read back after a write of ours.

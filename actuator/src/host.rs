@@ -2,13 +2,13 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tidegate_model::{CgroupVersion, Clock, Container, Limit, Outcome, OutcomeStatus, Resource};
+use tidegate_model::{CgroupVersion, Clock, Container, Limit, Outcome, OutcomeStatus, Resource, Runtime, TimeMs};
 
-use crate::apply::{Job, Verdict, memory_v2, run};
+use crate::apply::{Job, Verdict, memory_v2, run, tell_present};
 use crate::baseline::{Baselines, Life};
 use crate::capacity::Capacity;
 use crate::cgroup::dir::DescriptorBudget;
@@ -19,10 +19,13 @@ use crate::discovery::OwnCgroups;
 use crate::drift::Owned;
 use crate::error::ActuatorError;
 use crate::labels;
-use crate::owner;
+use crate::owner::{self, Owner};
 use crate::pinning::pins::Pins;
 use crate::runtime::Runtimes;
 use crate::{Actuator, Change, Source};
+
+/// How often it is looked whether an owner has to be told of a limit.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// One host's kernel.
 ///
@@ -81,7 +84,7 @@ impl LocalHost {
         config.check()?;
         let hierarchy = Hierarchy::find(&config.mount)?;
         let baselines = Baselines::open(config.state_dir.as_deref())?;
-        Ok(Arc::new(Self {
+        let host = Arc::new(Self {
             runtimes: Runtimes::new(&config),
             pins: config.pinning.then(|| Pins::read(&config.devices)).transpose()?,
             config,
@@ -91,7 +94,11 @@ impl LocalHost {
             own_cgroups: OwnCgroups::read()?,
             capacity: Capacity::read()?,
             containers: RwLock::default(),
-        }))
+        });
+        if host.config.write_via == WriteVia::Auto {
+            tell_owners(&host);
+        }
+        Ok(host)
     }
 
     /// Which hierarchy holds the cpu and memory controllers.
@@ -129,48 +136,116 @@ impl LocalHost {
         }
         let mut owned = tracked.owned(resource).lock();
         let cgroup = Arc::clone(&tracked.cgroup.read());
-        let (runtime, id, incarnation) = {
-            let container = tracked.container.read();
-            (container.runtime, container.id.clone(), container.incarnation)
-        };
-        let life = Life { name: &change.container.name, incarnation, id: &id };
-        let via_owner = self.config.write_via != WriteVia::Cgroup;
-        let owner =
-            via_owner.then(|| owner::owner(&self.runtimes, runtime, &id, &cgroup.path, self.capacity)).flatten();
+        let whom = Whom::of(&tracked.container.read());
+        let owner = self.owner_of(&whom, &cgroup);
+        // Giving a baseline back is told at once, as is what has no limit: that is how things are left.
+        let is_final = change.limit_before.is_none() || change.target.is_infinite();
+        let waits = self.config.write_via == WriteVia::Auto
+            && !is_final
+            && owned.told_at.is_some_and(|told| told.elapsed() < self.config.tell_owner_every());
         let recorded = Cell::new(owned.baseline_recorded);
         let record_baseline = |limit: Limit| {
             if recorded.get() {
                 return Ok(());
             }
-            let kept = via_owner.then(|| owner::keeps(runtime, &id)).flatten();
-            self.baselines.record(life, kept, resource, limit)?;
+            let via_owner = self.config.write_via != WriteVia::Cgroup;
+            let kept = via_owner.then(|| owner::keeps(whom.runtime, &whom.id)).flatten();
+            self.baselines.record(whom.life(), kept, resource, limit)?;
             tracked.container.write().baseline.insert(resource, limit);
             recorded.set(true);
             Ok(())
         };
-        let record_squeeze = |squeeze| self.baselines.record_squeeze(life, squeeze);
+        let record_squeeze = |squeeze| self.baselines.record_squeeze(whom.life(), squeeze);
+        let told = Cell::new(false);
         let job = Job {
-            hierarchy: &self.hierarchy,
-            cgroup: &cgroup,
-            resource,
             target: change.target,
             limit_before: change.limit_before,
-            now: clock.now(),
-            drift_hold: self.config.drift_hold(),
-            squeeze_timeout: self.config.squeeze_timeout(),
-            owner: owner.as_deref(),
-            other_changed: owner.is_some() && self.baselines.recorded(life).keys().any(|changed| *changed != resource),
-            owner_only: self.config.write_via == WriteVia::Owner,
-            whole_percent: via_owner && owner::unit(&cgroup.path).is_some(),
+            owner: owner.as_deref().filter(|_| !waits),
             record_baseline: &record_baseline,
             record_squeeze: &record_squeeze,
+            ..self.job(&whom, &cgroup, resource, clock.now(), &told)
         };
         let mut verdict = run(&job, &mut owned, writes);
         owned.baseline_recorded = recorded.get();
+        if told.get() {
+            (owned.told_at, owned.untold) = (Some(Instant::now()), false);
+        } else if owner.is_some() && verdict.status == OutcomeStatus::Applied {
+            owned.untold = true;
+        }
         if resource == Resource::Cpu && verdict.status == OutcomeStatus::Applied {
             self.pin(&change.container.name, &cgroup, &mut verdict, writes);
         }
         verdict
+    }
+
+    /// A job that changes nothing yet.
+    fn job<'a>(
+        &'a self,
+        whom: &Whom,
+        cgroup: &'a Cgroup,
+        resource: Resource,
+        now: TimeMs,
+        told: &'a Cell<bool>,
+    ) -> Job<'a> {
+        let via_owner = self.config.write_via != WriteVia::Cgroup;
+        Job {
+            hierarchy: &self.hierarchy,
+            cgroup,
+            resource,
+            target: f64::NAN,
+            limit_before: None,
+            now,
+            drift_hold: self.config.drift_hold(),
+            squeeze_timeout: self.config.squeeze_timeout(),
+            owner: None,
+            told,
+            other_changed: via_owner && self.baselines.recorded(whom.life()).keys().any(|changed| *changed != resource),
+            owner_only: self.config.write_via == WriteVia::Owner,
+            whole_percent: via_owner && owner::unit(&cgroup.path).is_some(),
+            record_baseline: &|_| Ok(()),
+            record_squeeze: &|_| Ok(()),
+        }
+    }
+
+    fn owner_of<'a>(&'a self, whom: &'a Whom, cgroup: &Cgroup) -> Option<Box<dyn Owner + 'a>> {
+        let via_owner = self.config.write_via != WriteVia::Cgroup;
+        via_owner.then(|| owner::owner(&self.runtimes, whom.runtime, &whom.id, &cgroup.path, self.capacity)).flatten()
+    }
+
+    /// Tells owners of limits that went into the file alone: because they were told of another one just before, or because
+    /// they failed.
+    fn tell_late(&self) {
+        let containers: Vec<Arc<Tracked>> = self.containers.read().values().cloned().collect();
+        for tracked in containers {
+            for resource in Resource::ALL {
+                // A change in progress tells by itself.
+                if let Some(mut owned) = tracked.owned(resource).try_lock() {
+                    self.tell_of(&tracked, resource, &mut owned);
+                }
+            }
+        }
+    }
+
+    fn tell_of(&self, tracked: &Tracked, resource: Resource, owned: &mut Owned) {
+        let every = self.config.tell_owner_every().max(TELL_EVERY);
+        if !owned.untold || owned.told_at.is_some_and(|told| told.elapsed() < every) {
+            return;
+        }
+        let cgroup = Arc::clone(&tracked.cgroup.read());
+        let whom = Whom::of(&tracked.container.read());
+        let owner = self.owner_of(&whom, &cgroup);
+        let stands = cgroup.own_limit(resource).is_ok_and(|found| owned.is_as_written(found));
+        let Some(owner) = owner.filter(|_| stands) else {
+            // Somebody else's limit is not ours to spread.
+            owned.untold = false;
+            return;
+        };
+        let told = Cell::new(false);
+        let job = Job { owner: Some(owner.as_ref()), ..self.job(&whom, &cgroup, resource, TimeMs(0), &told) };
+        let mut writes = Vec::new();
+        let result = tell_present(&job, &mut writes);
+        (owned.told_at, owned.untold) = (Some(Instant::now()), result.is_err());
+        tracing::debug!(container = whom.name, %resource, ?writes, error = ?result.err(), "owner told");
     }
 
     /// Lets the cpuset follow a CPU limit that was applied. The limit stands whatever comes of it.
@@ -193,6 +268,40 @@ impl LocalHost {
             pins.adopt(name, &dir, limit);
         }
         Ok(())
+    }
+}
+
+/// A container as far as its owner and the record of baselines need it.
+struct Whom {
+    name: String,
+    runtime: Runtime,
+    id: String,
+    incarnation: u64,
+}
+
+impl Whom {
+    fn of(container: &Container) -> Self {
+        let Container { key, runtime, id, incarnation, .. } = container;
+        Self { name: key.name.clone(), runtime: *runtime, id: id.clone(), incarnation: *incarnation }
+    }
+
+    fn life(&self) -> Life<'_> {
+        Life { name: &self.name, incarnation: self.incarnation, id: &self.id }
+    }
+}
+
+/// Tells owners what they do not know yet, for as long as the host lives.
+fn tell_owners(host: &Arc<LocalHost>) {
+    let host = Arc::downgrade(host);
+    let looks = std::thread::Builder::new().name("tidegate-owners".to_owned()).spawn(move || {
+        loop {
+            std::thread::sleep(TELL_EVERY);
+            let Some(host) = Weak::upgrade(&host) else { return };
+            host.tell_late();
+        }
+    });
+    if let Err(error) = looks {
+        tracing::warn!(%error, "no thread to tell owners of limits that were written in between");
     }
 }
 

@@ -7,6 +7,8 @@ mod tree;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidegate_actuator::{ActuatorConfig, WriteVia};
@@ -77,7 +79,13 @@ fn engine(tree: &Tree, path: &Path, host_config: Value) -> Daemon {
 }
 
 fn config(tree: &Tree, daemon: &Daemon) -> ActuatorConfig {
-    ActuatorConfig { docker_socket: daemon.socket(), docker_root: "/no/such".into(), roots: vec![], ..tree.config() }
+    ActuatorConfig {
+        docker_socket: daemon.socket(),
+        docker_root: "/no/such".into(),
+        tell_owner_every_s: 0,
+        roots: vec![],
+        ..tree.config()
+    }
 }
 
 /// The bodies of the updates since the last look.
@@ -185,6 +193,58 @@ fn docker_is_told_the_machines_capacity_where_it_has_no_word_for_unlimited() {
     );
 }
 
+/// Waits for an update that nobody waits for.
+fn late_updates(daemon: &Daemon) -> Vec<Value> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let found = updates(daemon);
+        if !found.is_empty() || Instant::now() > deadline {
+            return found;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn of_limits_that_come_fast_docker_is_told_the_last_one() {
+    let (tree, path) = tree(Kind::V2);
+    let daemon = engine(&tree, &path, json!({}));
+    let mut fake = Fake::new(ActuatorConfig { tell_owner_every_s: 3, ..config(&tree, &daemon) });
+    fake.apply_from(4.0, Resource::Cpu, 0.5);
+    assert_eq!(updates(&daemon), [json!({ "NanoCpus": 500_000_000 })]);
+    for (before, target) in [(0.5, 0.6), (0.6, 0.7)] {
+        let outcome = fake.apply_from(before, Resource::Cpu, target);
+        assert_eq!(
+            (outcome.status, targets(&outcome)),
+            (OutcomeStatus::Applied, vec!["cpu.max"]),
+            "{}",
+            outcome.message
+        );
+    }
+    assert_eq!(late_updates(&daemon), [json!({ "NanoCpus": 700_000_000 })]);
+    assert!(fake.collect(2).drifts.is_empty());
+    assert_eq!(fake.apply(Resource::Cpu, 0.9).writes.len(), 1, "what is given back is told at once");
+    assert_eq!(updates(&daemon), [json!({ "NanoCpus": 900_000_000 })]);
+}
+
+#[test]
+fn a_daemon_that_failed_is_told_later() {
+    let (tree, path) = tree(Kind::V2);
+    let text = path.to_str().unwrap();
+    let (cpu, memory) = (tree.path(text, "cpu.max"), tree.path(text, "memory.max"));
+    let mut engine = Engine { cpu: Some(cpu), memory, host_config: json!({}), refuses: true };
+    let daemon = Daemon::start(move |asked| engine.answer(asked));
+    let fake = Fake::new(config(&tree, &daemon));
+    assert_eq!(targets(&fake.apply(Resource::Cpu, 0.5)), ["cpu.max"]);
+    let told = json!({ "NanoCpus": 500_000_000 });
+    // The refused one was asked for as well.
+    let mut asked = late_updates(&daemon);
+    if asked.len() == 1 {
+        asked.extend(late_updates(&daemon));
+    }
+    assert_eq!(asked, [told.clone(), told]);
+}
+
 #[test]
 fn what_docker_does_not_know_of_is_told_along_before_it_brings_the_old_limit_back() {
     let (tree, path) = tree(Kind::V2);
@@ -194,7 +254,7 @@ fn what_docker_does_not_know_of_is_told_along_before_it_brings_the_old_limit_bac
     let host_config = json!({ "Memory": 120u64 << 20, "MemorySwap": -1 });
     let mut engine = Engine { cpu: Some(cpu), memory, host_config, refuses: true };
     let daemon = Daemon::start(move |asked| engine.answer(asked));
-    let fake = Fake::new(config(&tree, &daemon));
+    let fake = Fake::new(ActuatorConfig { tell_owner_every_s: 3600, ..config(&tree, &daemon) });
     let raised = fake.apply(Resource::Memory, 200.0 * MIB);
     assert_eq!((raised.status, targets(&raised)), (OutcomeStatus::Applied, vec!["memory.max"]), "{}", raised.message);
     updates(&daemon);

@@ -155,7 +155,7 @@ pub(super) fn present(job: &Job<'_>) -> MemoryWish {
 }
 
 /// The CPU limit as it stands, for an owner that is told of the memory limit.
-fn present_cpu(job: &Job<'_>) -> CpuMax {
+pub(super) fn present_cpu(job: &Job<'_>) -> CpuMax {
     let found = job.cgroup.dir(Resource::Cpu).and_then(|dir| job.cgroup.cpu_max(dir).ok());
     found.unwrap_or(CpuMax { quota: None, period: 100_000 })
 }

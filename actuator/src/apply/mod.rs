@@ -7,6 +7,7 @@ mod memory_v1;
 pub(crate) mod memory_v2;
 mod refusal;
 
+use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub(crate) struct Job<'a> {
     pub(crate) squeeze_timeout: Duration,
     /// Who keeps the limits besides the kernel.
     pub(crate) owner: Option<&'a dyn Owner>,
+    /// Becomes true when the owner took the limit.
+    pub(crate) told: &'a Cell<bool>,
     /// Whether the limit of the other resource was ever changed by us.
     pub(crate) other_changed: bool,
     /// Whether an owner that fails makes the change fail.
@@ -174,6 +177,7 @@ fn tell(
     };
     let before = job.cgroup.own_limit(other).ok();
     let told = ask(owner)?;
+    job.told.set(true);
     writes.push(told.write);
     let after = job.cgroup.own_limit(other).ok();
     let note = match (before, after) {
@@ -186,6 +190,25 @@ fn tell(
         _ => None,
     };
     Ok((told.exact, note))
+}
+
+/// Tells the owner of the limit that stands, which went into the file alone.
+pub(crate) fn tell_present(job: &Job<'_>, writes: &mut Vec<Write>) -> Result<(), NotTold> {
+    let (Some(owner), Some(dir)) = (job.owner, job.cgroup.dir(job.resource)) else { return Ok(()) };
+    let (cpu, memory) = (memory::present_cpu(job), memory::present(job));
+    let ask = |owner: &dyn Owner| match job.resource {
+        Resource::Cpu => owner.set_cpu(cpu, memory, job.other_changed),
+        Resource::Memory => owner.set_memory(memory, cpu, job.other_changed),
+    };
+    if let (false, _) = tell(job, owner, ask, writes)? {
+        // It knows the machine's capacity now, and so does the file; it was unlimited.
+        let file = match job.resource {
+            Resource::Cpu => job.cgroup.write_quota(dir, cpu.quota, cpu.period).map(|write| writes.push(write)),
+            Resource::Memory => memory::raise_file(job, dir, Limit::Unlimited, Limit::Unlimited, writes),
+        };
+        file.map_err(|error| NotTold(error.to_string()))?;
+    }
+    Ok(())
 }
 
 /// Gives back a limit that an owner changed along with another one. Memory is not lowered that way: what was taken meanwhile

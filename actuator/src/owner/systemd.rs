@@ -132,6 +132,7 @@ mod tests {
             docker_socket: "".into(),
             podman_socket: "".into(),
             write_via,
+            tell_owner_every_s: 0,
             ..Default::default()
         };
         let host = LocalHost::new(config).unwrap();
