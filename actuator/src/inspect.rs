@@ -351,6 +351,27 @@ mod tests {
     }
 
     #[test]
+    fn owners_are_looked_at_where_they_are_or_should_be() {
+        let tree = tempfile::tempdir().unwrap();
+        let docker = tree.path().join("docker").join("a".repeat(64));
+        fs::create_dir_all(docker).unwrap();
+        fs::write(tree.path().join("cgroup.controllers"), "cpu memory\n").unwrap();
+        let config = ActuatorConfig {
+            mount: tree.path().to_owned(),
+            docker_socket: tree.path().join("no-socket"),
+            podman_socket: tree.path().join("no-socket"),
+            system_bus: tree.path().join("no-socket"),
+            ..Default::default()
+        };
+        let report = inspect_configured(&config);
+        let api = finding(&report, "docker api");
+        assert_eq!(api.status, FindingStatus::Warn);
+        assert!(api.detail.contains("no socket") && api.next.is_some(), "{}", api.detail);
+        // Neither runs anything here, so nobody misses them.
+        assert!(!report.findings.iter().any(|finding| ["podman api", "systemd"].contains(&finding.name.as_str())));
+    }
+
+    #[test]
     fn a_hybrid_tree_is_called_so() {
         let tree = tempfile::tempdir().unwrap();
         for dir in ["cpu,cpuacct", "memory", "unified"] {

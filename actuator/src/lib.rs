@@ -2,9 +2,14 @@
 //!
 //! Owns everything that touches `/sys/fs/cgroup` or a container runtime: discovery, the collector, the write procedure,
 //! drift detection and the recorded baselines. Never decides a limit, never kills a process, never creates or removes a
-//! cgroup (but for [`sandbox`], which makes some of its own), never writes a value that stands there already, and never
-//! writes below any directory other than the one that was discovered. I/O is blocking; async callers put it on a blocking
-//! thread.
+//! cgroup (but for [`sandbox`], which makes some of its own), never writes a value that stands there already (but an
+//! owner that has to learn of it may), and never writes below any directory other than the one that was discovered. I/O is
+//! blocking; async callers put it on a blocking thread.
+//!
+//! Whoever made a container knows its name and its labels (`runtime`), and keeps a record of its limits: so a change goes
+//! through Docker, Podman or systemd where one of them did (`owner`), and into the cgroup file where nobody did or they
+//! fail. Their sockets are spoken to directly, each exchange bounded in time: what is needed of HTTP and of D-Bus is a few
+//! calls, and the collector must not wait for a daemon that hangs.
 //!
 //! Kernel files are read and written here rather than through the `cgroups-rs` crate, because that crate cannot be pointed
 //! at a mount of one's choice (so nothing can be tested on a fake tree), hides the errno that tells "does not fit" from

@@ -87,10 +87,10 @@ impl Cores {
         let mut order: Vec<(u32, u32, usize)> = Vec::new();
         for (at, cpu) in self.cpus.iter().enumerate() {
             let Some(rank) = rank(cpu.number) else { continue };
-            let class = match () {
-                () if cpu.shares.contains_key(container) => 0,
-                () if cpu.shares.is_empty() => 1,
-                () => 2,
+            let class = match cpu.shares.contains_key(container) {
+                true => 0,
+                false if cpu.shares.is_empty() => 1,
+                false => 2,
             };
             order.push((class, rank, at));
         }
