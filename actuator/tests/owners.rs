@@ -115,7 +115,7 @@ fn a_cpu_limit_goes_through_docker_in_the_way_it_was_given() {
         let fake = Fake::new(config(&tree, &daemon));
         let outcome = fake.apply(Resource::Cpu, 0.45);
         assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(0.45)), "{}", outcome.message);
-        assert_eq!(updates(&daemon), [expected.clone()]);
+        assert_eq!(updates(&daemon), std::slice::from_ref(&expected));
         let write = &outcome.writes[0];
         assert_eq!(write.target, format!("Docker: POST /containers/{}/update", id('a')));
         assert_eq!(serde_json::from_str::<Value>(&write.value).unwrap(), expected);

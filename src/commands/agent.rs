@@ -86,7 +86,10 @@ pub fn run(args: AgentArgs) -> Result<ExitCode> {
             config.agent.ca_file = args.ca_file.or(config.agent.ca_file);
             serve::raise_file_limit();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let stop = runtime.block_on(async { serve::until_signalled() });
+            let stop = {
+                let _entered = runtime.enter();
+                serve::until_signalled()
+            };
             agent::run(config, stop, &runtime)?;
             Ok(ExitCode::SUCCESS)
         }

@@ -82,7 +82,7 @@ fn map(cores: &Cores, case: &Value, container: &str) -> Value {
     let shares = given.iter().map(|(cpu, holders)| {
         let number: u32 = cpu.parse().unwrap();
         let mut shares: BTreeMap<String, u64> = BTreeMap::new();
-        let names = holders.as_object().unwrap().keys().cloned().filter(|name| name != "free");
+        let names = holders.as_object().unwrap().keys().filter(|name| *name != "free").cloned();
         for name in names.chain([container.to_owned()]) {
             let held = cores.shares_on(number, &name);
             if held > 0 {
