@@ -85,6 +85,7 @@ impl Config {
         if config.actuator.state_dir == Some(config.data_dir.join("actuator")) {
             config.actuator.state_dir = Some(config.data_dir.join("agent"));
         }
+        config.check_agent()?;
         Ok(config)
     }
 
@@ -112,6 +113,25 @@ impl Config {
         config.actuator.state_dir.get_or_insert_with(|| config.data_dir.join("actuator"));
         config.check()?;
         Ok(config)
+    }
+
+    /// Times that do not fit together would break what is promised of orders.
+    fn check_agent(&self) -> Result<()> {
+        let longest = self.agent.order_max_age_ms + self.actuator.squeeze_timeout_ms;
+        if longest > 12_000 {
+            bail!(
+                "agent.order_max_age_ms and actuator.squeeze_timeout_ms are {longest} ms together: at most 12000, since a \
+                 controller waits 15 s for what comes of an order"
+            );
+        }
+        let (hold, restore) = (self.agent.hold_after_s, self.agent.restore_after_s);
+        if hold < 7 || (restore != 0 && restore < hold) {
+            bail!(
+                "agent.hold_after_s = {hold}, agent.restore_after_s = {restore}: the first must be 7 or more, since a \
+                 controller speaks each five seconds, and the second not below it (or 0 for never)"
+            );
+        }
+        Ok(())
     }
 
     fn check(&self) -> Result<()> {

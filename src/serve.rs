@@ -116,7 +116,7 @@ pub async fn run(config: Config, world: World, listener: TcpListener, stop: impl
     let started = clock.now();
     let store_config = config.store.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(store_config, started)).await??;
-    let controller = store.begin_epoch(config.epoch_at_least.unwrap_or(0), || random_id(8))?;
+    let controller = store.begin_epoch(config.epoch_at_least.unwrap_or(0), random_id(8))?;
     let remote = Remote::new(controller.epoch, controller.id, ORDER_ANSWERED_WITHIN);
     let collects = world.source.is_some();
     // Without a collector of its own this process changes nothing of its own host either.

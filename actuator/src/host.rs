@@ -121,7 +121,13 @@ impl LocalHost {
         Box::new(Collector::new(Arc::clone(self)))
     }
 
-    fn change(&self, change: &Change, clock: &dyn Clock, writes: &mut Vec<tidegate_model::Write>) -> Verdict {
+    fn change(
+        &self,
+        change: &Change,
+        refuse: &dyn Fn() -> Option<String>,
+        clock: &dyn Clock,
+        writes: &mut Vec<tidegate_model::Write>,
+    ) -> Verdict {
         let tracked = match change.container.host == self.config.host {
             true => self.containers.read().get(&change.container.name).cloned(),
             false => None,
@@ -135,6 +141,9 @@ impl LocalHost {
             return verdict;
         }
         let mut owned = tracked.owned(resource).lock();
+        if let Some(message) = refuse() {
+            return Verdict::new(OutcomeStatus::Refused, None, message);
+        }
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
         let owner = self.owner_of(&whom, &cgroup);
@@ -318,9 +327,13 @@ fn forbidden(container: &Container, change: &Change) -> Option<Verdict> {
 
 impl Actuator for LocalHost {
     fn apply(&self, change: &Change, clock: &dyn Clock) -> Outcome {
+        self.apply_unless(change, &|| None, clock)
+    }
+
+    fn apply_unless(&self, change: &Change, refuse: &dyn Fn() -> Option<String>, clock: &dyn Clock) -> Outcome {
         let started = Instant::now();
         let mut writes = Vec::new();
-        let verdict = self.change(change, clock, &mut writes);
+        let verdict = self.change(change, refuse, clock, &mut writes);
         let took_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
         tracing::debug!(
             container = %change.container, resource = %change.resource, target = change.target, decision = change.decision,

@@ -47,7 +47,7 @@ pub mod simulated;
 mod state_file;
 
 use serde::{Deserialize, Serialize};
-use tidegate_model::{Clock, Container, ContainerKey, Host, Outcome, Resource, SampleBatch, TimeMs};
+use tidegate_model::{Clock, Container, ContainerKey, Host, Outcome, OutcomeStatus, Resource, SampleBatch, TimeMs};
 
 pub use config::{ActuatorConfig, AppRule, BoundsRule, BoundsSpec, WriteVia};
 pub use discovery::{Identity, identify};
@@ -92,6 +92,22 @@ pub trait Actuator: Send + Sync {
     /// Carries out one change and says what came of it. Never panics. A memory limit that goes down may block for
     /// [`ActuatorConfig::squeeze_timeout_ms`]; everything else takes microseconds.
     fn apply(&self, change: &Change, clock: &dyn Clock) -> Outcome;
+
+    /// As [`Actuator::apply`], unless `refuse` has a reason not to. It is asked once nothing else of the container is under
+    /// way, since waiting for that may take seconds.
+    fn apply_unless(&self, change: &Change, refuse: &dyn Fn() -> Option<String>, clock: &dyn Clock) -> Outcome {
+        match refuse() {
+            Some(message) => Outcome {
+                status: OutcomeStatus::Refused,
+                limit_after: None,
+                writes: Vec::new(),
+                message,
+                at: clock.now(),
+                took_us: 0,
+            },
+            None => self.apply(change, clock),
+        }
+    }
 
     /// Why no kernel is behind this actuator, when none is.
     fn simulated(&self) -> Option<String>;

@@ -13,6 +13,12 @@ use tokio::sync::Notify;
 use crate::agent::wire::{AgentInfo, Order, Orders, PROTOCOL, Report, understands};
 use crate::{Actuator, Change};
 
+/// An agent refuses what is older than it accepts, five seconds by default: what nobody fetched until then is not waited for.
+const FETCHED_WITHIN: Duration = Duration::from_secs(5);
+/// Further apart, measurements and decisions cannot be compared.
+const MOST_CLOCK_SKEW_MS: i64 = 10_000;
+/// So many answers are remembered, since an agent tells what it does not know to have arrived once more.
+const ANSWERS_KEPT: usize = 4_096;
 /// An agent that asked no question for that long is not there: it asks again at once when it was answered.
 const GONE_AFTER: Duration = Duration::from_secs(3);
 
@@ -38,6 +44,8 @@ struct Link {
     answered: Instant,
     queue: VecDeque<(Order, Instant)>,
     waiting: HashMap<u64, SyncSender<Outcome>>,
+    /// Orders that were answered in time, the last ones.
+    answered_orders: VecDeque<u64>,
     news: Arc<Notify>,
     standing: Standing,
 }
@@ -85,7 +93,7 @@ pub enum RemoteError {
         agent: u32,
     },
     /// It obeys a controller with a higher epoch.
-    #[error("the agent obeys a controller with epoch {agent}, and this one's is {own}: it is an older controller; to let it take over start it with --epoch-at-least {}", agent + 1)]
+    #[error("the agent obeys a controller with epoch {agent}, and this one's is {own}: it is an older controller; to let it take over start it with --epoch-at-least {}", agent.saturating_add(1))]
     OlderController {
         /// The agent's highest epoch.
         agent: u64,
@@ -143,7 +151,10 @@ impl Remote {
         }
         let mut links = self.links.lock();
         let known = links.get(host).filter(|link| link.is_there());
-        if let Some(other) = known.filter(|link| link.agent.machine != agent.machine) {
+        // Copies of a machine have one name and one identity, but not one run; one that was started again asks alone.
+        let is_other =
+            |link: &&Link| link.agent.machine != agent.machine || (link.agent.run != agent.run && link.asking > 0);
+        if let Some(other) = known.filter(is_other) {
             return Err(RemoteError::TwoOfOneName { host: host.to_owned(), address: other.address.clone() });
         }
         let is_same = known.is_some_and(|link| link.agent.run == agent.run);
@@ -157,11 +168,34 @@ impl Remote {
         Ok(Question { remote: self.clone(), host: host.to_owned(), asked: Instant::now(), news: link.news.clone() })
     }
 
+    /// Whether measurements of `host` may come from there: from the agent that asks for its orders, when one does.
+    ///
+    /// # Errors
+    /// They come from another one.
+    pub fn may_measure(&self, host: &str, machine: &str, run: &str) -> Result<(), RemoteError> {
+        let links = self.links.lock();
+        let other = links.get(host).filter(|link| link.is_there());
+        match other.filter(|link| link.agent.machine != machine || link.agent.run != run) {
+            Some(other) => Err(RemoteError::TwoOfOneName { host: host.to_owned(), address: other.address.clone() }),
+            None => Ok(()),
+        }
+    }
+
     /// What an agent said of an order. What nobody waits for any more, or was no order, is given back.
     pub fn reported(&self, host: &str, report: Report) -> Option<Report> {
-        let waiting = match report.order {
-            Some((epoch, id)) if epoch == self.epoch => {
-                self.links.lock().get_mut(host).and_then(|link| link.waiting.remove(&id))
+        let waiting = match (report.order, self.links.lock().get_mut(host)) {
+            (Some((epoch, id)), Some(link)) if epoch == self.epoch => {
+                if link.answered_orders.contains(&id) {
+                    return None;
+                }
+                let waiting = link.waiting.remove(&id);
+                if waiting.is_some() {
+                    link.answered_orders.push_back(id);
+                    if link.answered_orders.len() > ANSWERS_KEPT {
+                        link.answered_orders.pop_front();
+                    }
+                }
+                waiting
             }
             _ => None,
         };
@@ -213,6 +247,13 @@ impl Remote {
                     "no agent of host {host} has asked for orders; start `tidegate agent --server ...` there"
                 ));
             };
+            let ahead = link.standing.clock_ahead_ms;
+            if ahead.abs() > MOST_CLOCK_SKEW_MS {
+                let (by, how) = (ahead.abs() / 1000, if ahead > 0 { "ahead of" } else { "behind" });
+                return Err(format!(
+                    "the clock of host {host} is {by} s {how} the controller's; nothing is changed there"
+                ));
+            }
             if !link.is_there() {
                 let silent = link.answered.elapsed().as_secs();
                 return Err(format!("the agent of host {host} has not asked for orders for {silent} s"));
@@ -221,25 +262,43 @@ impl Remote {
             link.waiting.insert(id, sender);
             link.news.notify_waiters();
         }
-        if let Ok(outcome) = answer.recv_timeout(self.answer_within) {
+        let to_fetch = FETCHED_WITHIN.min(self.answer_within);
+        if let Ok(outcome) = answer.recv_timeout(to_fetch) {
+            return Ok(outcome);
+        }
+        if self.withdraw(host, id) {
+            let within = to_fetch.as_secs_f64();
+            return Err(format!("the agent of host {host} did not fetch it within {within} s; nothing was changed"));
+        }
+        if let Ok(outcome) = answer.recv_timeout(self.answer_within.saturating_sub(to_fetch)) {
             return Ok(outcome);
         }
         let mut links = self.links.lock();
         let Some(link) = links.get_mut(host) else { return Err(format!("the agent of host {host} is gone")) };
-        let before = link.queue.len();
-        link.queue.retain(|(order, _)| order.id != id);
         if link.waiting.remove(&id).is_none() {
+            drop(links);
             // It came between the end of the wait and the lock.
             return answer.recv().map_err(|_| format!("the agent of host {host} gave no answer"));
         }
-        let within = self.answer_within.as_secs_f64();
-        Err(match link.queue.len() < before {
-            true => format!("the agent of host {host} did not fetch it within {within} s; nothing was changed"),
-            false => format!(
-                "the agent of host {host} fetched it and gave no answer within {within} s; its next measurements show \
-                 what stands there"
-            ),
-        })
+        Err(format!(
+            "the agent of host {host} fetched it and gave no answer within {} s; its next measurements show what stands there",
+            self.answer_within.as_secs_f64()
+        ))
+    }
+}
+
+impl Remote {
+    /// Takes back an order that nobody has fetched; false when somebody has.
+    fn withdraw(&self, host: &str, id: u64) -> bool {
+        let mut links = self.links.lock();
+        let Some(link) = links.get_mut(host) else { return false };
+        let before = link.queue.len();
+        link.queue.retain(|(order, _)| order.id != id);
+        let withdrawn = link.queue.len() < before;
+        if withdrawn {
+            link.waiting.remove(&id);
+        }
+        withdrawn
     }
 }
 
@@ -260,6 +319,7 @@ impl Link {
             answered: Instant::now(),
             queue: VecDeque::new(),
             waiting: HashMap::new(),
+            answered_orders: VecDeque::new(),
             news: Arc::default(),
             standing: Standing::default(),
         }

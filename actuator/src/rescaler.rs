@@ -11,6 +11,7 @@ use tidegate_model::{Clock, ContainerKey, Limit, OutcomeStatus, Resource};
 
 use crate::error::ActuatorError;
 use crate::host::{LocalHost, Tracked};
+use crate::labels;
 use crate::pinning::{Topology, parse_list};
 use crate::{Actuator, Change};
 
@@ -125,12 +126,27 @@ impl LocalHost {
         clock: &dyn Clock,
     ) -> Result<(), String> {
         if let Some(percent) = number(fields, "cpu_allowance_limit")? {
-            let target = if percent > 0.0 { percent / 100.0 } else { f64::INFINITY };
+            let target = match percent {
+                // As the original writes them.
+                -1.0 | 0.0 => f64::INFINITY,
+                percent if percent > 0.0 => percent / 100.0,
+                other => {
+                    return Err(format!(
+                        "cpu_allowance_limit is {other}: expected percent of a core, or -1 for no limit"
+                    ));
+                }
+            };
             self.node_apply(key, Resource::Cpu, target, clock)?;
         }
         let Some(list) = fields.get("cpu_num") else { return Ok(()) };
         let list = list.as_str().map(str::trim).filter(|list| list.is_empty() || parse_list(list).is_some());
         let list = list.ok_or("cpu_num is not a list of CPUs such as '0-3,6'")?;
+        if tracked.container.read().labels.get(labels::SCALE).is_some_and(|scale| scale != "true") {
+            return Err(format!("it is measured and never changed: {} = false", labels::SCALE));
+        }
+        if self.pins.is_some() {
+            return Err("cpu_num cannot be set while this agent pins containers itself (actuator.pinning)".to_owned());
+        }
         let cgroup = tracked.cgroup.read().clone();
         let dir = self.hierarchy.cpuset(&cgroup).map_err(|error| error.to_string())?;
         let dir = dir.ok_or("its cgroup has no cpuset controller")?;

@@ -159,7 +159,7 @@ proptest! {
                         // The answer is of the epoch in which the order was given, also when that controller is gone.
                         prop_assert_eq!(decision.epoch, epoch);
                         let delivery = Delivery { epoch, controller: name.clone(), order, asked: Duration::from_millis(asked) };
-                        let report = executor.carry_out(&delivery, &SystemClock, Duration::from_millis(now));
+                        let report = executor.carry_out(&delivery, &SystemClock, &|| Duration::from_millis(now));
                         let written = kernel.0.lock().clone();
                         if report.outcome.status == OutcomeStatus::Applied {
                             applied += 1;

@@ -18,6 +18,9 @@ use arrow::ipc::reader::StreamDecoder;
 use arrow::ipc::writer::StreamWriter;
 use tidegate_model::{SampleBatch, SeriesKey, SeriesRef, TimeMs};
 
+/// Tags are repeated with each row, so they must not be long.
+const LONGEST_TAGS: usize = 16 << 10;
+
 /// Why a stream cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArrowDecodeError {
@@ -27,6 +30,9 @@ pub enum ArrowDecodeError {
     /// It is damaged in a way that Arrow's reader does not expect.
     #[error("not an Arrow IPC stream of samples: its lengths contradict each other")]
     Broken,
+    /// A column of a type that holds no such values.
+    #[error("the column {0} of an Arrow stream of samples cannot be {1}")]
+    Type(&'static str, DataType),
     /// A column is not there.
     #[error("an Arrow stream of samples has the columns metric, tags, time and value; '{0}' is missing")]
     Missing(&'static str),
@@ -113,8 +119,24 @@ fn read(bytes: &[u8]) -> Result<(SampleBatch, usize), ArrowDecodeError> {
     Ok((batch, refused))
 }
 
+/// A column of one of the types that hold such values. Others would be cast, too, but some of them, such as nulls, need no
+/// bytes for as many rows as a message claims to have.
+fn column<'a>(rows: &'a RecordBatch, name: &'static str) -> Result<&'a ArrayRef, ArrowDecodeError> {
+    let column = rows.column_by_name(name).ok_or(ArrowDecodeError::Missing(name))?;
+    let of = match column.data_type() {
+        DataType::Dictionary(keys, values) if keys.is_integer() => values,
+        other => other,
+    };
+    let fits = match name {
+        "metric" | "tags" => matches!(of, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View),
+        "time" => matches!(of, DataType::Int64 | DataType::Timestamp(..)),
+        _ => of.is_floating() || of.is_integer(),
+    };
+    if fits { Ok(column) } else { Err(ArrowDecodeError::Type(name, column.data_type().clone())) }
+}
+
 fn add_rows(rows: &RecordBatch, batch: &mut SampleBatch) -> Result<usize, ArrowDecodeError> {
-    let column = |name| rows.column_by_name(name).ok_or(ArrowDecodeError::Missing(name));
+    let column = |name| column(rows, name);
     let texts = |name| -> Result<ArrayRef, ArrowDecodeError> {
         let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
         Ok(cast(column(name)?, &dictionary)?)
@@ -128,8 +150,10 @@ fn add_rows(rows: &RecordBatch, batch: &mut SampleBatch) -> Result<usize, ArrowD
 
     let metric_texts = metric.values().as_string::<i32>();
     let tag_texts = tags.values().as_string::<i32>();
-    let parsed: Vec<Option<BTreeMap<String, String>>> =
-        tag_texts.iter().map(|text| serde_json::from_str(text?).ok()).collect();
+    let parsed: Vec<Option<BTreeMap<String, String>>> = tag_texts
+        .iter()
+        .map(|text| serde_json::from_str(text.filter(|text| text.len() <= LONGEST_TAGS)?).ok())
+        .collect();
     let mut refused = 0;
     // Series of a stream mostly come once each, so a map of them would cost more than it saves.
     for row in 0..rows.num_rows() {

@@ -14,10 +14,12 @@ impl Engine {
         let decisions: Vec<Decision> = {
             let mut history = self.history.lock();
             let note = |report: Report| {
-                let before =
-                    history.track(&(report.container.clone(), report.resource)).last().and_then(|last| last.to);
-                let decision = decision_of(report, before);
-                history.finish(&decision, self.config.drift_hold(), Follow::default());
+                let last = history.track(&(report.container.clone(), report.resource)).last().cloned();
+                let decision = decision_of(report, last.as_ref().and_then(|last| last.to));
+                // What waited at the agent while newer changes were made says nothing of what stands now.
+                if last.is_none_or(|last| last.read_at < decision.outcome.at) {
+                    history.finish(&decision, self.config.drift_hold(), Follow::default());
+                }
                 decision
             };
             reports.into_iter().map(note).collect()

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
 use tidegate_actuator::agent::AgentConfig;
-use tidegate_actuator::agent::wire::{AgentInfo, FramesTaken, Orders, Report};
+use tidegate_actuator::agent::wire::{AgentInfo, FramesFrom, FramesTaken, Orders, Report};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::WithBody;
 use ureq::{Agent, RequestBuilder};
@@ -21,8 +21,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// No answer is longer: ten thousand orders.
 const LONGEST_ANSWER: u64 = 16 << 20;
 
-/// A controller, as one host's agent speaks to it. Each thread has a clone, and so connections of its own.
-#[derive(Clone)]
+/// The controller cannot make anything of a body, however often it is sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unacceptable(String);
+
+/// A controller, as one host's agent speaks to it.
 pub struct Link {
     http: Agent,
     base: String,
@@ -75,12 +79,18 @@ impl Link {
         self.text(answer).map(drop)
     }
 
-    /// Sends packed frames of the buffer that is named `spool`.
+    /// Sends packed frames.
     ///
     /// # Errors
-    /// As [`Link::orders`].
-    pub fn frames(&self, frames: &[u8], spool: &str, behind: u64, dropped: u64) -> Result<FramesTaken> {
-        let of = [("spool", spool.to_owned()), ("behind", behind.to_string()), ("dropped", dropped.to_string())];
+    /// As [`Link::orders`]; [`Unacceptable`] when it is the frames' fault.
+    pub fn frames(&self, frames: &[u8], from: &FramesFrom) -> Result<FramesTaken> {
+        let of = [
+            ("spool", from.spool.clone()),
+            ("machine", from.machine.clone()),
+            ("run", from.run.clone()),
+            ("behind", from.behind.to_string()),
+            ("dropped", from.dropped.to_string()),
+        ];
         let request = self.post("frames").query_pairs(of).header("Content-Type", "application/octet-stream");
         self.answer(request.send(frames))
     }
@@ -116,6 +126,7 @@ impl Link {
             401 => {
                 bail!("{} wants a token with the right 'agent': --token-file names the file that holds it", self.base)
             }
+            400 | 413 | 422 => Err(Unacceptable(format!("{} refuses: {}", self.base, describe(&error))).into()),
             _ if error["message"].is_string() => bail!("{} refuses: {}", self.base, describe(&error)),
             code => bail!("{} answers {code}: {}", self.base, text.trim()),
         }

@@ -1,8 +1,9 @@
 //! `tidegate agent`: one host of many. Measures it, keeps what it measures until the controller has it, and carries out what
 //! the controller orders.
 //!
-//! Four kinds of threads, none of which waits for another: the collector (each second), the sender (frames), the listener
-//! (orders, and carries out those that cannot block), and a few that squeeze memory. What they share is [`Shared`].
+//! Threads, none of which waits for another: the collector (each second), the sender (frames), the listener (orders), the
+//! workers (carry them out), the reporter (what came of them) and the minder (silence, and this host's kill switch). What they
+//! share is [`Shared`].
 
 mod link;
 
@@ -10,6 +11,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,15 +22,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::{Condvar, Mutex};
-use tidegate_actuator::agent::wire::{AgentInfo, FrameHeader, PROTOCOL, Report, pack, understands};
+use tidegate_actuator::agent::wire::{self, AgentInfo, FrameHeader, FramesFrom, PROTOCOL, Report, pack, understands};
 use tidegate_actuator::agent::{Brake, Delivery, Due, Executor, Fence, Silence, Spool, restore_baselines};
 use tidegate_actuator::{Collected, LocalHost, Source};
-use tidegate_model::{Clock, Container, Resource, SystemClock};
+use tidegate_model::{Clock, Container, SystemClock};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::serve::{self, random_id};
-use link::Link;
+use link::{Link, Unacceptable};
 
 /// Frames are sent in bodies of at most so many bytes.
 const BODY_BYTES: usize = 1 << 20;
@@ -36,8 +39,10 @@ const BODY_BYTES: usize = 1 << 20;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Short, since a controller that comes back is silent until it is asked.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// Threads for memory that goes down: each may be busy for seconds with one container.
-const SQUEEZERS: usize = 4;
+/// Threads that carry out orders: memory that goes down, or a runtime's API, may keep one busy for seconds with one container.
+const WORKERS: usize = 32;
+/// How long after a start nothing is put back: by then the containers are known.
+const SETTLING: Duration = Duration::from_secs(8);
 
 /// What the agent's threads share.
 struct Shared {
@@ -52,6 +57,7 @@ struct Shared {
     silence: Mutex<Silence>,
     /// What the controller could not be told: goes with the next frame.
     untold: Mutex<Vec<Report>>,
+    machine: String,
     wants_present: AtomicBool,
     /// Frames given up that the controller was not told of.
     dropped_told: AtomicU64,
@@ -108,6 +114,7 @@ pub fn run(config: Config, stop: impl Future<Output = ()>, runtime: &tokio::runt
         appended: Condvar::new(),
         silence: Mutex::new(silence),
         untold: Mutex::default(),
+        machine: machine(),
         wants_present: AtomicBool::new(true),
         dropped_told: AtomicU64::new(0),
         started: Instant::now(),
@@ -115,31 +122,35 @@ pub fn run(config: Config, stop: impl Future<Output = ()>, runtime: &tokio::runt
         ending: AtomicBool::new(false),
     });
 
+    let listener = match shared.config.agent.rescaler_listen {
+        None => None,
+        Some(address) => Some(runtime.block_on(rescaler_listener(address, &shared.config))?),
+    };
     let (tell, told) = channel();
-    let mut threads = vec![
-        spawn("collector", &shared, move |shared| shared.collect())?,
-        spawn("sender", &shared, move |shared| shared.send())?,
+    let told_threads = [
+        spawn("collector", &shared, |shared| shared.collect())?,
+        spawn("sender", &shared, |shared| shared.send())?,
         spawn("reporter", &shared, move |shared| shared.report(&told))?,
     ];
-    let mut squeezers = Vec::new();
-    for _ in 0..SQUEEZERS {
+    spawn("minder", &shared, |shared| shared.mind())?;
+    let mut workers = Vec::new();
+    for _ in 0..WORKERS {
         let (sender, deliveries) = channel();
-        squeezers.push(sender);
+        workers.push(sender);
         let tell = tell.clone();
-        threads.push(spawn("squeezer", &shared, move |shared| shared.squeeze(&deliveries, &tell))?);
+        spawn("worker", &shared, move |shared| shared.work(&deliveries, &tell))?;
     }
-    // Not waited for: it may be in the middle of a question that is answered in five seconds.
-    spawn("listener", &shared, move |shared| shared.listen(&squeezers, &tell))?;
+    spawn("listener", &shared, move |shared| shared.listen(&workers))?;
 
-    match shared.config.agent.rescaler_listen {
+    match listener {
         None => runtime.block_on(stop),
-        Some(address) => runtime.block_on(rescale(address, &shared, stop))?,
+        Some(listener) => runtime.block_on(rescale(listener, &shared, stop)),
     }
     tracing::info!("ending; limits stay as they are");
     shared.ending.store(true, Ordering::Release);
     shared.appended.notify_all();
     let deadline = Instant::now() + Duration::from_secs(5);
-    for thread in threads {
+    for thread in told_threads {
         while !thread.is_finished() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(20));
         }
@@ -147,9 +158,9 @@ pub fn run(config: Config, stop: impl Future<Output = ()>, runtime: &tokio::runt
     Ok(())
 }
 
-/// Serves the face of the original's NodeRescaler until `stop`.
-async fn rescale(address: SocketAddr, shared: &Shared, stop: impl Future<Output = ()>) -> Result<()> {
-    if !address.ip().is_loopback() && !shared.config.agent.rescaler_unprotected {
+/// Where the face of the original's NodeRescaler listens.
+async fn rescaler_listener(address: SocketAddr, config: &Config) -> Result<TcpListener> {
+    if !address.ip().is_loopback() && !config.agent.rescaler_unprotected {
         bail!(
             "agent.rescaler_listen = {address}: it knows no tokens, so whoever reaches it changes limits; listen on 127.0.0.1, \
              or set agent.rescaler_unprotected = true where that is meant"
@@ -157,14 +168,25 @@ async fn rescale(address: SocketAddr, shared: &Shared, stop: impl Future<Output 
     }
     let listener = serve::listen(address).await?;
     tracing::info!(address = %listener.local_addr()?, "the NodeRescaler's face listens");
-    let ended = CancellationToken::new();
-    let server = tidegate_web::serve(listener, tidegate_web::rescaler(shared.host.clone()), ended.clone());
+    Ok(listener)
+}
+
+/// Serves it until `stop`.
+async fn rescale(listener: TcpListener, shared: &Shared, stop: impl Future<Output = ()>) {
+    let routes = tidegate_web::rescaler(shared.host.clone(), shared.brake.clone());
+    let server = tidegate_web::serve(listener, routes, CancellationToken::new());
+    tokio::pin!(stop);
     tokio::select! {
-        served = server => served.context("the NodeRescaler's face"),
-        () = stop => Ok(()),
+        served = server => {
+            tracing::error!(?served, "the NodeRescaler's face ended");
+            stop.await;
+        }
+        () = &mut stop => {}
     }
 }
 
+/// A thread that ends the program when it breaks down: an agent that goes on without one of them would obey without
+/// measuring, or measure without minding. Whoever runs it as a service has it started again.
 fn spawn(
     name: &str,
     shared: &Arc<Shared>,
@@ -172,7 +194,13 @@ fn spawn(
 ) -> Result<thread::JoinHandle<()>> {
     let shared = Arc::clone(shared);
     let thread = thread::Builder::new().name(name.to_owned()).stack_size(1 << 20);
-    thread.spawn(move || work(&shared)).with_context(|| format!("cannot start the {name}"))
+    let guarded = move || {
+        if catch_unwind(AssertUnwindSafe(|| work(&shared))).is_err() {
+            tracing::error!("a thread of the agent broke down, see above; the agent ends");
+            std::process::exit(70);
+        }
+    };
+    thread.spawn(guarded).with_context(|| format!("cannot start the {name}"))
 }
 
 impl Shared {
@@ -196,7 +224,7 @@ impl Shared {
         }
     }
 
-    /// Measures at every multiple of the period, keeps what was found, and does what is due without a controller.
+    /// Measures at every multiple of the period and keeps what was found.
     fn collect(&self) {
         let every = Duration::from_millis(self.config.collect_every_ms);
         let mut source: Box<dyn Source> = self.host.source();
@@ -212,10 +240,9 @@ impl Shared {
             for problem in &collected.problems {
                 tracing::warn!(problem, "collector");
             }
-            self.brake_if_told();
-            self.mind_the_silence();
             if let Err(error) = self.keep(collected, due, &mut listed) {
                 tracing::error!(%error, "measurements were lost");
+                self.wants_present.store(true, Ordering::Release);
             }
         }
     }
@@ -243,18 +270,38 @@ impl Shared {
         Ok(())
     }
 
+    /// Does what is due without a controller, on a thread of its own: what the kill switch wants, what a long silence wants.
+    fn mind(&self) {
+        while !self.is_ending() {
+            self.sleep(Duration::from_secs(1));
+            // Containers of a runtime may take seconds to be known after a start.
+            if self.now() < SETTLING {
+                continue;
+            }
+            self.restore_if_told();
+            self.mind_the_silence();
+        }
+    }
+
     /// The kill switch of this host may want the baselines back.
-    fn brake_if_told(&self) {
-        let Some(mut braked) = self.brake.is_on().filter(|braked| braked.restore) else { return };
-        let why = format!("the kill switch at the agent puts the baseline back {}", braked.why);
-        self.restore(why.trim_end());
-        braked.restore = false;
-        if let Err(error) = self.brake.set(&braked) {
-            tracing::error!(%error, "the kill switch's file cannot be written; the baselines are put back again and again");
+    fn restore_if_told(&self) {
+        if !self.brake.wants_restore() {
+            return;
+        }
+        let why = self.brake.is_on().map(|braked| braked.why).unwrap_or_default();
+        let why = format!("the kill switch at the agent puts the baseline back {why}");
+        let thawed = || (!self.brake.wants_restore()).then(|| "the kill switch was turned off meanwhile".to_owned());
+        self.restore(why.trim_end(), &thawed);
+        if let Err(error) = self.brake.restored() {
+            tracing::error!(%error, "the baselines will be put back again and again");
         }
     }
 
     fn mind_the_silence(&self) {
+        // Frozen, nothing is changed; a silence that lasts until the thaw is minded then.
+        if self.brake.is_on().is_some() {
+            return;
+        }
         let (due, lasts) = {
             let mut silence = self.silence.lock();
             let now = self.now();
@@ -265,14 +312,20 @@ impl Shared {
             Due::Hold => tracing::warn!(silent_s = lasts, "the controller is silent: limits stay as they are"),
             Due::Restore => {
                 tracing::warn!(silent_s = lasts, "the controller is silent for long: baselines are put back");
-                self.restore(&format!("the controller was silent for {lasts} s, so the agent puts the baseline back"));
+                let reason = format!("the controller was silent for {lasts} s, so the agent puts the baseline back");
+                let over = || {
+                    let silent = self.silence.lock().lasts(self.now()).as_secs() >= self.config.agent.restore_after_s;
+                    let frozen = self.brake.is_on().is_some();
+                    (frozen || !silent).then(|| "the controller speaks again, or the kill switch is on".to_owned())
+                };
+                self.restore(&reason, &over);
             }
             Due::Over => tracing::info!("the controller speaks again"),
         }
     }
 
-    fn restore(&self, why: &str) {
-        let reports = restore_baselines(&self.host, why, &SystemClock);
+    fn restore(&self, why: &str, refuse: &dyn Fn() -> Option<String>) {
+        let reports = restore_baselines(&self.host, why, refuse, &SystemClock);
         for report in &reports {
             tracing::warn!(
                 container = %report.container, resource = %report.resource, outcome = report.outcome.status.as_str(),
@@ -285,7 +338,8 @@ impl Shared {
     /// Sends frames as they come, and after an outage those that have piled up.
     fn send(&self) {
         let mut wait = FIRST_WAIT;
-        let mut spool_id = None;
+        // Halved with each failure, so that a slow line gets something through within the time that a request has.
+        let mut most = BODY_BYTES;
         loop {
             let body = {
                 let mut spool = self.spool.lock();
@@ -295,7 +349,7 @@ impl Shared {
                     }
                     self.appended.wait_for(&mut spool, Duration::from_secs(1));
                 }
-                match spool.peek(BODY_BYTES) {
+                match spool.peek(most) {
                     Ok(body) => body,
                     Err(error) => {
                         tracing::error!(%error, "a file of the buffer cannot be read and is given up");
@@ -307,47 +361,63 @@ impl Shared {
             if body.is_empty() {
                 continue;
             }
-            let spool_id: &String = spool_id.get_or_insert_with(|| self.spool.lock().id().to_owned());
-            match self.send_one(&body, spool_id) {
-                Ok(()) => wait = FIRST_WAIT,
-                Err(error) => {
-                    tracing::warn!("measurements wait: {error:#}");
-                    if self.is_ending() {
-                        return;
-                    }
-                    self.sleep(wait);
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                }
+            let Err(error) = self.send_one(&body) else {
+                (wait, most) = (FIRST_WAIT, (2 * most).min(BODY_BYTES));
+                continue;
+            };
+            tracing::warn!("measurements wait: {error:#}");
+            if self.is_ending() {
+                return;
             }
+            let frames = wire::numbers(&body);
+            if error.is::<Unacceptable>()
+                && let [only] = frames[..]
+            {
+                // It would be refused again and again, and all that come after it would wait.
+                tracing::error!(frame = only, "the controller does not accept this frame, which is given up");
+                if let Err(error) = self.spool.lock().give_up_frame(only) {
+                    tracing::error!(%error, "the buffer");
+                }
+                continue;
+            }
+            most = if error.is::<Unacceptable>() { 1 } else { (most / 2).max(1) };
+            self.sleep(wait);
+            wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
-    fn send_one(&self, body: &[u8], spool_id: &str) -> Result<()> {
-        let (waiting, dropped) = {
+    fn send_one(&self, body: &[u8]) -> Result<()> {
+        let (waiting, dropped, id) = {
             let spool = self.spool.lock();
-            (spool.waiting(), spool.dropped().frames)
+            (spool.waiting(), spool.dropped().frames, spool.id().to_owned())
         };
-        let sent = tidegate_actuator::agent::wire::count(body);
+        let sent = wire::numbers(body).len() as u64;
         let untold = dropped - self.dropped_told.load(Ordering::Acquire);
-        let taken = self.link.frames(body, spool_id, waiting.saturating_sub(sent), untold)?;
+        let from = FramesFrom {
+            spool: id,
+            machine: self.machine.clone(),
+            run: self.run.clone(),
+            behind: waiting.saturating_sub(sent),
+            dropped: untold,
+        };
+        let taken = self.link.frames(body, &from)?;
         self.dropped_told.store(dropped, Ordering::Release);
-        if taken.wants_present {
+        // A frame that was given up may have been the one that listed the containers.
+        if taken.wants_present || untold > 0 {
             self.wants_present.store(true, Ordering::Release);
         }
         self.spool.lock().take(taken.taken).context("the buffer")
     }
 
     /// Asks for orders again and again.
-    fn listen(&self, squeezers: &[Sender<Delivery>], tell: &Sender<Report>) {
-        let machine = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
-        let machine = if machine.trim().is_empty() { boot_id() } else { machine.trim().to_owned() };
+    fn listen(&self, workers: &[Sender<Delivery>]) {
         let mut wait = FIRST_WAIT;
         let mut complaint = String::new();
         while !self.is_ending() {
             let agent = AgentInfo {
                 protocol: PROTOCOL,
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                machine: machine.clone(),
+                machine: self.machine.clone(),
                 run: self.run.clone(),
                 epoch: self.executor.fence().epoch(),
                 frozen: self.brake.is_on().is_some(),
@@ -381,37 +451,35 @@ impl Shared {
             self.silence.lock().heard(self.now());
             for order in orders.orders {
                 let delivery = Delivery { epoch: orders.epoch, controller: orders.controller.clone(), order, asked };
-                self.hand_over(delivery, squeezers, tell);
+                if self.is_ending() {
+                    return;
+                }
+                // Orders for one container keep their order.
+                let mut hasher = DefaultHasher::new();
+                delivery.order.container.hash(&mut hasher);
+                let at = hasher.finish() as usize % workers.len();
+                // The workers live for as long as this thread.
+                drop(workers[at].send(delivery));
             }
         }
     }
 
-    /// Carries out at once what never blocks. Memory goes to a thread of its container's, so that orders for one container
-    /// keep their order.
-    fn hand_over(&self, delivery: Delivery, squeezers: &[Sender<Delivery>], tell: &Sender<Report>) {
-        if delivery.order.resource == Resource::Memory {
-            let mut hasher = DefaultHasher::new();
-            delivery.order.container.hash(&mut hasher);
-            let at = hasher.finish() as usize % squeezers.len();
-            // The squeezers live for as long as this thread.
-            drop(squeezers[at].send(delivery));
-            return;
-        }
-        drop(tell.send(self.executor.carry_out(&delivery, &SystemClock, self.now())));
-    }
-
-    fn squeeze(&self, deliveries: &Receiver<Delivery>, tell: &Sender<Report>) {
-        while !self.is_ending() {
-            if let Ok(delivery) = deliveries.recv_timeout(Duration::from_millis(500)) {
-                drop(tell.send(self.executor.carry_out(&delivery, &SystemClock, self.now())));
-            }
+    /// Carries out the orders of some containers, one after another.
+    fn work(&self, deliveries: &Receiver<Delivery>, tell: &Sender<Report>) {
+        for delivery in deliveries {
+            drop(tell.send(self.executor.carry_out(&delivery, &SystemClock, &|| self.now())));
         }
     }
 
     /// Tells what came of orders, many at once when they come fast. What cannot be told goes with the next frame.
     fn report(&self, reports: &Receiver<Report>) {
-        while !self.is_ending() {
-            let Ok(first) = reports.recv_timeout(Duration::from_millis(500)) else { continue };
+        loop {
+            let Ok(first) = reports.recv_timeout(Duration::from_millis(500)) else {
+                if self.is_ending() {
+                    return;
+                }
+                continue;
+            };
             let all: Vec<Report> = std::iter::once(first).chain(reports.try_iter()).collect();
             if let Err(error) = self.link.report(&all) {
                 tracing::warn!("outcomes wait: {error:#}");
@@ -421,7 +489,9 @@ impl Shared {
     }
 }
 
-/// Of this start of the machine, where it has no name that lasts.
-fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+/// What this machine is called by itself, or where it has no name that lasts, by this start of it.
+fn machine() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let lasting = read("/etc/machine-id");
+    if lasting.is_empty() { read("/proc/sys/kernel/random/boot_id") } else { lasting }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -15,6 +16,10 @@ use crate::client::{Client, OutputArgs, ServerArgs, print_rows};
 use crate::config::Config;
 use crate::serve;
 use crate::settings::Given;
+
+/// Runtimes name their containers within a second or so.
+const SETTLED_AFTER: Duration = Duration::from_secs(2);
+const SETTLED_AT_THE_LATEST: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -100,22 +105,35 @@ pub fn run(args: AgentArgs) -> Result<ExitCode> {
 fn freeze(args: FreezeArgs) -> Result<ExitCode> {
     let config = Config::load_for_agent(args.of.config.as_deref(), &args.of.given)?;
     let dir = agent::state_dir(&config)?;
-    let braked = Braked { since: SystemClock.now(), why: args.why, restore: args.restore };
-    // With an agent running it is its affair: it knows what it has written.
-    let alone = AgentLock::take(&dir).is_ok();
-    Brake::of(&dir).set(&braked)?;
+    // With an agent running the baselines are its affair: it knows what it has written.
+    let alone = AgentLock::take(&dir).ok();
+    let brake = Brake::of(&dir);
+    brake.set(&Braked { since: SystemClock.now(), why: args.why })?;
     println!("frozen: no limit of this host is changed until `tidegate agent thaw`, also after a restart");
     if !args.restore {
         return Ok(ExitCode::SUCCESS);
     }
-    if !alone {
+    brake.want_restore()?;
+    if alone.is_none() {
         println!("the running agent puts the baselines back");
         return Ok(ExitCode::SUCCESS);
     }
     let host = LocalHost::new(config.actuator.clone())?;
-    host.source().collect(SystemClock.now());
-    let reports = restore_baselines(&host, "the kill switch at the agent puts the baseline back", &SystemClock);
-    Brake::of(&dir).set(&Braked { restore: false, ..braked })?;
+    let mut source = host.source();
+    // Containers of a runtime may take seconds to be known.
+    let (start, mut known) = (Instant::now(), 0);
+    loop {
+        let found = source.collect(SystemClock.now()).present.len();
+        let is_settled = found == known && start.elapsed() > SETTLED_AFTER;
+        if is_settled || start.elapsed() > SETTLED_AT_THE_LATEST {
+            break;
+        }
+        known = found;
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let why = "the kill switch at the agent puts the baseline back";
+    let reports = restore_baselines(&host, why, &|| None, &SystemClock);
+    brake.restored()?;
     let (done, failed): (Vec<_>, Vec<_>) =
         reports.iter().partition(|report| report.outcome.status == OutcomeStatus::Applied);
     println!("{} baselines put back", done.len());

@@ -107,7 +107,7 @@ pub struct Freeze {
 /// Which of the controllers that a host's agent may have heard this one is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Controller {
-    /// Of this data directory, for as long as it exists.
+    /// Of this start: a copy of the data directory that is started, too, is another controller.
     pub id: String,
     /// Counts its starts, so that agents know the newest; a directory that takes over from another one begins higher.
     pub epoch: u64,
@@ -401,14 +401,11 @@ impl Store {
         self.facts.change(self.dir.path(), |facts| facts.freeze = freeze)
     }
 
-    /// Begins the next epoch, which is on disk when this returns. It is at least `at_least`; `id` names a directory that
-    /// has no name yet.
-    pub fn begin_epoch(&self, at_least: u64, id: impl FnOnce() -> String) -> Result<Controller, StoreError> {
-        let mut controller = self.facts.current.read().controller.clone();
-        if controller.id.is_empty() {
-            controller.id = id();
-        }
-        controller.epoch = (controller.epoch + 1).max(at_least);
+    /// Begins the next epoch, which is on disk when this returns. It is at least `at_least`; `id` is a name that no other
+    /// start has.
+    pub fn begin_epoch(&self, at_least: u64, id: String) -> Result<Controller, StoreError> {
+        let epoch = (self.facts.current.read().controller.epoch + 1).max(at_least);
+        let controller = Controller { id, epoch };
         self.facts.change(self.dir.path(), |facts| facts.controller = controller.clone())?;
         Ok(controller)
     }

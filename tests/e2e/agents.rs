@@ -86,7 +86,7 @@ impl TestHost {
             .args(["-t", &pid, "-n"])
             .arg(binary())
             .args(["agent", "--server", &server, "--token-file", &token])
-            .args(["--agent-hold-after-s", "4", "--agent-restore-after-s", "14"])
+            .args(["--agent-hold-after-s", "7", "--agent-restore-after-s", "14"])
             .args(self.settings())
             .current_dir(self.state.path())
             .stdin(Stdio::null())

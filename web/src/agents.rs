@@ -1,6 +1,7 @@
 //! What a controller remembers of each host with an agent between its frames.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tidegate_model::Container;
@@ -16,11 +17,18 @@ struct Heard {
     spool: String,
     /// The number of the last frame that was kept.
     last: u64,
+    /// Held while frames are stored: one that was sent a second time waits for the first.
+    turn: Arc<tokio::sync::Mutex<()>>,
     /// Its containers, as the last frame that listed them did.
     present: Option<Vec<Container>>,
 }
 
 impl Agents {
+    /// Whose turn it is to store frames of a host.
+    pub(crate) fn turn(&self, host: &str) -> Arc<tokio::sync::Mutex<()>> {
+        self.0.lock().entry(host.to_owned()).or_default().turn.clone()
+    }
+
     /// The number of the last frame of that buffer that was kept; those up to it are known already.
     pub(crate) fn last(&self, host: &str, spool: &str) -> u64 {
         let heard = self.0.lock();
@@ -37,7 +45,7 @@ impl Agents {
         let mut all = self.0.lock();
         let heard = all.entry(host.to_owned()).or_default();
         if heard.spool != spool {
-            *heard = Heard { spool: spool.to_owned(), present: heard.present.take(), last: 0 };
+            (heard.spool, heard.last) = (spool.to_owned(), 0);
         }
         heard.last = number;
         if present.is_some() {

@@ -7,17 +7,20 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Map, Value, json};
+use tidegate_actuator::agent::Brake;
 use tidegate_actuator::{LocalHost, NodeError};
 use tidegate_model::SystemClock;
 
 /// The routes, without any authorization, as the original has none: for loopback, or a network where everybody may do this.
-pub fn rescaler(host: Arc<LocalHost>) -> Router {
+/// While `brake` is on nothing is changed.
+pub fn rescaler(host: Arc<LocalHost>, brake: Brake) -> Router {
     Router::new()
         .route("/heartbeat", get(async || Json(json!({ "status": "alive" }))))
         .route("/host/cpu_topology", get(topology))
@@ -25,7 +28,18 @@ pub fn rescaler(host: Arc<LocalHost>) -> Router {
         .route("/container/{name}", get(one).put(change))
         .route("/container/resources/", get(all))
         .route("/container/resources/{name}", get(one))
+        .layer(from_fn_with_state(brake, unless_frozen))
         .with_state(host)
+}
+
+async fn unless_frozen(State(brake): State<Brake>, request: Request, next: Next) -> Response {
+    match brake.is_on() {
+        Some(on) if request.method() != Method::GET => {
+            let why = format!("the kill switch is on at the agent since {}", on.since);
+            (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": why }))).into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 /// `?cpu=1&mem=1` asks for these resources only, `?name=` for one container.

@@ -16,6 +16,9 @@ const FILE: &str = "frozen.json";
 #[derive(Clone, Debug)]
 pub struct Brake {
     path: PathBuf,
+    /// There while baselines are to be put back: a file of its own, which the agent only ever removes, so that it cannot undo
+    /// what somebody says meanwhile.
+    restore: PathBuf,
 }
 
 /// Who turned it on.
@@ -26,22 +29,19 @@ pub struct Braked {
     /// What for; may be empty.
     #[serde(default)]
     pub why: String,
-    /// The baselines are to be put back, which was not done yet.
-    #[serde(default)]
-    pub restore: bool,
 }
 
 impl Brake {
     /// The switch of the agent whose state is kept in `state_dir`.
     pub fn of(state_dir: &Path) -> Self {
-        Self { path: state_dir.join(FILE) }
+        Self { path: state_dir.join(FILE), restore: state_dir.join("restore-wanted") }
     }
 
     /// Whether it is on. A file that cannot be read or understood means that it is: somebody wanted it on.
     pub fn is_on(&self) -> Option<Braked> {
         match state_file::read(&self.path) {
             Ok(braked) => braked,
-            Err(error) => Some(Braked { since: TimeMs(0), why: error.to_string(), restore: false }),
+            Err(error) => Some(Braked { since: TimeMs(0), why: error.to_string() }),
         }
     }
 
@@ -53,16 +53,42 @@ impl Brake {
         state_file::write(&self.path, braked)
     }
 
+    /// Asks for the baselines, too.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn want_restore(&self) -> Result<(), ActuatorError> {
+        std::fs::write(&self.restore, "").map_err(|error| ActuatorError::file("write", &self.restore, error))
+    }
+
+    /// Whether the baselines are to be put back.
+    pub fn wants_restore(&self) -> bool {
+        self.restore.exists()
+    }
+
+    /// The baselines were put back, or nobody wants them any more.
+    ///
+    /// # Errors
+    /// The file cannot be removed: they will be put back again.
+    pub fn restored(&self) -> Result<(), ActuatorError> {
+        remove(&self.restore).map(drop)
+    }
+
     /// Turns it off; false when it was off.
     ///
     /// # Errors
     /// The file cannot be removed: then it is still on.
     pub fn release(&self) -> Result<bool, ActuatorError> {
-        match std::fs::remove_file(&self.path) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(ActuatorError::file("remove", &self.path, error)),
-        }
+        self.restored()?;
+        remove(&self.path)
+    }
+}
+
+fn remove(path: &Path) -> Result<bool, ActuatorError> {
+    match std::fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(ActuatorError::file("remove", path, error)),
     }
 }
 
@@ -75,12 +101,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let brake = Brake::of(dir.path());
         assert_eq!(brake.is_on(), None);
-        let on = Braked { since: TimeMs(5), why: "drill".to_owned(), restore: true };
+        let on = Braked { since: TimeMs(5), why: "drill".to_owned() };
         brake.set(&on).unwrap();
         assert_eq!(Brake::of(dir.path()).is_on(), Some(on));
         std::fs::write(dir.path().join(FILE), "{").unwrap();
         assert!(brake.is_on().unwrap().why.contains("frozen.json"));
+        brake.want_restore().unwrap();
+        assert!(brake.wants_restore());
         assert!(brake.release().unwrap() && !brake.release().unwrap());
+        assert!(!brake.wants_restore(), "a thaw ends that, too");
         assert_eq!(brake.is_on(), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_model::{Clock, Outcome, OutcomeStatus};
+use tidegate_model::Clock;
 
 use crate::Actuator;
 use crate::agent::wire::{Order, Report};
@@ -50,21 +50,11 @@ impl Executor {
         &self.fence
     }
 
-    /// Carries out one order, or says why not. `now` is the agent's time. A memory limit that goes down may block for
+    /// Carries out one order, or says why not. `now` tells the agent's time. A memory limit that goes down may block for
     /// seconds.
-    pub fn carry_out(&self, delivery: &Delivery, clock: &dyn Clock, now: Duration) -> Report {
+    pub fn carry_out(&self, delivery: &Delivery, clock: &dyn Clock, now: &dyn Fn() -> Duration) -> Report {
         let order = &delivery.order;
-        let outcome = match self.refuse(delivery, now) {
-            Some(message) => Outcome {
-                status: OutcomeStatus::Refused,
-                limit_after: None,
-                writes: Vec::new(),
-                message,
-                at: clock.now(),
-                took_us: 0,
-            },
-            None => self.host.apply(&order.change(), clock),
-        };
+        let outcome = self.host.apply_unless(&order.change(), &|| self.refuse(delivery, now()), clock);
         Report {
             order: Some((delivery.epoch, order.id)),
             decision: order.decision.clone(),

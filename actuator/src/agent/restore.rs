@@ -5,11 +5,17 @@ use std::sync::Arc;
 use tidegate_model::{Clock, ContainerKey, Limit, OutcomeStatus, Resource};
 
 use crate::agent::wire::Report;
-use crate::{Actuator, Change, LocalHost};
+use crate::{Actuator as _, Change, LocalHost};
 
 /// Puts all limits of a host back to what they were before the first change, and reports those that were not there
-/// already. Memory that has to be squeezed may take seconds a container.
-pub fn restore_baselines(host: &Arc<LocalHost>, reason: &str, clock: &dyn Clock) -> Vec<Report> {
+/// already. Memory that has to be squeezed may take seconds a container; `refuse` is asked before each limit and may have a
+/// reason to leave the rest.
+pub fn restore_baselines(
+    host: &Arc<LocalHost>,
+    reason: &str,
+    refuse: &dyn Fn() -> Option<String>,
+    clock: &dyn Clock,
+) -> Vec<Report> {
     let mut known: Vec<(ContainerKey, Resource, Limit)> = Vec::new();
     for tracked in host.containers.read().values() {
         let container = tracked.container.read();
@@ -26,7 +32,7 @@ pub fn restore_baselines(host: &Arc<LocalHost>, reason: &str, clock: &dyn Clock)
             limit_before: None,
             decision: decision.clone(),
         };
-        let outcome = host.apply(&change, clock);
+        let outcome = host.apply_unless(&change, refuse, clock);
         let reason = reason.to_owned();
         Report { order: None, decision, container, resource, target: limit.value(), reason, outcome }
     };

@@ -68,7 +68,10 @@ impl Spool {
 
     fn with_segments(dir: &Path, max_bytes: u64, segment_bytes: u64) -> Result<Self, ActuatorError> {
         fs::create_dir_all(dir).map_err(|error| ActuatorError::file("create directory", dir, error))?;
-        let id = named(dir).map_err(|error| ActuatorError::file("name", dir, error))?;
+        // Of this opening: after a power cut numbers may be used a second time, and the controller must not take the new
+        // frames for those that it knows.
+        let uuid = Path::new("/proc/sys/kernel/random/uuid");
+        let id = fs::read_to_string(uuid).map_err(|error| ActuatorError::file("read", uuid, error))?.trim().to_owned();
         let taken = fs::read(dir.join("taken")).ok().and_then(|bytes| Some(u64::from_le_bytes(bytes.try_into().ok()?)));
         let mut spool = Self {
             dir: dir.to_owned(),
@@ -127,7 +130,7 @@ impl Spool {
         Ok(())
     }
 
-    /// Names this spool, whose frames are counted, for as long as its directory exists.
+    /// Names this opening of the spool, whose frames are counted.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -194,7 +197,13 @@ impl Spool {
     pub fn peek(&self, most: usize) -> io::Result<Vec<u8>> {
         let mut found = Vec::new();
         for segment in &self.segments {
-            let (mut at, file) = (segment.from, File::open(&segment.path)?);
+            let file = match File::open(&segment.path) {
+                Ok(file) => file,
+                // What was read is good; the next question meets the error.
+                Err(_) if !found.is_empty() => return Ok(found),
+                Err(error) => return Err(error),
+            };
+            let mut at = segment.from;
             while at < segment.bytes {
                 // One frame more than fits, if it is the first.
                 let wanted = (segment.bytes - at).min((most as u64).max(1 << 16));
@@ -212,11 +221,7 @@ impl Spool {
                     }
                 }
                 if read == 0 {
-                    let whole = self.one(&file, segment, at)?;
-                    if !found.is_empty() {
-                        return Ok(found);
-                    }
-                    return Ok(whole);
+                    return if found.is_empty() { self.one(&file, segment, at) } else { Ok(found) };
                 }
                 at += read as u64;
             }
@@ -263,7 +268,8 @@ impl Spool {
         }
         self.forget_taken();
         // Losing it means sending some of it twice, which does no harm.
-        drop(fs::write(self.dir.join("taken"), self.taken.to_le_bytes()));
+        let (path, new) = (self.dir.join("taken"), self.dir.join("taken.new"));
+        drop(fs::write(&new, self.taken.to_le_bytes()).and_then(|()| fs::rename(&new, &path)));
         Ok(())
     }
 
@@ -296,6 +302,15 @@ impl Spool {
         }
     }
 
+    /// Gives up the oldest frame, which the controller refuses.
+    ///
+    /// # Errors
+    /// As [`Spool::take`].
+    pub fn give_up_frame(&mut self, number: u64) -> io::Result<()> {
+        self.dropped.frames += 1;
+        self.take(number)
+    }
+
     /// How many frames wait.
     pub fn waiting(&self) -> u64 {
         let oldest =
@@ -307,19 +322,6 @@ impl Spool {
     pub fn dropped(&self) -> Dropped {
         self.dropped
     }
-}
-
-/// The directory's name for itself, made with the directory.
-fn named(dir: &Path) -> io::Result<String> {
-    let path = dir.join("id");
-    if let Ok(id) = fs::read_to_string(&path)
-        && !id.is_empty()
-    {
-        return Ok(id);
-    }
-    let id = fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
-    fs::write(&path, &id)?;
-    Ok(id)
 }
 
 #[cfg(test)]

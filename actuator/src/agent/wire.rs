@@ -171,6 +171,25 @@ pub(crate) mod or_unlimited {
     }
 }
 
+/// From where frames come; the query of `POST /api/v1/agents/HOST/frames`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FramesFrom {
+    /// Names the buffer, which counts its frames.
+    pub spool: String,
+    /// As [`AgentInfo::machine`].
+    #[serde(default)]
+    pub machine: String,
+    /// As [`AgentInfo::run`].
+    #[serde(default)]
+    pub run: String,
+    /// How many more frames wait there.
+    #[serde(default)]
+    pub behind: u64,
+    /// How many had to be given up before these, since the last ones that were taken.
+    #[serde(default)]
+    pub dropped: u64,
+}
+
 /// The answer to frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FramesTaken {
@@ -242,26 +261,31 @@ pub(crate) fn whole(bytes: &[u8]) -> Result<(u64, usize), &'static str> {
     }
 }
 
-/// How many sealed frames `bytes` are.
-pub fn count(mut bytes: &[u8]) -> u64 {
-    let mut count = 0;
-    while let Ok((_, length)) = whole(bytes) {
-        (count, bytes) = (count + 1, &bytes[length..]);
+/// The numbers of the sealed frames in `bytes`.
+pub fn numbers(mut bytes: &[u8]) -> Vec<u64> {
+    let mut numbers = Vec::new();
+    while let Ok((number, length)) = whole(bytes) {
+        numbers.push(number);
+        bytes = &bytes[length..];
     }
-    count
+    numbers
 }
 
 /// Reads the frames of a request.
+///
+/// All of them together may be 64 MiB when they are no longer compressed.
 ///
 /// # Errors
 /// Which frame, counted from 1, is damaged, and how.
 pub fn unpack(mut bytes: &[u8]) -> Result<Vec<Frame>, String> {
     let mut frames: Vec<Frame> = Vec::new();
+    let mut room = LONGEST;
     while !bytes.is_empty() {
         let damaged = |why: &str| format!("frame {}: {why}", frames.len() + 1);
         let (number, end) = whole(bytes).map_err(damaged)?;
         let length = u32::from_le_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]) as usize;
-        let plain = zstd::bulk::decompress(&bytes[HEAD..end], LONGEST).map_err(|error| damaged(&error.to_string()))?;
+        let plain = zstd::bulk::decompress(&bytes[HEAD..end], room).map_err(|error| damaged(&error.to_string()))?;
+        room -= plain.len();
         let parts = plain.split_at_checked(length).ok_or_else(|| damaged("its header is longer than all of it"))?;
         let header =
             serde_json::from_slice(parts.0).map_err(|error| damaged(&format!("its header cannot be read: {error}")))?;

@@ -9,8 +9,7 @@ use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
-use tidegate_actuator::agent::wire::{AgentInfo, Frame, FramesTaken, Orders, Report, unpack};
+use tidegate_actuator::agent::wire::{AgentInfo, Frame, FramesFrom, FramesTaken, Orders, Report, unpack};
 use tidegate_actuator::{AgentStatus, RemoteError};
 use tidegate_model::{Event, Resource};
 
@@ -34,15 +33,20 @@ pub(crate) async fn orders(
     Params(agent): Params<AgentInfo>,
     Address(address): Address,
 ) -> Result<Json<Orders>, ApiError> {
-    if host == app.info.host && app.info.collects {
-        let message = format!("host '{host}' is measured by this server itself; an agent there needs another name");
-        return Err(ApiError::new(StatusCode::CONFLICT, message).help("--actuator-host names a host"));
-    }
+    not_our_own(&app, &host)?;
     let question = app.remote.ask(&host, agent, &address, app.clock.now()).map_err(refused)?;
     tokio::select! {
         orders = question.answer(ANSWER_AFTER) => Ok(Json(orders)),
         () = app.shutdown.cancelled() => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is ending")),
     }
+}
+
+fn not_our_own(app: &App, host: &str) -> Result<(), ApiError> {
+    if host != app.info.host || !app.info.collects {
+        return Ok(());
+    }
+    let message = format!("host '{host}' is measured by this server itself; an agent there needs another name");
+    Err(ApiError::new(StatusCode::CONFLICT, message).help("--actuator-host names a host"))
 }
 
 fn refused(error: RemoteError) -> ApiError {
@@ -76,44 +80,38 @@ async fn note(app: &App, host: &str, reports: Vec<Report>) -> Result<(), ApiErro
     Ok(())
 }
 
-/// From which buffer frames are.
-#[derive(Deserialize)]
-pub(crate) struct Sender {
-    /// Names the buffer, which counts its frames.
-    spool: String,
-    /// How many more frames wait there.
-    #[serde(default)]
-    behind: u64,
-    /// How many had to be given up before these, since the last ones that were taken.
-    #[serde(default)]
-    dropped: u64,
-}
-
 /// `POST /api/v1/agents/{host}/frames`: what a host measured, oldest first. Frames that are known are taken again without
 /// being stored again.
 pub(crate) async fn frames(
     State(app): State<App>,
     Segments(host): Segments<String>,
-    Params(sender): Params<Sender>,
+    Params(from): Params<FramesFrom>,
     body: Bytes,
 ) -> Result<Json<FramesTaken>, ApiError> {
-    let frames = unpack(&body).map_err(ApiError::bad_request)?;
+    not_our_own(&app, &host)?;
+    app.remote.may_measure(&host, &from.machine, &from.run).map_err(refused)?;
+    let turn = app.agents.turn(&host);
+    let _turn = turn.lock().await;
+    let unpacked = tokio::task::spawn_blocking(move || unpack(&body)).await;
+    let frames =
+        unpacked.map_err(|error| ApiError::internal("reading frames", error))?.map_err(ApiError::bad_request)?;
     if let Some(other) = frames.iter().find(|frame| frame.header.host.name != host) {
         let message = format!("a frame of host '{host}' is about host '{}'", other.header.host.name);
         return Err(ApiError::bad_request(message));
     }
-    let mut taken = app.agents.last(&host, &sender.spool);
+    let mut taken = app.agents.last(&host, &from.spool);
     let mut wants_present = false;
-    let mut dropped = sender.dropped;
+    let mut dropped = from.dropped;
     let count = frames.len() as u64;
     for (at, frame) in frames.into_iter().enumerate() {
         if frame.number <= taken {
             continue;
         }
-        taken = frame.number;
-        let behind = sender.behind + count - 1 - at as u64;
+        let number = frame.number;
+        let behind = from.behind.saturating_add(count - 1 - at as u64);
         app.remote.measured(&host, frame.header.time, behind, app.clock.now());
-        wants_present = !take(&app, &host, &sender.spool, frame, std::mem::take(&mut dropped)).await?;
+        wants_present = !take(&app, &host, &from.spool, frame, std::mem::take(&mut dropped)).await?;
+        taken = number;
     }
     Ok(Json(FramesTaken { taken, wants_present }))
 }
