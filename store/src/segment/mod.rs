@@ -2,21 +2,25 @@
 //!
 //! A sample segment is self-contained: columns `metric`, `tags` (a JSON object), `series`, `time`, `value`, `scaled` and
 //! `scale`, so any tool that reads Parquet reads it; the value is `coalesce(value, scaled / pow(10, scale))`, to the last
-//! bit (see `scaled`). `columns` and `samples` write such files, `sorted_file` reads them, page by page (`pages`, `decode`).
+//! bit (see `scaled`). `columns` and `samples` write such files, `sorted_file` finds rows in them, and `reading` decodes these page
+//! by page (`pages`, `decode`).
 
 mod columns;
 pub(crate) mod compact;
 mod decode;
 pub(crate) mod flush;
+mod group;
 pub(crate) mod horizon;
 pub(crate) mod journal;
 pub(crate) mod merge;
 pub(crate) mod page_cache;
 mod pages;
+mod reading;
 mod retention;
 pub(crate) mod rollup;
 mod samples;
 mod scaled;
+mod shared_file;
 mod sorted_file;
 mod times;
 

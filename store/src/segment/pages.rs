@@ -12,7 +12,7 @@ use zstd::bulk::Decompressor;
 
 use super::decode::{Decoder, varint, zigzag};
 use super::page_cache::PageCache;
-use super::sorted_file::SharedFile;
+use super::shared_file::SharedFile;
 
 /// Bytes that a page may claim to have when it is decompressed; the largest dictionary has one MiB.
 const MAX_PAGE_BYTES: usize = 64 << 20;

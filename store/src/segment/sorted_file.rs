@@ -4,45 +4,35 @@
 //! series lies, and of its times where they are even. From then on a scan of a few series opens nothing and decodes just the
 //! pages that hold their values; which series a row is of follows from where it lies.
 //!
-//! Pages are read by `pages`, which knows what this program writes. A row group with nulls among its numbers, doubles among
-//! decimals, is read by the general reader of Parquet.
+//! Here is what a file keeps and where rows lie; `reading` decodes them.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read};
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use arrow::array::{Array, AsArray, Float64Array, Int8Array, Int64Array, RecordBatch};
-use arrow::datatypes::{Float64Type, Int8Type, Int64Type, TimestampMillisecondType, UInt32Type};
-use bytes::Bytes;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::UInt32Type;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
 };
 use parquet::errors::Result;
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
-use parquet::file::reader::{ChunkReader, Length};
-use parquet::file::statistics::Statistics;
 
 use crate::error::StoreError;
-use crate::remote;
 use crate::scan::Wanted;
+use crate::segment::group::Group;
 use crate::segment::page_cache::PageCache;
 use crate::segment::pages::{Column, Pages};
+use crate::segment::reading::{Piece, Reading};
 use crate::segment::samples::{MetricRange, RANGES};
-use crate::segment::scaled;
+use crate::segment::shared_file::SharedFile;
 use crate::segment::times::{Times, TimesBuilder};
 
 /// Rows decoded at once.
-const BATCH_ROWS: usize = 32_768;
-/// Rows of a question whose pages are worth keeping. Who reads more reads most of a metric, and once.
-const KEPT_ROWS: usize = 256 * 1024;
-/// The columns that say when, how often, and at which scale.
-const TIME: &str = "time";
-const SCALE: &str = "scale";
+pub(super) const BATCH_ROWS: usize = 32_768;
+/// The column that says when.
+pub(super) const TIME: &str = "time";
 
 /// A file of sorted rows.
 #[derive(Debug)]
@@ -53,12 +43,13 @@ pub(crate) struct SortedFile {
     open: OnceLock<Open>,
 }
 
+/// What the first scan finds out.
 #[derive(Debug)]
-struct Open {
+pub(super) struct Open {
     file: SharedFile,
     metadata: ArrowReaderMetadata,
     ranges: Vec<MetricRange>,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
     /// One for each range; set by the first scan of the metric.
     series: Vec<OnceLock<SeriesTable>>,
 }
@@ -89,23 +80,12 @@ pub(crate) struct Runs<'a> {
     table: Option<(&'a SeriesTable, usize)>,
 }
 
-/// A stretch of rows of one series, decoded.
-pub(crate) struct Piece<'a> {
-    pub series: u32,
-    pub times: &'a [i64],
-    numbers: &'a [Numbers],
-    whole: &'a [i64],
-    /// Where they lie among the numbers.
-    at: usize,
-}
-
-/// Numbers of one column as they are stored.
-enum Numbers {
-    /// Doubles by their bits.
-    Doubles(Vec<i64>),
-    /// Integers, all with the same `10^scale`.
-    Scaled(Vec<i64>, f64),
-    Plain(Vec<f64>),
+impl Runs<'_> {
+    /// The times of the metric's rows, if they are even, with the number of its first row.
+    pub(super) fn even_times(&self) -> Option<(&Times, usize)> {
+        let (table, offset) = self.table?;
+        Some((table.times.as_ref()?, offset))
+    }
 }
 
 impl SortedFile {
@@ -219,12 +199,12 @@ impl Open {
     }
 
     /// The row groups with their rows.
-    fn groups(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
+    pub(super) fn groups(&self) -> impl Iterator<Item = (usize, Range<usize>)> + '_ {
         self.groups.iter().map(|group| group.rows.clone()).enumerate()
     }
 
     /// A column of a row group for [`Pages`]; `None` when it has nulls, or is stored as they cannot read it.
-    fn column(&self, group: usize, name: &str) -> Option<Column<'_>> {
+    pub(super) fn column(&self, group: usize, name: &str) -> Option<Column<'_>> {
         let at = self.groups.get(group)?.columns.iter().position(|column| column.name == name)?;
         let Group { columns, rows, .. } = &self.groups[group];
         let metadata = self.metadata.metadata();
@@ -237,7 +217,7 @@ impl Open {
     }
 
     /// Reads some rows (given as ranges within the file, sorted and apart) of some columns of one row group.
-    fn reader(
+    pub(super) fn reader(
         &self,
         group: (usize, Range<usize>),
         rows: impl Iterator<Item = Range<usize>>,
@@ -320,131 +300,6 @@ impl Open {
     }
 }
 
-/// One reading of some rows.
-struct Reading<'a> {
-    open: &'a Open,
-    cache: &'a PageCache,
-    runs: &'a Runs<'a>,
-    numbers: &'a [&'a str],
-    whole: Option<&'a str>,
-}
-
-impl Reading<'_> {
-    fn run(&self, each: &mut impl FnMut(&Piece<'_>)) -> Result<()> {
-        let mut left = self.runs.runs.as_slice();
-        let keep = left.iter().map(|run| run.rows.len()).sum::<usize>() <= KEPT_ROWS;
-        for (number, place) in self.open.groups() {
-            left = &left[left.partition_point(|run| run.rows.end <= place.start)..];
-            let here = &left[..left.partition_point(|run| run.rows.start < place.end)];
-            if here.is_empty() {
-                continue;
-            }
-            if !self.by_page(number, &place, here, keep, each)? {
-                self.by_batch(number, &place, here, each)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads page by page; `false`, and nothing, when the general reader has to.
-    fn by_page(
-        &self,
-        number: usize,
-        place: &Range<usize>,
-        runs: &[Run],
-        keep: bool,
-        each: &mut impl FnMut(&Piece<'_>),
-    ) -> Result<bool> {
-        let group = &self.open.groups[number];
-        let pages = |name: &str| Some(Pages::new(self.open.column(number, name)?, self.cache, keep));
-        let mut columns = Vec::with_capacity(self.numbers.len());
-        for name in self.numbers {
-            let (name, empty) = match (group.stored(name), group.power) {
-                ((true, false), _) => (*name, Numbers::Doubles(Vec::new())),
-                ((false, true), Some(power)) => (scaled_name(name), Numbers::Scaled(Vec::new(), power)),
-                _ => return Ok(false),
-            };
-            let Some(pages) = pages(name) else { return Ok(false) };
-            columns.push((pages, empty));
-        }
-        let (mut columns, mut numbers): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-        let even = self.runs.table.and_then(|(table, offset)| Some((table.times.as_ref()?, offset)));
-        let (mut time, mut count) = (None, None);
-        if even.is_none() {
-            let Some(pages) = pages(TIME) else { return Ok(false) };
-            time = Some(pages);
-        }
-        if let Some(name) = self.whole {
-            let Some(pages) = pages(name) else { return Ok(false) };
-            count = Some(pages);
-        }
-        let (mut times, mut whole) = (Vec::new(), Vec::new());
-        for run in runs {
-            let all = common(&run.rows, place);
-            for start in all.clone().step_by(BATCH_ROWS) {
-                let rows = start..all.end.min(start + BATCH_ROWS);
-                let in_group = rows.start - place.start..rows.end - place.start;
-                times.clear();
-                if let Some((even, offset)) = even {
-                    even.append((rows.start - offset) as u32..(rows.end - offset) as u32, &mut times);
-                }
-                if let Some(time) = &mut time {
-                    time.read(in_group.clone(), &mut times)?;
-                }
-                for (pages, numbers) in columns.iter_mut().zip(&mut numbers) {
-                    let (Numbers::Doubles(values) | Numbers::Scaled(values, _)) = numbers else { continue };
-                    values.clear();
-                    pages.read(in_group.clone(), values)?;
-                }
-                if let Some(count) = &mut count {
-                    whole.clear();
-                    count.read(in_group, &mut whole)?;
-                }
-                each(&Piece { series: run.series, times: &times, numbers: &numbers, whole: &whole, at: 0 });
-            }
-        }
-        Ok(true)
-    }
-
-    /// Reads with the general reader.
-    fn by_batch(
-        &self,
-        number: usize,
-        place: &Range<usize>,
-        here: &[Run],
-        each: &mut impl FnMut(&Piece<'_>),
-    ) -> Result<()> {
-        let group = &self.open.groups[number];
-        let mut columns = group.wanted(self.numbers);
-        columns.push(TIME);
-        columns.extend(self.whole);
-        let rows = || here.iter().map(|run| (run.series, common(&run.rows, place)));
-        let mut runs = rows();
-        let mut run = (0, 0..0);
-        for batch in self.open.reader((number, place.clone()), rows().map(|(_, rows)| rows), &columns)? {
-            let batch = batch?;
-            let Some(times) = batch.column_by_name(TIME) else { continue };
-            let times = times.as_primitive::<TimestampMillisecondType>().values();
-            let numbers: Vec<_> = self.numbers.iter().map(|name| Numbers::Plain(group.numbers(&batch, name))).collect();
-            let whole = self.whole.and_then(|name| batch.column_by_name(name));
-            let whole = whole.map_or(&[][..], |column| column.as_primitive::<UInt32Type>().values());
-            let whole: Vec<i64> = whole.iter().map(|&number| i64::from(number)).collect();
-            let mut at = 0;
-            while at < batch.num_rows() {
-                if run.1.is_empty() {
-                    let Some(next) = runs.next() else { break };
-                    run = next;
-                }
-                let rows = run.1.len().min(batch.num_rows() - at);
-                each(&Piece { series: run.0, times: &times[at..at + rows], numbers: &numbers, whole: &whole, at });
-                at += rows;
-                run.1.start += rows;
-            }
-        }
-        Ok(())
-    }
-}
-
 impl SeriesTable {
     /// What `each` makes of the rows of each of the wanted series.
     fn rows<T>(&self, wanted: Option<&[u32]>, each: impl Fn(u32, Range<u32>) -> Option<T>) -> Vec<T> {
@@ -459,7 +314,8 @@ impl SeriesTable {
     }
 }
 
-fn common(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+/// What two ranges have in common; empty where that is nothing.
+pub(super) fn common(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
     let start = a.start.max(b.start);
     start..a.end.min(b.end).max(start)
 }
@@ -469,190 +325,4 @@ fn read_ranges(metadata: &ParquetMetaData) -> std::result::Result<Vec<MetricRang
     let json = entries.iter().find(|entry| entry.key == RANGES).and_then(|entry| entry.value.as_deref());
     let json = json.ok_or_else(|| format!("its footer has no '{RANGES}'"))?;
     serde_json::from_str(json).map_err(|error| format!("'{RANGES}' in its footer: {error}"))
-}
-
-/// How one row group is stored, as far as its statistics tell.
-#[derive(Debug)]
-struct Group {
-    /// Its rows within the file.
-    rows: Range<usize>,
-    columns: Vec<Stored>,
-    /// `10^scale`, when all rows with integers have the same.
-    power: Option<f64>,
-}
-
-#[derive(Debug)]
-struct Stored {
-    name: String,
-    /// How many nulls there are, if that is known.
-    nulls: Option<u64>,
-}
-
-impl Group {
-    fn all(metadata: &ParquetMetaData) -> Vec<Self> {
-        let mut start = 0;
-        let groups = metadata.row_groups().iter().map(|group| {
-            let rows = start..start + group.num_rows() as usize;
-            start = rows.end;
-            let stored = group.columns().iter().map(|column| {
-                let is_required = column.column_descr().max_def_level() == 0;
-                let nulls = column.statistics().and_then(Statistics::null_count_opt).or(is_required.then_some(0));
-                Stored { name: column.column_path().string(), nulls }
-            });
-            let columns: Vec<Stored> = stored.collect();
-            let scale = columns.iter().position(|column| column.name == SCALE);
-            let power = match scale.and_then(|at| group.column(at).statistics()) {
-                Some(Statistics::Int32(scales))
-                    if scales.min_opt().is_some() && scales.min_opt() == scales.max_opt() =>
-                {
-                    scales.min_opt().and_then(|&scale| scaled::power(u8::try_from(scale).ok()?))
-                }
-                _ => None,
-            };
-            Self { rows, columns, power }
-        });
-        groups.collect()
-    }
-
-    /// Whether a column has doubles, and whether it has integers.
-    fn stored(&self, name: &str) -> (bool, bool) {
-        let stored = |name: &str| {
-            let column = self.columns.iter().find(|column| column.name == name);
-            column.is_some_and(|column| column.nulls.is_none_or(|nulls| nulls < self.rows.len() as u64))
-        };
-        (stored(name), stored(scaled_name(name)))
-    }
-
-    /// The columns that have to be read for these numbers.
-    fn wanted<'a>(&self, numbers: &[&'a str]) -> Vec<&'a str> {
-        let mut columns = Vec::new();
-        let mut has_integers = false;
-        for name in numbers {
-            let (doubles, integers) = self.stored(name);
-            columns.extend(doubles.then_some(*name));
-            columns.extend(integers.then(|| scaled_name(name)));
-            has_integers |= integers;
-        }
-        columns.extend((has_integers && self.power.is_none()).then_some(SCALE));
-        columns
-    }
-
-    /// The numbers of a column in `batch`.
-    fn numbers(&self, batch: &RecordBatch, name: &str) -> Vec<f64> {
-        let doubles = batch.column_by_name(name).map(|column| column.as_primitive::<Float64Type>());
-        let integers = batch.column_by_name(scaled_name(name)).map(|column| column.as_primitive::<Int64Type>());
-        let scales = batch.column_by_name(SCALE).map(|column| column.as_primitive::<Int8Type>());
-        (0..batch.num_rows()).map(|row| mixed(doubles, integers, scales, self.power, row)).collect()
-    }
-}
-
-/// The column that holds a column's numbers as integers.
-fn scaled_name(name: &str) -> &'static str {
-    match name {
-        "min" => "min_scaled",
-        "max" => "max_scaled",
-        "sum" => "sum_scaled",
-        "last" => "last_scaled",
-        _ => "scaled",
-    }
-}
-
-impl Piece<'_> {
-    /// Hands over the numbers of a column in rows `rows` of this piece. `number` is the column's place among those that
-    /// [`SortedFile::read`] was asked for.
-    pub(crate) fn numbers(&self, number: usize, rows: Range<usize>, mut each: impl FnMut(f64)) {
-        let rows = self.at + rows.start..self.at + rows.end;
-        match &self.numbers[number] {
-            Numbers::Doubles(values) => values[rows].iter().for_each(|bits| each(f64::from_bits(*bits as u64))),
-            Numbers::Scaled(values, power) => {
-                values[rows].iter().for_each(|&integer| each(scaled::from_scaled(integer, *power)));
-            }
-            Numbers::Plain(values) => values[rows].iter().copied().for_each(each),
-        }
-    }
-
-    /// The whole number in a row of this piece.
-    pub(crate) fn whole(&self, row: usize) -> u32 {
-        self.whole.get(self.at + row).map_or(0, |number| *number as u32)
-    }
-}
-
-fn mixed(
-    doubles: Option<&Float64Array>,
-    integers: Option<&Int64Array>,
-    scales: Option<&Int8Array>,
-    power: Option<f64>,
-    row: usize,
-) -> f64 {
-    if let Some(doubles) = doubles.filter(|doubles| doubles.is_valid(row)) {
-        return doubles.value(row);
-    }
-    let scale = || scaled::power(u8::try_from(scales?.value(row)).ok()?);
-    match (integers, power.or_else(scale)) {
-        (Some(integers), Some(power)) => scaled::from_scaled(integers.value(row), power),
-        _ => f64::NAN,
-    }
-}
-
-/// An open file that many threads read at once: it has no position of its own.
-#[derive(Clone, Debug)]
-pub(super) struct SharedFile {
-    file: Arc<File>,
-    bytes: u64,
-    number: u64,
-}
-
-/// The next file's number.
-static NEXT_FILE: AtomicU64 = AtomicU64::new(0);
-
-impl SharedFile {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file = remote::open(path)?;
-        let bytes = file.metadata()?.len();
-        Ok(Self { file: Arc::new(file), bytes, number: NEXT_FILE.fetch_add(1, Ordering::Relaxed) })
-    }
-
-    /// No other file of this process has, or had, the same.
-    pub(super) fn number(&self) -> u64 {
-        self.number
-    }
-
-    /// Fills `bytes` with those from a place on.
-    pub(super) fn read_at(&self, start: u64, bytes: &mut [u8]) -> io::Result<()> {
-        self.file.read_exact_at(bytes, start)
-    }
-}
-
-impl Length for SharedFile {
-    fn len(&self) -> u64 {
-        self.bytes
-    }
-}
-
-impl ChunkReader for SharedFile {
-    type T = BufReader<FromHere>;
-
-    fn get_read(&self, start: u64) -> Result<Self::T> {
-        Ok(BufReader::new(FromHere { file: self.file.clone(), at: start }))
-    }
-
-    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
-        let mut bytes = vec![0; length];
-        self.read_at(start, &mut bytes)?;
-        Ok(bytes.into())
-    }
-}
-
-/// A place in a file to read on from.
-pub(super) struct FromHere {
-    file: Arc<File>,
-    at: u64,
-}
-
-impl Read for FromHere {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let read = self.file.read_at(bytes, self.at)?;
-        self.at += read as u64;
-        Ok(read)
-    }
 }

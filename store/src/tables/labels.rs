@@ -5,126 +5,25 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, StringViewBuilder};
-use arrow::datatypes::DataType;
+use arrow::compute::{SortColumn, SortOptions, lexsort_to_indices};
+use arrow::error::ArrowError;
 use datafusion::physical_expr::PhysicalExpr;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
 use tidegate_model::SeriesKey;
 
-use crate::write::series::SeriesIndex;
+use super::rank::Members;
 
 type Map<K, V> = HashMap<K, V, ahash::RandomState>;
 
-/// Tables kept at most; beyond that all are made anew. One is needed for each metric that is asked about.
-const MAX_TABLES: usize = 65_536;
 /// Answers about one table that are kept at most.
 const MAX_KEPT: usize = 64;
-/// A table from ids to labels may have this many places for each series in it. Ids are given out in the order of arrival,
-/// so those of one metric lie close together as a rule.
-const PLACES_PER_SERIES: usize = 64;
-
-/// From the id of a series to its label.
-#[derive(Debug)]
-pub(crate) enum Rank {
-    Dense { first: u32, labels: Vec<u32> },
-    Sparse(Map<u32, u32>),
-}
-
-impl Rank {
-    /// What stands for no label.
-    const NONE: u32 = u32::MAX;
-
-    /// `ids` sorted, with the label of each.
-    pub(crate) fn new(ids: &[u32], labels: &[u32]) -> Self {
-        let (Some(&first), Some(&last)) = (ids.first(), ids.last()) else { return Rank::Sparse(Map::default()) };
-        let places = (last - first) as usize + 1;
-        let pairs = ids.iter().zip(labels);
-        if places > PLACES_PER_SERIES * ids.len() {
-            return Rank::Sparse(pairs.map(|(id, label)| (*id, *label)).collect());
-        }
-        let mut dense = vec![Self::NONE; places];
-        pairs.for_each(|(id, label)| dense[(id - first) as usize] = *label);
-        Rank::Dense { first, labels: dense }
-    }
-
-    /// With the labels of further series behind `known`; all ids are sorted.
-    fn with_more(&self, known: &[u32], ids: &[u32], labels: &[u32]) -> Self {
-        match (self, ids.last()) {
-            (Rank::Dense { first, labels: dense }, Some(last))
-                if ((last - first) as usize) < PLACES_PER_SERIES * (known.len() + ids.len()) =>
-            {
-                let mut dense = dense.clone();
-                dense.resize((last - first) as usize + 1, Self::NONE);
-                ids.iter().zip(labels).for_each(|(id, label)| dense[(id - first) as usize] = *label);
-                Rank::Dense { first: *first, labels: dense }
-            }
-            _ => {
-                let of = known.iter().filter_map(|id| self.get(*id)).chain(labels.iter().copied());
-                Self::new(&[known, ids].concat(), &of.collect::<Vec<_>>())
-            }
-        }
-    }
-
-    /// The label of a series; `None` where it has none.
-    #[inline]
-    pub(crate) fn get(&self, id: u32) -> Option<u32> {
-        match self {
-            // An id below the first one wraps around to beyond the last.
-            Rank::Dense { first, labels } => {
-                labels.get(id.wrapping_sub(*first) as usize).copied().filter(|label| *label != Self::NONE)
-            }
-            Rank::Sparse(labels) => labels.get(&id).copied(),
-        }
-    }
-}
-
-/// The series of one metric that have a label.
-#[derive(Debug)]
-pub(crate) struct Members {
-    pub(crate) metric: String,
-    /// Sorted.
-    pub(crate) ids: Vec<u32>,
-    pub(crate) rank: Rank,
-    /// Whether the label of each is its place.
-    in_place: bool,
-}
-
-impl Members {
-    /// `ids` sorted, with the label of each.
-    pub(crate) fn new(metric: &str, ids: Vec<u32>, labels: &[u32]) -> Self {
-        let rank = Rank::new(&ids, labels);
-        let in_place = (0..).zip(labels).all(|(place, label)| place == *label);
-        Self { metric: metric.to_owned(), ids, rank, in_place }
-    }
-
-    /// These and further series, whose ids are above.
-    fn with_more(&self, ids: &[u32], labels: &[u32]) -> Self {
-        Self {
-            metric: self.metric.clone(),
-            ids: [self.ids.as_slice(), ids].concat(),
-            rank: self.rank.with_more(&self.ids, ids, labels),
-            in_place: self.in_place && (self.ids.len()..).zip(labels).all(|(place, label)| place == *label as usize),
-        }
-    }
-
-    /// The series whose label is among `labels` (sorted), by id.
-    pub(crate) fn with_labels(&self, labels: &[u32]) -> Vec<u32> {
-        if self.in_place {
-            return labels.iter().filter_map(|label| self.ids.get(*label as usize).copied()).collect();
-        }
-        let wanted = |id: &u32| self.rank.get(*id).is_some_and(|label| labels.binary_search(&label).is_ok());
-        self.ids.iter().copied().filter(wanted).collect()
-    }
-}
-
 /// Which labels have a value, by value; labels sorted.
 type Postings = Map<String, Vec<u32>>;
 /// Which labels each filter has let through.
 type Verdicts = Kept<Arc<dyn PhysicalExpr>, Arc<Vec<u32>>>;
 /// How each list of keys groups the labels.
 type Groupings = Kept<Vec<Arc<dyn PhysicalExpr>>, Arc<Groups>>;
-/// A table with the versions of what it was made from.
-type Versioned = (Versions, Arc<LabelTable>);
 /// One text a label column.
 pub(crate) type Tuple = Vec<Option<String>>;
 
@@ -322,6 +221,23 @@ pub(crate) struct Groups {
     pub(crate) count: usize,
 }
 
+impl Groups {
+    /// Which place each group has in the order of its columns; nothing where there are none.
+    ///
+    /// # Errors
+    /// When a column has a type without an order.
+    pub(crate) fn ranks(&self, options: SortOptions) -> Result<Vec<u32>, ArrowError> {
+        if self.columns.is_empty() {
+            return Ok(Vec::new());
+        }
+        let column = |values: &ArrayRef| SortColumn { values: Arc::clone(values), options: Some(options) };
+        let sorted = lexsort_to_indices(&self.columns.iter().map(column).collect::<Vec<_>>(), None)?;
+        let mut ranks = vec![0; self.count];
+        (0u32..).zip(sorted.values()).for_each(|(rank, group)| ranks[*group as usize] = rank);
+        Ok(ranks)
+    }
+}
+
 /// A few answers that are asked for again and again.
 #[derive(Debug)]
 pub(crate) struct Kept<K, V>(Map<K, V>);
@@ -384,95 +300,12 @@ impl Labels {
     }
 }
 
-/// What a table was made from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum TableKey {
-    /// The table of a metric with these tag keys.
-    Metric(String, Vec<String>),
-    /// A metric's part of `samples`.
-    Samples(String),
-    /// Some of the collector's metrics by subject.
-    Subjects(&'static str),
-    /// The collector's part of `usage`.
-    Usage,
-    /// What the usage map at this place makes of pushed metrics.
-    Mapped(usize),
-}
-
-/// The versions of what a table was made from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Versions {
-    /// Change with everything that the table says.
-    all: Vec<u64>,
-    /// Do not change when there are only more series.
-    but_new: Vec<u64>,
-}
-
-impl Versions {
-    /// For a table that is made anew when there are more series.
-    pub(crate) fn new(all: Vec<u64>) -> Self {
-        Self { but_new: all.clone(), all }
-    }
-
-    /// For a table of the series of `metrics` that is continued when there are more of them; `others` are the versions of
-    /// whatever else it is made from.
-    pub(crate) fn of_series(index: &SeriesIndex, metrics: &[&str], others: &[u64]) -> Self {
-        let versions = |version: fn(&SeriesIndex, &str) -> u64| {
-            metrics.iter().map(|metric| version(index, metric)).chain(others.iter().copied()).collect()
-        };
-        Self { all: versions(SeriesIndex::version), but_new: versions(SeriesIndex::rewritten) }
-    }
-}
-
-/// The tables that queries have asked for, each with the versions of what it was made from.
-#[derive(Default)]
-pub(crate) struct LabelCache(Mutex<Map<TableKey, Versioned>>);
-
-impl LabelCache {
-    /// The table of `key`, made unless its `versions` are the same. `make` is given the former table if there are only more
-    /// series since. Versions have to be looked up before what `make` looks at, so that a change in between makes the table be
-    /// made once more and not once too few.
-    pub(crate) fn get(
-        &self,
-        key: TableKey,
-        versions: Versions,
-        make: impl FnOnce(Option<Arc<LabelTable>>) -> LabelTable,
-    ) -> Arc<LabelTable> {
-        let mut former = None;
-        if let Some((known, table)) = self.0.lock().get(&key) {
-            if *known == versions {
-                return Arc::clone(table);
-            }
-            former = (known.but_new == versions.but_new).then(|| Arc::clone(table));
-        }
-        let table = Arc::new(make(former));
-        debug_assert!(table.columns.iter().all(|column| column.len() == table.count));
-        debug_assert!(table.columns.iter().all(|column| *column.data_type() == DataType::Utf8View));
-        let mut tables = self.0.lock();
-        if tables.len() >= MAX_TABLES {
-            tables.clear();
-        }
-        tables.insert(key, (versions, Arc::clone(&table)));
-        table
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use arrow::array::StringViewArray;
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn a_series_is_found_by_its_id_whether_ids_lie_close_together_or_far_apart() {
-        for ids in [vec![7, 9, 10], vec![7, 900_000, 4_000_000_000]] {
-            let rank = Rank::new(&ids, &[2, 0, 1]);
-            assert_eq!(ids.iter().map(|id| rank.get(*id)).collect::<Vec<_>>(), [Some(2), Some(0), Some(1)]);
-            assert_eq!([0, 8, 11, u32::MAX].map(|id| rank.get(id)), [None; 4]);
-        }
-        assert_eq!(Rank::new(&[], &[]).get(0), None);
-    }
 
     #[test]
     fn equal_tuples_have_one_number() {
@@ -505,23 +338,6 @@ mod tests {
         assert_eq!((table.text(0, 1), table.text(0, 2)), (Some("ab"), None));
     }
 
-    #[test]
-    fn a_table_is_made_once_a_version_and_continued_when_there_are_only_more_series() {
-        let cache = LabelCache::default();
-        let get = |all, but_new, expected: bool| {
-            let versions = Versions { all: vec![all], but_new: vec![but_new] };
-            cache.get(TableKey::Usage, versions, |former| {
-                assert_eq!(former.is_some(), expected);
-                LabelTable::none()
-            })
-        };
-        let first = get(1, 1, false);
-        assert!(Arc::ptr_eq(&first, &get(1, 1, false)));
-        let second = get(2, 1, true);
-        assert!(!Arc::ptr_eq(&first, &second));
-        assert!(!Arc::ptr_eq(&second, &get(3, 3, false)));
-    }
-
     proptest! {
         #[test]
         fn a_table_that_is_continued_is_the_one_that_is_made_at_once(
@@ -548,7 +364,7 @@ mod tests {
                 prop_assert_eq!((table.count, table.next()), (made.count, made.next()));
                 prop_assert_eq!(&table.columns, &made.columns);
                 for (one, other) in table.members.iter().zip(&made.members) {
-                    prop_assert_eq!((&one.ids, one.in_place), (&other.ids, other.in_place));
+                    prop_assert_eq!((&one.ids, one.is_in_place()), (&other.ids, other.is_in_place()));
                     let labels = |members: &Members| (0..made.next() + 2).map(|id| members.rank.get(id)).collect::<Vec<_>>();
                     prop_assert_eq!(labels(one), labels(other));
                 }

@@ -8,7 +8,9 @@ use tidegate_model::SeriesKey;
 
 use super::choice::LabelFilter;
 use super::filter::TIME;
-use super::labels::{LabelTable, Members, TableKey, Versions};
+use super::label_cache::{TableKey, Versions};
+use super::labels::LabelTable;
+use super::rank::Members;
 use super::schema_of;
 use super::source::{Part, Read, Source};
 use super::{Column, Kind};
@@ -33,10 +35,8 @@ impl MetricSource {
     /// The table's columns with their types and meaning.
     pub(crate) fn columns(&self) -> Vec<Column> {
         let time = Column::new(TIME, Kind::Time, "when it was measured");
-        let tag =
-            |key: &String| Column::new(&tag_column(key, &self.keys), Kind::Text, "a tag; null where a series has none");
         let value = Column::new(VALUE, Kind::Double, "what was measured, in the pusher's unit");
-        std::iter::once(time).chain(self.keys.iter().map(tag)).chain([value]).collect()
+        std::iter::once(time).chain(tag_columns(&self.keys, &[VALUE])).chain([value]).collect()
     }
 
     /// The tags of all series, each of which is a label.
@@ -56,9 +56,16 @@ impl MetricSource {
     }
 }
 
+/// The columns of tags with these keys in a table that has the time and `others` as well.
+pub(crate) fn tag_columns(keys: &[String], others: &[&str]) -> Vec<Column> {
+    let tag =
+        |key: &String| Column::new(&tag_column(key, keys, others), Kind::Text, "a tag; null where a series has none");
+    keys.iter().map(tag).collect()
+}
+
 /// The column of a tag: its key, with `tag_` before it where the key is the name of another column.
-fn tag_column(key: &str, keys: &[String]) -> String {
-    let taken = |name: &str| name == TIME || name == VALUE;
+fn tag_column(key: &str, keys: &[String], others: &[&str]) -> String {
+    let taken = |name: &str| name == TIME || others.contains(&name);
     if !taken(key) {
         return key.to_owned();
     }

@@ -8,7 +8,8 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 
 use super::choice::{Choice, LabelFilter};
-use super::labels::{LabelTable, Rank};
+use super::labels::LabelTable;
+use super::rank::Rank;
 use super::usage::sums;
 use crate::error::StoreError;
 use crate::query::run::Run;

@@ -11,7 +11,8 @@ use tidegate_model::{SeriesKey, metrics};
 
 use super::choice::LabelFilter;
 use super::filter::{TIME, TimeRange};
-use super::labels::{LabelTable, TableKey, Tuple, Versions};
+use super::label_cache::{TableKey, Versions};
+use super::labels::{LabelTable, Tuple};
 use super::metric::VALUE;
 use super::source::{Block, Part, Read, ReadRows, Selected, Source};
 use super::{Column, Kind, schema_of};
