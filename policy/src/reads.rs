@@ -42,7 +42,7 @@ impl Reads {
                 reads.metrics.extend(word(at + 2).map(str::to_owned));
             }
             if let (true, Some(Token::LParen), Some(Token::SingleQuotedString(name))) =
-                (is(at, "last"), tokens.get(at + 1), tokens.get(at + 2))
+                (is(at, "last") || is(at, "rollup"), tokens.get(at + 1), tokens.get(at + 2))
             {
                 reads.metrics.push(name.clone());
             }
@@ -68,8 +68,9 @@ mod tests {
             "SELECT 1 FROM metric.\"a.b\"",
             "SELECT 1 FROM x JOIN samples ON 1",
             "SELECT * FROM last('a', INTERVAL '1 s')",
+            "SELECT * FROM rollup('a', INTERVAL '1 m')",
         ];
-        assert_eq!(reads.map(reads_pushed), [true; 3]);
+        assert_eq!(reads.map(reads_pushed), [true; 4]);
         let does_not = [
             "SELECT 'from samples, the last minute' FROM recent(INTERVAL '1 s') WHERE samples > 60",
             "SELECT last(value ORDER BY time) -- FROM metric.x\nFROM usage",

@@ -6,25 +6,27 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, Float64Array, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, UInt32Array,
 };
-use arrow::compute::{cast, take};
-use arrow::datatypes::SchemaRef;
+use arrow::compute::{SortOptions, cast, take};
+use arrow::datatypes::{FieldRef, SchemaRef};
 use datafusion::common::Result;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 
 use super::grid::{Bins, Cell, Filling, Grid};
 use super::groups::{groups_of, united};
+use super::rolled::Rolled;
 use super::visit::{Visit, Visitor};
 use crate::error::StoreError;
 use crate::query::guard::Stop;
 use crate::query::run::Run;
-use crate::segment::rollup::RollupRow;
+use crate::segment::rollup::{Figures, RollupRow, Step};
 use crate::tables::{Choice, Groups, Read, Reader, Selected, Slices, TimeRange, UTC, each_row, executed};
 
 /// One column to group by.
@@ -68,6 +70,18 @@ impl Question {
         self.functions.iter().all(|function| exact.contains(function))
     }
 
+    /// What has to be known of roll-ups: how many samples there are in any case, since a bin without any has no row.
+    fn figures(&self) -> Figures {
+        let figures = self.functions.iter().flat_map(|function| match function {
+            Function::Min => &["min"][..],
+            Function::Max => &["max"],
+            // Bounds tell whether a sum is exact.
+            Function::Sum | Function::Avg => &["sum", "min", "max"],
+            Function::Count | Function::First | Function::Last => &[],
+        });
+        Figures::of(figures.copied().chain(["count"]))
+    }
+
     /// Whether it is so as long as all sums are exact.
     fn is_right_when_exact(&self) -> bool {
         self.functions.iter().all(|function| !matches!(function, Function::First | Function::Last))
@@ -75,32 +89,83 @@ impl Question {
 }
 
 /// Aggregates what a [`Reader`] would read.
-#[derive(Debug)]
-pub(super) struct AggregateScanExec {
+#[derive(Clone, Debug)]
+pub(crate) struct AggregateScan {
     reader: Arc<Reader>,
     question: Arc<Question>,
     schema: SchemaRef,
+    /// Whether rows come in the order of their labels, then bins.
+    in_order: bool,
+}
+
+/// An [`AggregateScan`] as an operator.
+#[derive(Debug)]
+pub(crate) struct AggregateScanExec {
+    scan: AggregateScan,
     properties: Arc<PlanProperties>,
 }
 
 impl AggregateScanExec {
     /// `schema` has the keys, then the functions.
     pub(super) fn new(reader: Arc<Reader>, question: Question, schema: SchemaRef) -> Self {
+        Self::of(AggregateScan { reader, question: Arc::new(question), schema, in_order: false })
+    }
+
+    /// The same with its rows in the order of their labels, as the keys name them, then of bins.
+    pub(super) fn in_order(&self) -> Self {
+        Self::of(AggregateScan { in_order: true, ..self.scan.clone() })
+    }
+
+    fn of(scan: AggregateScan) -> Self {
+        let schema = Arc::clone(&scan.schema);
+        let order: Vec<PhysicalSortExpr> = if scan.in_order { scan.order() } else { Vec::new() };
+        let orders = (!order.is_empty()).then_some(order);
         let properties = Arc::new(PlanProperties::new(
-            EquivalenceProperties::new(Arc::clone(&schema)),
+            EquivalenceProperties::new_with_orderings(schema, orders),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        Self { reader, question: Arc::new(question), schema, properties }
+        Self { scan, properties }
+    }
+
+    /// What it does, to be done without it.
+    pub(crate) fn scan(&self) -> &AggregateScan {
+        &self.scan
     }
 }
 
+impl AggregateScan {
+    fn order(&self) -> Vec<PhysicalSortExpr> {
+        let keys = self.question.keys.iter().zip(self.schema.fields()).enumerate();
+        let column = |(at, (_, field)): (usize, (&Key, &FieldRef))| {
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), at));
+            PhysicalSortExpr::new(column, LABEL_ORDER)
+        };
+        let labels = keys.clone().filter(|(_, (key, _))| matches!(key, Key::Label(_)));
+        let bin = keys.filter(|(_, (key, _))| **key == Key::Bin).take(1);
+        labels.chain(bin).map(column).collect()
+    }
+
+    /// All rows of one run.
+    ///
+    /// # Errors
+    /// When something cannot be read, or the run has to end.
+    pub(crate) fn rows(&self, run: &Run, memory: MemoryReservation) -> Result<RecordBatch> {
+        let Self { reader, question, schema, in_order } = self;
+        let answer = Answer { range: reader.range(run)?, run, memory, reader, question, in_order: *in_order };
+        answer.rows(schema)
+    }
+}
+
+/// As SQL orders where it is not told otherwise.
+const LABEL_ORDER: SortOptions = SortOptions { descending: false, nulls_first: false };
+
 impl DisplayAs for AggregateScanExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Question { keys, labels, bins, functions } = self.question.as_ref();
+        let Question { keys, labels, bins, functions } = self.scan.question.as_ref();
         f.write_str("AggregateScanExec: ")?;
-        self.reader.describe(f)?;
+        self.scan.reader.describe(f)?;
         let key = |key: &Key| match (key, bins) {
             (Key::Label(at), _) => labels[*at].to_string(),
             (Key::Bin, Bins::Every(width)) => format!("time by {width} ms"),
@@ -108,7 +173,8 @@ impl DisplayAs for AggregateScanExec {
         };
         let keys: Vec<String> = keys.iter().map(key).collect();
         let functions: Vec<String> = functions.iter().map(|function| format!("{function:?}").to_lowercase()).collect();
-        write!(f, ", keys=[{}], aggregates=[{}]", keys.join(", "), functions.join(", "))
+        write!(f, ", keys=[{}], aggregates=[{}]", keys.join(", "), functions.join(", "))?;
+        if self.scan.in_order { f.write_str(", in order") } else { Ok(()) }
     }
 }
 
@@ -129,7 +195,7 @@ impl ExecutionPlan for AggregateScanExec {
         &self,
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
-        for expr in &self.question.labels {
+        for expr in &self.scan.question.labels {
             if f(expr)? == TreeNodeRecursion::Stop {
                 return Ok(TreeNodeRecursion::Stop);
             }
@@ -142,26 +208,18 @@ impl ExecutionPlan for AggregateScanExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (reader, question, schema) =
-            (Arc::clone(&self.reader), Arc::clone(&self.question), Arc::clone(&self.schema));
+        let scan = self.scan.clone();
         let answer = async move {
             let batch_rows = context.session_config().batch_size();
             let run = Run::of(&context)?;
-            let answer = Answer {
-                range: reader.range(&run)?,
-                run: &run,
-                memory: MemoryConsumer::new("aggregate").register(context.memory_pool()),
-                reader: &reader,
-                question: &question,
-            };
-            let batch = answer.rows(&schema)?;
+            let batch = scan.rows(&run, MemoryConsumer::new("aggregate").register(context.memory_pool()))?;
             let batches = (0..batch.num_rows()).step_by(batch_rows);
             let batches: Vec<_> =
                 batches.map(|from| Ok(batch.slice(from, batch_rows.min(batch.num_rows() - from)))).collect();
             Ok::<_, DataFusionError>(futures::stream::iter(batches))
         };
         let rows = futures::TryStreamExt::try_flatten(futures::stream::once(answer));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), rows)))
     }
 }
 
@@ -238,6 +296,7 @@ struct Answer<'a> {
     question: &'a Question,
     range: TimeRange,
     memory: MemoryReservation,
+    in_order: bool,
 }
 
 impl Answer<'_> {
@@ -298,9 +357,16 @@ impl Answer<'_> {
         }
         let mut filled = Vec::new();
         for (number, part) in parts.iter().enumerate() {
-            let cells = self.filled(part, None, range)?;
+            let mut cells = self.filled(part, None, range)?;
             self.memory.try_grow(cells.len() * size_of::<(u32, i64, Cell)>())?;
-            filled.extend(cells.into_iter().map(|(label, bin, cell)| (group(number, label), bin, cell)));
+            cells.iter_mut().for_each(|(label, ..)| *label = group(number, *label));
+            if filled.is_empty() {
+                // As a rule others are as long.
+                cells.reserve(cells.len() * (parts.len() - 1 - number));
+                filled = cells;
+            } else {
+                filled.append(&mut cells);
+            }
         }
         // As a rule they are: metrics are listed in order.
         if !filled.is_sorted_by_key(|(group, bin, _)| (*group, *bin)) {
@@ -340,7 +406,9 @@ impl Answer<'_> {
                 let mut rolled = Vec::new();
                 let sums = !self.question.is_any_order_right();
                 let ranges = if !sums || self.question.is_right_when_exact() {
-                    store.rolled_up(&visit, self.question.bins, sums, &mut rolled).map_err(executed)?
+                    let steps: Vec<Step> = Step::within(self.question.bins).collect();
+                    let wanted = Rolled { steps: &steps, figures: self.question.figures(), whole: sums };
+                    store.rolled_up(&visit, &wanted, &mut rolled).map_err(executed)?
                 } else {
                     vec![range]
                 };
@@ -434,6 +502,13 @@ impl Answer<'_> {
         if cells.is_empty() {
             // Without a part there are no columns to take nothing from.
             return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+        }
+        if self.in_order {
+            let ranks = groups.ranks(LABEL_ORDER)?;
+            let place = |(group, number, _): &(u32, i64, Cell)| (ranks.get(*group as usize).copied(), *number);
+            if !cells.is_sorted_by_key(place) {
+                cells.sort_unstable_by_key(place);
+            }
         }
         let rows: UInt32Array = cells.iter().map(|(group, ..)| Some(*group)).collect();
         let key = |key: &Key| -> Result<ArrayRef> {

@@ -14,6 +14,8 @@ mod rule;
 mod sums;
 mod visit;
 
-pub(crate) use self::exec::Ended;
+pub(crate) use self::exec::{AggregateScan, AggregateScanExec, Ended};
+pub(crate) use self::grid::Bins;
+pub(crate) use self::rolled::Rolled;
 pub(crate) use self::rule::AggregateScans;
 pub(crate) use self::visit::{Visit, Visitor};

@@ -12,13 +12,13 @@ use crate::catalog::SegmentKind;
 use crate::error::StoreError;
 use crate::scan::{Parts, Wanted};
 use crate::segment::Segment;
-use crate::segment::rollup::{RollupRow, Step};
+use crate::segment::rollup::{Figures, RollupRow, Step};
 use crate::store::Store;
 use crate::tables::TimeRange;
 
 impl Step {
     /// The steps whose bins lie whole in `bins`, the longest first.
-    fn within(bins: Bins) -> impl Iterator<Item = Step> {
+    pub(crate) fn within(bins: Bins) -> impl Iterator<Item = Step> {
         [Step::Hour, Step::Minute].into_iter().filter(move |step| match bins {
             Bins::Whole => true,
             Bins::Every(width) => width % step.ms() == 0,
@@ -26,22 +26,31 @@ impl Step {
     }
 }
 
+/// What is wanted of roll-ups.
+pub(crate) struct Rolled<'a> {
+    /// The steps that serve, the one to be preferred first.
+    pub(crate) steps: &'a [Step],
+    pub(crate) figures: Figures,
+    /// Only where all samples are whole numbers.
+    pub(crate) whole: bool,
+}
+
 impl Store {
-    /// What roll-ups say of the samples in the range of `visit`, for aggregates by `bins`, is added to `rows`; with `whole`
-    /// only where all is whole numbers. Returns the ranges that they say nothing of, sorted. Reads files.
-    pub(super) fn rolled_up(
+    /// What roll-ups say of the samples in the range of `visit` is added to `rows`. Returns the ranges that they say nothing
+    /// of, sorted. Reads files.
+    pub(crate) fn rolled_up(
         &self,
         visit: &Visit<'_>,
-        bins: Bins,
-        whole: bool,
+        rolled: &Rolled<'_>,
         rows: &mut Vec<RollupRow>,
     ) -> Result<Vec<TimeRange>, StoreError> {
+        let Rolled { steps, figures, whole } = *rolled;
         let TimeRange { from, to } = visit.range;
         let wanted = |from, to| Wanted { metric: &visit.members.metric, series: visit.series, from, to };
         let mut left = vec![visit.range];
         // As a rule there are none that fit, and nothing else has to be looked at.
         let segments = Arc::clone(&self.data.read().segments);
-        let has_some = |segment: &Arc<Segment>| Step::within(bins).any(|step| segment.has_rollups(step));
+        let has_some = |segment: &Arc<Segment>| steps.iter().any(|step| segment.has_rollups(*step));
         if !segments.overlapping(SegmentKind::Samples, from, to).any(has_some) {
             return Ok(left);
         }
@@ -55,7 +64,7 @@ impl Store {
         let open = open.iter().map(|row| TimeRange { from: row.time, to: row.time });
         let hot = joined(sealed.iter().map(|chunk| chunk.times()).chain(open.reduce(span)).collect());
         stored.extend(hot.into_iter().map(|times| (times, None)));
-        for step in Step::within(bins) {
+        for &step in steps {
             for (place, (times, segment)) in stored.iter().enumerate() {
                 let Some(segment) = segment else { continue };
                 if whole && !segment.has_whole_numbers(&visit.members.metric)? {
@@ -69,7 +78,7 @@ impl Store {
                     for part in parts.into_iter().filter(|part| part.from <= part.to) {
                         // Its first and last bin may reach beyond what is asked about; nothing is stored there.
                         let part = widened(part, step);
-                        if !segment.read_rollups(&wanted(part.from, part.to), step, rows)? {
+                        if !segment.read_rollups(&wanted(part.from, part.to), step, figures, rows)? {
                             break;
                         }
                         left = without(&left, part);

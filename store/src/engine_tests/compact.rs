@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::hot::Row;
-use crate::segment::rollup::{RollupRow, Step};
+use crate::segment::rollup::{Figures, RollupRow, Step};
 
 const HOUR: i64 = 3_600_000;
 
@@ -221,7 +221,7 @@ proptest! {
             let wanted = Wanted { metric: "cpu", series: None, from: NOW.0 + from, to: i64::MAX };
             let mut kept = Vec::new();
             for segment in &segments.0 {
-                prop_assert!(segment.read_rollups(&wanted, step, &mut kept).unwrap());
+                prop_assert!(segment.read_rollups(&wanted, step, Figures::ALL, &mut kept).unwrap());
             }
             kept.sort_by_key(|row| (row.series, row.time));
             let plain: Vec<_> = plain_rollups(&before, step).into_iter().filter(|row| row.time >= wanted.from).collect();
@@ -249,11 +249,11 @@ async fn rollups_are_kept_where_they_save_enough_rows_and_sums_of_decimals_are_e
     let mut kept = Vec::new();
     let wanted = Wanted { metric: "cpu", series: Some(&[0]), from: 0, to: i64::MAX };
     // Six samples a minute save too little, 360 an hour enough.
-    assert!(!segments.0[0].read_rollups(&wanted, Step::Minute, &mut kept).unwrap());
+    assert!(!segments.0[0].read_rollups(&wanted, Step::Minute, Figures::ALL, &mut kept).unwrap());
     assert_eq!(kept, []);
-    assert!(segments.0[0].read_rollups(&wanted, Step::Hour, &mut kept).unwrap());
+    assert!(segments.0[0].read_rollups(&wanted, Step::Hour, Figures::ALL, &mut kept).unwrap());
     assert_eq!(kept.iter().map(|row| (row.count, row.sum)).collect::<Vec<_>>(), [(360, 36.0), (360, 36.0)]);
     let other = Wanted { metric: "unknown", ..wanted };
-    assert!(segments.0[0].read_rollups(&other, Step::Minute, &mut kept).unwrap());
+    assert!(segments.0[0].read_rollups(&other, Step::Minute, Figures::ALL, &mut kept).unwrap());
     assert_eq!(kept.len(), 2);
 }

@@ -51,7 +51,7 @@ impl fmt::Debug for Last {
 }
 
 /// The metric whose newest samples `scan` asks for, if that is what it does.
-pub(crate) fn last_metric(scan: &TableScan) -> Option<String> {
+pub(super) fn last_metric(scan: &TableScan) -> Option<String> {
     let provider = source_as_provider(&scan.source).ok()?;
     provider.downcast_ref::<LastTable>().map(|table| table.metric.clone())
 }
@@ -117,36 +117,50 @@ impl TableProvider for LastTable {
             EmissionType::Final,
             Boundedness::Bounded,
         ));
+        let (source, metric) = (Arc::clone(&self.source), self.metric.clone());
         Ok(Arc::new(LastExec {
-            metric: self.metric.clone(),
-            source: Arc::clone(&self.source),
-            age_ms: self.age_ms,
-            projection,
-            schema,
+            asked: LastRows { metric, source, age_ms: self.age_ms, projection, schema },
             properties,
         }))
     }
 }
 
-/// Looks the samples up when it is executed, not when it is planned.
-#[derive(Debug)]
-struct LastExec {
+/// Which samples are asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct LastRows {
     metric: String,
     source: Arc<MetricSource>,
     age_ms: i64,
     projection: Vec<usize>,
     schema: SchemaRef,
+}
+
+/// Looks the samples up when it is executed, not when it is planned.
+#[derive(Debug)]
+pub(crate) struct LastExec {
+    asked: LastRows,
     properties: Arc<PlanProperties>,
+}
+
+impl LastExec {
+    /// What it looks up, to be looked up without it.
+    pub(crate) fn asked(&self) -> &LastRows {
+        &self.asked
+    }
 }
 
 impl DisplayAs for LastExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LastExec: table={}, age={} ms", self.source.name(), self.age_ms)
+        write!(f, "LastExec: table={}, age={} ms", self.asked.source.name(), self.asked.age_ms)
     }
 }
 
-impl LastExec {
-    fn rows(&self, run: &Run) -> Result<RecordBatch> {
+impl LastRows {
+    /// All rows of one run.
+    ///
+    /// # Errors
+    /// When something cannot be read, or the run has to end.
+    pub(crate) fn rows(&self, run: &Run) -> Result<RecordBatch> {
         let table = self.source.labels(&run.store);
         let ids = table.members.first().map_or(&[][..], |members| &members.ids);
         let now = run.now.0;
@@ -196,12 +210,12 @@ impl ExecutionPlan for LastExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = self.rows(Run::of(&context)?.as_ref())?;
+        let rows = self.asked.rows(Run::of(&context)?.as_ref())?;
         let size = context.session_config().batch_size();
         let batches: Vec<_> = (0..rows.num_rows())
             .step_by(size)
             .map(|from| Ok(rows.slice(from, size.min(rows.num_rows() - from))))
             .collect();
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), futures::stream::iter(batches))))
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.schema(), futures::stream::iter(batches))))
     }
 }

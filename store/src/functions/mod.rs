@@ -19,6 +19,7 @@ mod now;
 mod points;
 mod recent;
 mod recent_columns;
+mod rollup;
 mod roster;
 mod span;
 mod statistics;
@@ -29,11 +30,11 @@ mod trail;
 use datafusion::common::Result;
 use datafusion::execution::FunctionRegistry;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::Documentation;
+use datafusion::logical_expr::{Documentation, TableScan};
 
 pub(crate) use self::bounded::{MULTIPLYING, bounded};
 pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
-pub(crate) use self::last::last_metric;
+pub(crate) use self::last::{LastExec, LastRows};
 pub(crate) use self::recent::{RecentExec, rows as recent_rows};
 pub(crate) use self::recent_columns::recent_columns;
 pub(crate) use self::roster::Recents;
@@ -51,9 +52,10 @@ use self::gaps::gap_fillers;
 use self::group_recent::{GroupRecent, group_recent_columns};
 use self::histogram_quantile::histogram_quantile;
 use self::history::{HistoryFunction, history_columns};
-use self::last::{Last, last_columns};
+use self::last::{Last, last_columns, last_metric};
 use self::now::now;
 use self::recent::Recent;
+use self::rollup::{Rollup, rollup_columns, rollup_metric};
 use self::tag::tag;
 use self::time_buckets::{TimeBuckets, time_buckets_columns};
 use crate::store::Store;
@@ -81,7 +83,13 @@ pub(crate) fn register_for(state: &mut SessionState, store: &Arc<Store>, at: Opt
     state.register_udtf("history", Arc::new(HistoryFunction));
     state.register_udtf("asof", Arc::new(AsOf::new(store, at)));
     state.register_udtf("fill", Arc::new(Fill::new(store, at)));
+    state.register_udtf("rollup", Arc::new(Rollup::new(store, at)));
     Ok(())
+}
+
+/// The metric that `scan` asks about, where the columns of its function depend on the metric.
+pub(crate) fn metric_of(scan: &TableScan) -> Option<String> {
+    last_metric(scan).or_else(|| rollup_metric(scan))
 }
 
 /// A function, for completion and documentation.
@@ -177,6 +185,13 @@ fn own() -> Vec<FunctionInfo> {
             "fill(table, step, how [, aggregate])",
             "usage, limits or a metric in buckets of time, with a row for each bucket of the range in WHERE; what is missing \
              is 'null', 'previous', 'linear' or a number; aggregate is avg (if not given), min, max, sum, count or last",
+        ),
+        table(
+            "rollup",
+            "rollup(metric, step)",
+            "every series of a metric in buckets of time; read from roll-ups where a segment has them, with the same answer \
+             where it has none; step is an INTERVAL or a number of seconds",
+            rollup_columns(),
         ),
         plain("now", "now()", "the instant that the query is asked for; the tick in a rule"),
         plain("tag", "tag(tags, key)", "one tag of the JSON object in samples.tags or containers.labels"),

@@ -15,7 +15,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use parking_lot::Mutex;
 
-use crate::functions::last_metric;
+use crate::functions;
 use crate::query::Plan;
 use crate::query::outline::Outline;
 use crate::query::parameter::Template;
@@ -32,7 +32,7 @@ const MAX_KEY_BYTES: usize = 16 * 1024;
 
 /// Operators that have no state beyond a run, or one that [`reset_plan_states`] clears. Others are planned each time.
 /// `DataSourceExec` holds the rows of `VALUES`: see [`has_fixed_rows`].
-const REPEATABLE: [&str; 31] = [
+const REPEATABLE: [&str; 32] = [
     "AggregateExec",
     "AggregateScanExec",
     "BoundedWindowAggExec",
@@ -55,6 +55,7 @@ const REPEATABLE: [&str; 31] = [
     "PlaceholderRowExec",
     "ProjectionExec",
     "RecentExec",
+    "RollupExec",
     "ScalarSubqueryExec",
     "SortExec",
     "SortExec(TopK)",
@@ -100,7 +101,7 @@ pub(crate) fn metrics_of(plan: &LogicalPlan, store: &Store) -> Option<Vec<Metric
             if scan.table_name.schema() == Some(METRIC) {
                 names.push(scan.table_name.table().to_owned());
             }
-            names.extend(last_metric(scan));
+            names.extend(functions::metric_of(scan));
         }
         Ok(TreeNodeRecursion::Continue)
     });

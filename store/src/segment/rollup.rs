@@ -60,34 +60,68 @@ pub(crate) struct RollupRow {
     pub min: f64,
     pub max: f64,
     /// Of decimals the exact sum, rounded once; otherwise the sum in the order of time. It may differ from a sum in another
-    /// order in the last digits.
+    /// order in the last digits. See [`Bin`].
     pub sum: f64,
     pub count: u32,
     /// The latest value.
     pub last: f64,
 }
 
-/// Sums up samples of one series in one bin, sorted by time.
-fn roll_up(rows: &[Row], scale: Option<u8>, step: Step) -> Option<RollupRow> {
-    let (first, last) = (rows.first()?, rows.last()?);
-    let values = || rows.iter().map(|row| row.value);
-    Some(RollupRow {
-        series: first.series,
-        time: first.time.div_euclid(step.ms()) * step.ms(),
-        min: values().fold(f64::INFINITY, f64::min),
-        max: values().fold(f64::NEG_INFINITY, f64::max),
-        sum: scale.and_then(|scale| exact_sum(rows, scale)).unwrap_or_else(|| values().sum()),
-        count: u32::try_from(rows.len()).unwrap_or(u32::MAX),
-        last: last.value,
-    })
+/// What the samples of a bin come to, as they are shown one by one in the order of time.
+///
+/// It says the same of the same samples whoever shows them, a compaction or a question, and whatever else lies around them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bin {
+    time: i64,
+    min: f64,
+    max: f64,
+    last: f64,
+    count: u32,
+    /// In the order of time.
+    sum: f64,
+    /// The same without rounding, as an integer and its scale, while all samples are decimals.
+    exact: Option<(i64, u8)>,
 }
 
-fn exact_sum(rows: &[Row], scale: u8) -> Option<f64> {
-    let mut sum = 0_i64;
-    for row in rows {
-        sum = sum.checked_add(scaled::to_scaled(row.value, scale)?)?;
+impl Bin {
+    /// An empty bin that begins at `time`, in ms UTC.
+    pub(crate) fn new(time: i64) -> Self {
+        let (min, max) = (f64::INFINITY, f64::NEG_INFINITY);
+        Self { time, min, max, last: 0.0, count: 0, sum: 0.0, exact: Some((0, 0)) }
     }
-    Some(scaled::from_scaled(sum, scaled::power(scale)?))
+
+    /// When it begins.
+    pub(crate) fn time(&self) -> i64 {
+        self.time
+    }
+
+    #[inline]
+    pub(crate) fn add(&mut self, value: f64) {
+        self.count = self.count.saturating_add(1);
+        self.min = if value < self.min { value } else { self.min };
+        self.max = if value > self.max { value } else { self.max };
+        self.last = value;
+        self.sum += value;
+        self.exact = self.exact.and_then(|sum| with_decimal(sum, value));
+    }
+
+    pub(crate) fn row(&self, series: u32) -> RollupRow {
+        let exact = self.exact.and_then(|(sum, scale)| Some(scaled::from_scaled(sum, scaled::power(scale)?)));
+        let Bin { time, min, max, last, count, .. } = *self;
+        RollupRow { series, time, min, max, sum: exact.unwrap_or(self.sum), count, last }
+    }
+}
+
+/// A sum, given as an integer and its scale, with one more value; `None` when that is no decimal, or the sum has no room.
+#[inline]
+fn with_decimal((sum, scale): (i64, u8), value: f64) -> Option<(i64, u8)> {
+    if let Some(more) = scaled::to_scaled(value, scale) {
+        return Some((sum.checked_add(more)?, scale));
+    }
+    let at = |scale| Some((scaled::to_scaled(value, scale)?, scale));
+    let (more, wider) = (scale + 1..=scaled::MAX_SCALE).find_map(at)?;
+    let sum = sum.checked_mul(10_i64.pow(u32::from(wider - scale)))?;
+    Some((sum.checked_add(more)?, wider))
 }
 
 /// The roll-ups of sorted samples, sorted, each with the scale of its samples.
@@ -95,7 +129,13 @@ pub(crate) fn roll_up_all(runs: &[SeriesRun<'_>], step: Step) -> Vec<(RollupRow,
     let bin = |row: &Row| row.time.div_euclid(step.ms());
     let bins =
         runs.iter().flat_map(|run| run.rows.chunk_by(move |a, b| bin(a) == bin(b)).map(|rows| (rows, run.scale)));
-    bins.filter_map(|(rows, scale)| Some((roll_up(rows, scale, step)?, scale))).collect()
+    let rolled_up = |rows: &[Row]| {
+        let first = rows.first()?;
+        let mut all = Bin::new(bin(first) * step.ms());
+        rows.iter().for_each(|row| all.add(row.value));
+        Some(all.row(first.series))
+    };
+    bins.filter_map(|(rows, scale)| Some((rolled_up(rows)?, scale))).collect()
 }
 
 /// A file of roll-ups being written.
@@ -208,6 +248,38 @@ fn schema() -> SchemaRef {
 }
 
 const NUMBERS: [&str; 4] = ["min", "max", "sum", "last"];
+const COUNT: &str = "count";
+
+/// Where a row has a number.
+type Place = fn(&mut RollupRow) -> &mut f64;
+
+/// Where it has each of [`NUMBERS`].
+const PLACES: [Place; 4] = [|row| &mut row.min, |row| &mut row.max, |row| &mut row.sum, |row| &mut row.last];
+
+/// Which figures of roll-ups are wanted: each is a column of its own, and costs what a column costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Figures(u8);
+
+impl Figures {
+    const NAMES: [&str; 5] = ["min", "max", "sum", "last", COUNT];
+
+    /// All of them.
+    #[cfg(test)]
+    pub(crate) const ALL: Self = Self(0b1_1111);
+
+    /// Those with these names.
+    pub(crate) fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(names.into_iter().filter_map(Self::bit).fold(0, |all, bit| all | bit))
+    }
+
+    pub(crate) fn has(self, name: &str) -> bool {
+        Self::bit(name).is_some_and(|bit| self.0 & bit != 0)
+    }
+
+    fn bit(name: &str) -> Option<u8> {
+        Self::NAMES.iter().position(|one| *one == name).map(|at| 1 << at)
+    }
+}
 const DOUBLES: &[Coding] = &[Coding::SplitBytes, Coding::Dictionary, Coding::Empty];
 const INTEGERS: &[Coding] = &[Coding::Delta, Coding::Dictionary, Coding::SplitBytes];
 const CODINGS: &Codings = &[
@@ -237,8 +309,9 @@ impl Segment {
         self.samples.has_whole_numbers(metric, "value")
     }
 
-    /// Appends the wanted roll-ups, those of bins that begin in `wanted.from..=wanted.to`, sorted by (series, time).
-    /// `false`, and nothing, when the segment has samples of the metric but no roll-ups of that step.
+    /// Appends the wanted roll-ups, those of bins that begin in `wanted.from..=wanted.to`, sorted by (series, time), with the
+    /// figures that are asked for; the others are 0. `false`, and nothing, when the segment has samples of the metric but no
+    /// roll-ups of that step.
     ///
     /// They are right for a bin only when no other segment and nothing in memory has samples in it: of duplicates the last
     /// counts, and which that is only the samples tell.
@@ -246,6 +319,7 @@ impl Segment {
         &self,
         wanted: &Wanted<'_>,
         step: Step,
+        figures: Figures,
         rows: &mut Vec<RollupRow>,
     ) -> Result<bool, StoreError> {
         // Horizons lie at whole hours, so no bin is visible in part.
@@ -258,7 +332,10 @@ impl Segment {
             return Ok(false);
         }
         let runs = file.runs(wanted)?;
-        file.read(&runs, &NUMBERS, Some("count"), |piece| {
+        let numbers: Vec<(&str, Place)> =
+            NUMBERS.into_iter().zip(PLACES).filter(|(name, _)| figures.has(name)).collect();
+        let names: Vec<&str> = numbers.iter().map(|(name, _)| *name).collect();
+        file.read(&runs, &names, figures.has(COUNT).then_some(COUNT), |piece| {
             let first = piece.times.partition_point(|&time| time < wanted.from);
             let end = piece.times.partition_point(|&time| time <= wanted.to).max(first);
             let from = rows.len();
@@ -271,17 +348,12 @@ impl Segment {
                 count: piece.whole(at),
                 last: 0.0,
             }));
-            for number in 0..NUMBERS.len() {
+            for (number, (_, place)) in numbers.iter().enumerate() {
                 let mut row = rows[from..].iter_mut();
                 piece.numbers(number, first..end, |value| {
-                    let Some(row) = row.next() else { return };
-                    let place = match number {
-                        0 => &mut row.min,
-                        1 => &mut row.max,
-                        2 => &mut row.sum,
-                        _ => &mut row.last,
-                    };
-                    *place = value;
+                    if let Some(row) = row.next() {
+                        *place(row) = value;
+                    }
                 });
             }
         })?;

@@ -6,6 +6,7 @@ mod history;
 mod last;
 mod plans;
 mod recent;
+mod rollup;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
