@@ -10,10 +10,12 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::{CastExpr, Column, Literal};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::exec::{AggregateScanExec, Function, Key, Question};
 use super::grid::Bins;
@@ -25,9 +27,11 @@ pub(crate) struct AggregateScans;
 
 impl PhysicalOptimizerRule for AggregateScans {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
-        let replaced = plan.transform_up(|node| match replacement(&node) {
-            Some(scan) => Ok(Transformed::yes(Arc::new(scan) as Arc<dyn ExecutionPlan>)),
-            None => Ok(Transformed::no(node)),
+        let replaced = plan.transform_up(|node| {
+            if let Some(scan) = replacement(&node) {
+                return Ok(Transformed::yes(Arc::new(scan) as Arc<dyn ExecutionPlan>));
+            }
+            Ok(sorted(&node)?.map_or_else(|| Transformed::no(node), Transformed::yes))
         });
         Ok(replaced?.data)
     }
@@ -39,6 +43,27 @@ impl PhysicalOptimizerRule for AggregateScans {
     fn schema_check(&self) -> bool {
         true
     }
+}
+
+/// What gives the rows of `node`, a sort over an [`AggregateScanExec`], without sorting them: that knows each label and each
+/// bin once, and has only to be told their order.
+fn sorted(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let Some(sort) = node.downcast_ref::<SortExec>().filter(|sort| sort.fetch().is_none()) else { return Ok(None) };
+    let Some(input) = in_order(sort.input())? else { return Ok(None) };
+    Ok(input.equivalence_properties().ordering_satisfy(sort.expr().iter().cloned())?.then_some(input))
+}
+
+const NEW_PROPERTIES: ReplaceChildrenOptions = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+
+fn in_order(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    if let Some(scan) = plan.downcast_ref::<AggregateScanExec>() {
+        return Ok(Some(Arc::new(scan.in_order())));
+    }
+    if !plan.is::<ProjectionExec>() && !plan.is::<CooperativeExec>() {
+        return Ok(None);
+    }
+    let [input] = plan.children()[..] else { return Ok(None) };
+    in_order(input)?.map(|input| Arc::clone(plan).replace_children(vec![input], NEW_PROPERTIES)).transpose()
 }
 
 fn replacement(node: &Arc<dyn ExecutionPlan>) -> Option<AggregateScanExec> {

@@ -140,9 +140,10 @@ impl Kept {
         true
     }
 
-    /// Ready for another run; `None` when it has had enough of them.
-    fn rested(mut self) -> Result<Option<Self>, DataFusionError> {
-        if self.plan.is_direct() && self.runs < MAX_RUNS {
+    /// Ready for another run; `None` when it has had enough of them. `was_direct` is whether the last one left nothing in its
+    /// operators.
+    fn rested(mut self, was_direct: bool) -> Result<Option<Self>, DataFusionError> {
+        if was_direct && self.runs < MAX_RUNS {
             return Ok(Some(self));
         }
         self.runs += 1;
@@ -227,9 +228,9 @@ impl PlanCache {
     }
 
     /// Keeps a plan whose run has ended, beside those of `most` other texts.
-    pub(crate) fn put(&self, key: String, kept: Kept, most: usize) {
+    pub(crate) fn put(&self, key: String, kept: Kept, was_direct: bool, most: usize) {
         // One that cannot be reset is made anew next time.
-        let Ok(Some(kept)) = kept.rested() else { return };
+        let Ok(Some(kept)) = kept.rested(was_direct) else { return };
         self.with(key, most, |entry| {
             if entry.idle.len() < MAX_IDLE {
                 entry.idle.push(kept);

@@ -1,30 +1,50 @@
-//! Plans that only pick rows and compute columns from `recent()`, run without streams.
+//! Plans over few rows, run without streams: those that pick rows, compute columns and aggregate without groups from what is made
+//! or read at once.
 //!
-//! Most rules are of this kind and run each second over few rows. Setting up DataFusion's operators, their figures and their
-//! streams then takes longer than what they do. The expressions are those of the plan, evaluated as its operators would.
+//! Most rules are of this kind and run each second, and so is most of what a dashboard asks. Setting up DataFusion's operators,
+//! their figures and their streams then takes longer than what they do. The expressions and accumulators are those of the plan,
+//! evaluated as its operators would, batch by batch of the same size, so that the last bits of a sum are the same too.
 
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::compute::filter_record_batch;
+use arrow::compute::{SortOptions, filter_record_batch};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
 use datafusion::common::cast::as_boolean_array;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::{
+    AggregateExec, AggregateMode, aggregate_expressions, create_accumulators, evaluate_many, finalize_aggregation,
+};
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
-use crate::functions::{RecentExec, recent_rows};
+use crate::aggregate::{AggregateScan, AggregateScanExec};
+use crate::functions::{LastExec, LastRows, RecentExec, recent_rows};
 use crate::query::run::Run;
+use crate::tables::{Reader, TimedScanExec};
 
 /// See the module.
 pub(crate) enum Direct {
     Recent { window_ms: i64, places: Vec<usize> },
+    Last(LastRows),
+    Aggregate(AggregateScan),
+    Scan { reader: Arc<Reader>, order: Option<SortOptions> },
     Filter { predicate: Arc<dyn PhysicalExpr>, places: Option<Vec<usize>>, input: Box<Direct> },
     Project { exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef, input: Box<Direct> },
+    Whole { whole: Whole, input: Box<Direct> },
+}
+
+/// Aggregates of all rows.
+pub(crate) struct Whole {
+    functions: Vec<Arc<AggregateFunctionExpr>>,
+    arguments: Vec<Vec<Arc<dyn PhysicalExpr>>>,
+    mode: AggregateMode,
+    schema: SchemaRef,
 }
 
 impl Direct {
@@ -34,6 +54,15 @@ impl Direct {
             let (window_ms, places) = recent.asked();
             return Some(Self::Recent { window_ms, places: places.to_vec() });
         }
+        if let Some(last) = plan.downcast_ref::<LastExec>() {
+            return Some(Self::Last(last.asked().clone()));
+        }
+        if let Some(aggregate) = plan.downcast_ref::<AggregateScanExec>() {
+            return Some(Self::Aggregate(aggregate.scan().clone()));
+        }
+        if let Some(scan) = plan.downcast_ref::<TimedScanExec>() {
+            return Some(Self::Scan { reader: Arc::clone(scan.reader()), order: scan.order() });
+        }
         if let Some(cooperative) = plan.downcast_ref::<CooperativeExec>() {
             return Self::of(cooperative.input());
         }
@@ -42,41 +71,106 @@ impl Direct {
             let input = Box::new(Self::of(filter.input())?);
             return Some(Self::Filter { predicate: Arc::clone(filter.predicate()), places, input });
         }
+        if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+            let input = Box::new(Self::of(aggregate.input())?);
+            return Some(Self::Whole { whole: Whole::of(aggregate)?, input });
+        }
         let project = plan.downcast_ref::<ProjectionExec>()?;
         let exprs = project.expr().iter().map(|column| Arc::clone(&column.expr)).collect();
         let input = Box::new(Self::of(project.input())?);
         Some(Self::Project { exprs, schema: project.schema(), input })
     }
 
-    /// All rows.
+    /// All rows; `None` when they are more than are read at once, and the plan has to be run as it is.
     ///
     /// # Errors
     /// As those of the plan.
-    pub(crate) fn rows(&self, run: &Run, memory: &Arc<dyn MemoryPool>) -> Result<RecordBatch> {
-        let batch = match self {
+    pub(crate) fn rows(&self, run: &Arc<Run>, memory: &Arc<dyn MemoryPool>) -> Result<Option<Vec<RecordBatch>>> {
+        let batches = match self {
             Self::Recent { window_ms, places } => {
-                recent_rows(run, *window_ms, places, MemoryConsumer::new("recent").register(memory))?
+                vec![recent_rows(run, *window_ms, places, MemoryConsumer::new("recent").register(memory))?]
             }
+            Self::Last(last) => vec![last.rows(run)?],
+            Self::Aggregate(aggregate) => {
+                vec![aggregate.rows(run, MemoryConsumer::new("aggregate").register(memory))?]
+            }
+            Self::Scan { reader, order } => match reader.at_once(run, *order, memory)? {
+                Some(batches) => batches,
+                None => return Ok(None),
+            },
             Self::Filter { predicate, places, input } => {
-                let batch = input.rows(run, memory)?;
-                let passes = predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
-                let batch = match places {
-                    Some(places) => batch.project(places)?,
-                    None => batch,
+                let Some(batches) = input.rows(run, memory)? else { return Ok(None) };
+                let pick = |batch: RecordBatch| -> Result<RecordBatch> {
+                    let passes = predicate.evaluate(&batch)?.into_array(batch.num_rows())?;
+                    let batch = match places {
+                        Some(places) => batch.project(places)?,
+                        None => batch,
+                    };
+                    Ok(filter_record_batch(&batch, as_boolean_array(&passes)?)?)
                 };
-                filter_record_batch(&batch, as_boolean_array(&passes)?)?
+                each(run, batches, pick)?
             }
             Self::Project { exprs, schema, input } => {
-                let batch = input.rows(run, memory)?;
-                let rows = batch.num_rows();
-                let column = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(&batch)?.into_array(rows);
-                let columns = exprs.iter().map(column).collect::<Result<Vec<_>>>()?;
-                let options = RecordBatchOptions::new().with_row_count(Some(rows));
-                RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?
+                let Some(batches) = input.rows(run, memory)? else { return Ok(None) };
+                let compute = |batch: RecordBatch| -> Result<RecordBatch> {
+                    let rows = batch.num_rows();
+                    let column = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(&batch)?.into_array(rows);
+                    let columns = exprs.iter().map(column).collect::<Result<Vec<_>>>()?;
+                    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+                    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)?)
+                };
+                each(run, batches, compute)?
+            }
+            Self::Whole { whole, input } => {
+                let Some(batches) = input.rows(run, memory)? else { return Ok(None) };
+                vec![whole.row(run, &batches, memory)?]
             }
         };
         run.deadline.check()?;
-        run.deadline.check_size(&batch)?;
-        Ok(batch)
+        batches.iter().try_for_each(|batch| run.deadline.check_size(batch))?;
+        Ok(Some(batches))
+    }
+}
+
+fn each(
+    run: &Run,
+    batches: Vec<RecordBatch>,
+    mut make: impl FnMut(RecordBatch) -> Result<RecordBatch>,
+) -> Result<Vec<RecordBatch>> {
+    let make = |batch| {
+        run.deadline.check()?;
+        make(batch)
+    };
+    batches.into_iter().map(make).collect()
+}
+
+impl Whole {
+    fn of(aggregate: &AggregateExec) -> Option<Self> {
+        let mode = *aggregate.mode();
+        let groups = aggregate.group_expr();
+        let plain = matches!(mode, AggregateMode::Single | AggregateMode::SinglePartitioned)
+            && groups.is_empty()
+            && !groups.has_grouping_set()
+            && aggregate.filter_expr().iter().all(Option::is_none);
+        if !plain {
+            return None;
+        }
+        let functions = aggregate.aggr_expr().to_vec();
+        let arguments = aggregate_expressions(&functions, &mode, 0).ok()?;
+        Some(Self { functions, arguments, mode, schema: aggregate.schema() })
+    }
+
+    fn row(&self, run: &Run, batches: &[RecordBatch], memory: &Arc<dyn MemoryPool>) -> Result<RecordBatch> {
+        let mut accumulators = create_accumulators(&self.functions)?;
+        let held = MemoryConsumer::new("aggregates").register(memory);
+        for batch in batches {
+            run.deadline.check()?;
+            for (accumulator, values) in accumulators.iter_mut().zip(evaluate_many(&self.arguments, batch)?) {
+                accumulator.update_batch(&values)?;
+            }
+            held.try_resize(accumulators.iter().map(|accumulator| accumulator.size()).sum())?;
+        }
+        let columns = finalize_aggregation(&mut accumulators, &self.mode)?;
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }

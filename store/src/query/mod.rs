@@ -288,11 +288,6 @@ impl Plan {
         let direct = Direct::of(&operators);
         Ok(Self { operators: guarded(operators, &cell)?, schema, direct, cell })
     }
-
-    /// Whether a run leaves nothing behind in its operators.
-    pub(crate) fn is_direct(&self) -> bool {
-        self.direct.is_some()
-    }
 }
 
 /// Answers with a plan that is kept, or made to be kept, where that is possible.
@@ -359,10 +354,10 @@ async fn answer(
     }
     if let Found::Kept(kept) = found {
         match execute(&kept.plan, run(values), options).await {
-            Ok(result) => {
+            Ok((result, was_direct)) => {
                 // What was cut off is dropped with its plan: only what ran to its end is known to be at rest.
                 if let Some(key) = key.filter(|_| !result.truncated) {
-                    plans.put(key, kept, most);
+                    plans.put(key, kept, was_direct, most);
                 }
                 return Ok(timed(result));
             }
@@ -379,7 +374,7 @@ async fn answer(
     let tokens = parameter::spelled_out(&tokens, &options.parameters);
     let state = options.rule.as_ref().map(|view| &view.state);
     let plan = text.fixed(tokens, &session(store, Present::At(options.now), state)).await?;
-    let result = execute(&plan, run(Vec::new()), options).await?;
+    let (result, _) = execute(&plan, run(Vec::new()), options).await?;
     if let Some(key) = key {
         plans.put_fixed(key, most);
     }
@@ -395,15 +390,22 @@ fn is_select(tokens: &[TokenWithSpan]) -> bool {
     })
 }
 
-/// One run of `plan`.
-async fn execute(plan: &Plan, run: Arc<Run>, options: &QueryOptions) -> Result<QueryResult, QueryError> {
+/// One run of `plan`, and whether it was run without its operators and so has left nothing in them.
+async fn execute(plan: &Plan, run: Arc<Run>, options: &QueryOptions) -> Result<(QueryResult, bool), QueryError> {
     let executed = |error: DataFusionError| QueryError::executed(&error);
     if let Some(direct) = &plan.direct {
         let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(options.memory_bytes));
         let mut answer = Answer::new(plan, options, &pool);
         let _told = Telling::new(&plan.cell, Arc::clone(&run));
-        answer.take(direct.rows(&run, &pool).map_err(executed)?)?;
-        return Ok(answer.result);
+        if let Some(batches) = direct.rows(&run, &pool).map_err(executed)? {
+            for batch in batches {
+                answer.take(batch)?;
+                if answer.result.truncated {
+                    break;
+                }
+            }
+            return Ok((answer.result, true));
+        }
     }
     let task = task(&run, options.memory_bytes)?;
     let mut answer = Answer::new(plan, options, task.memory_pool());
@@ -415,7 +417,7 @@ async fn execute(plan: &Plan, run: Arc<Run>, options: &QueryOptions) -> Result<Q
             break;
         }
     }
-    Ok(answer.result)
+    Ok((answer.result, false))
 }
 
 /// An answer that is being put together, within its limits.

@@ -37,7 +37,7 @@ use crate::store::Store;
 use crate::tables::{CATALOG, Catalog, PUBLIC, UTC};
 
 /// Rows of a batch. Half of DataFusion's default: a join looks at the deadline once a batch.
-const BATCH_ROWS: usize = 4096;
+pub(crate) const BATCH_ROWS: usize = 4096;
 /// Stack of a query thread: planning recurses with the nesting of the query. Only what is used of it takes memory.
 pub const QUERY_STACK_BYTES: usize = 64 << 20;
 

@@ -223,6 +223,33 @@ async fn what_can_be_answered_without_rows_is() {
 }
 
 #[tokio::test]
+async fn rows_that_come_in_the_order_of_labels_and_bins_are_not_sorted_again() {
+    let store = open();
+    for (host, container, ago) in [("b", "x", 5.0), ("a", "y", 70.0), ("a", "x", 80.0), ("b", "x", 130.0)] {
+        store
+            .push(&[("m", &[("host", host), ("container", container)], ago, 1.0), ("m", &[("host", host)], ago, 2.0)])
+            .await;
+    }
+    let minute = "date_bin(INTERVAL '1 minute', time)";
+    for (select, group_and_order, is_sorted) in [
+        (format!("{minute} AS t, max(value)"), "GROUP BY t ORDER BY t", true),
+        (format!("host, {minute} AS t, max(value)"), "GROUP BY 1, 2 ORDER BY host, t", true),
+        (format!("{minute} AS t, host, max(value)"), "GROUP BY 1, 2 ORDER BY host, t", true),
+        (format!("max(value) AS most, host, container, {minute} AS t"), "GROUP BY 2, 3, 4 ORDER BY 2, 3, 4", true),
+        ("container, max(value)".to_owned(), "GROUP BY 1 ORDER BY 1", true),
+        ("container, max(value)".to_owned(), "GROUP BY 1 ORDER BY 1 NULLS FIRST", false),
+        ("container, max(value)".to_owned(), "GROUP BY 1 ORDER BY 1 DESC", false),
+        (format!("host, {minute} AS t, max(value)"), "GROUP BY 1, 2 ORDER BY t, host", false),
+        ("container, max(value)".to_owned(), "GROUP BY 1 ORDER BY 2, 1", false),
+    ] {
+        let sql = format!("SELECT {select} FROM metric.m {group_and_order}");
+        let plan = store.rows(&format!("EXPLAIN {sql}")).await;
+        assert_eq!(plan.contains("AggregateScanExec") && !plan.contains("SortExec"), is_sorted, "{sql}: {plan}");
+        assert_eq!(store.rows(&sql).await, store.rows(&sql.replace("max(value)", "max(abs(value))")).await, "{sql}");
+    }
+}
+
+#[tokio::test]
 async fn what_needs_rows_gets_them() {
     let store = open();
     store.push(&[("m", &[("host", "h0")], 5.0, 1.0)]).await;

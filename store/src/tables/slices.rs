@@ -42,6 +42,11 @@ impl Slices {
         self
     }
 
+    /// Whether there is no more than one piece, before any was given.
+    pub(crate) fn is_one(&self) -> bool {
+        self.done || self.to.saturating_sub(self.from) < self.width
+    }
+
     /// The next piece, inclusive at both ends.
     pub(crate) fn next(&mut self) -> Option<(i64, i64)> {
         if self.done {
@@ -134,9 +139,21 @@ mod tests {
     }
 
     #[test]
+    fn what_fits_into_the_first_piece_is_one() {
+        for (to, is_one) in [(FIRST_MS - 1, true), (FIRST_MS, false)] {
+            let mut slices = Slices::new(0, to, Some((0, i64::MAX)));
+            assert_eq!(slices.is_one(), is_one);
+            slices.next();
+            assert_eq!(slices.next().is_none(), is_one);
+        }
+    }
+
+    #[test]
     fn an_empty_range_has_no_piece_and_one_instant_has_one() {
         assert_eq!(Slices::new(5, 4, Some((0, 9))).next(), None);
+        assert!(Slices::new(5, 4, Some((0, 9))).is_one());
         let mut one = Slices::new(5, 5, Some((0, 9)));
+        assert!(one.is_one());
         assert_eq!(one.next(), Some((5, 5)));
         assert_eq!(one.next(), None);
     }

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DFSchema, Result, ScalarValue, exec_err};
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Expr, Operator, TableProviderFilterPushDown, TableType};
@@ -31,6 +31,7 @@ use super::slices::Slices;
 use super::source::{Block, Part, Selected, Source};
 use super::{UTC, executed, rfc3339};
 use crate::query::run::{Run, instant, is_now};
+use crate::query::session::BATCH_ROWS;
 
 /// The column that every such table begins with.
 const TIME_COLUMN: usize = 0;
@@ -245,6 +246,11 @@ impl TimedScanExec {
     pub(crate) fn reader(&self) -> &Arc<Reader> {
         &self.reader
     }
+
+    /// How its rows are sorted by their time, if they are.
+    pub(crate) fn order(&self) -> Option<SortOptions> {
+        self.order.as_ref().map(|order| order.options)
+    }
 }
 
 impl DisplayAs for TimedScanExec {
@@ -329,28 +335,27 @@ impl ExecutionPlan for TimedScanExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let run = Run::of(&context)?;
-        let range = self.reader.range(&run)?;
-        let parts = self.reader.selected(&run)?;
-        let series = parts.iter().map(Selected::series_count).sum();
-        let order = self.order.as_ref().map(|order| order.options);
-        let slices = Slices::new(range.from, range.to, run.store.stored_times()).of_series(series);
-        let rows = Rows {
-            parts,
-            slices: if order.is_some_and(|order| !order.descending) { slices.oldest_first() } else { slices },
-            order,
-            ready: Vec::new().into_iter(),
-            batch_rows: context.session_config().batch_size(),
-            run,
-            memory: MemoryConsumer::new("scan").register(context.memory_pool()),
-            reader: Arc::clone(&self.reader),
-        };
+        let rows = Rows::new(&self.reader, Run::of(&context)?, self.order(), context.memory_pool())?;
         let schema = Arc::clone(&self.reader.schema);
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter(rows))))
     }
 }
 
 impl Reader {
+    /// All rows of one run, sorted by time if there is an `order`; `None` when they are not read in one go.
+    ///
+    /// # Errors
+    /// When something cannot be read, or the run has to end.
+    pub(crate) fn at_once(
+        self: &Arc<Self>,
+        run: &Arc<Run>,
+        order: Option<SortOptions>,
+        memory: &Arc<dyn MemoryPool>,
+    ) -> Result<Option<Vec<RecordBatch>>> {
+        let rows = Rows::new(self, Arc::clone(run), order, memory)?;
+        if rows.slices.is_one() { rows.collect::<Result<Vec<_>>>().map(Some) } else { Ok(None) }
+    }
+
     /// The parts that have at least one wanted label in one run.
     pub(crate) fn selected(&self, run: &Run) -> Result<Vec<Selected>> {
         let labels = self.labels.as_ref().map(|labels| run.bind(labels)).transpose()?;
@@ -385,12 +390,32 @@ struct Rows {
     slices: Slices,
     order: Option<SortOptions>,
     ready: std::vec::IntoIter<RecordBatch>,
-    batch_rows: usize,
     run: Arc<Run>,
     memory: MemoryReservation,
 }
 
 impl Rows {
+    fn new(
+        reader: &Arc<Reader>,
+        run: Arc<Run>,
+        order: Option<SortOptions>,
+        memory: &Arc<dyn MemoryPool>,
+    ) -> Result<Self> {
+        let range = reader.range(&run)?;
+        let parts = reader.selected(&run)?;
+        let series = parts.iter().map(Selected::series_count).sum();
+        let slices = Slices::new(range.from, range.to, run.store.stored_times()).of_series(series);
+        Ok(Self {
+            parts,
+            slices: if order.is_some_and(|order| !order.descending) { slices.oldest_first() } else { slices },
+            order,
+            ready: Vec::new().into_iter(),
+            run,
+            memory: MemoryConsumer::new("scan").register(memory),
+            reader: Arc::clone(reader),
+        })
+    }
+
     fn read(&mut self, from: i64, to: i64) -> Result<()> {
         let mut batches = Vec::new();
         let (mut rows, mut bytes) = (0, 0);
@@ -416,8 +441,8 @@ impl Rows {
         }
         let mut ready = Vec::new();
         for batch in batches {
-            for start in (0..batch.num_rows()).step_by(self.batch_rows) {
-                ready.push(batch.slice(start, self.batch_rows.min(batch.num_rows() - start)));
+            for start in (0..batch.num_rows()).step_by(BATCH_ROWS) {
+                ready.push(batch.slice(start, BATCH_ROWS.min(batch.num_rows() - start)));
             }
         }
         self.ready = ready.into_iter();
