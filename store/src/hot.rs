@@ -158,9 +158,17 @@ impl Chunk {
         TimeRange { from: self.min_time, to: self.max_time }
     }
 
-    /// Appends the wanted rows; those of one series in the order of their arrival.
+    /// Appends the wanted rows; those of one series in the order of their arrival, and one series after the other where some
+    /// are wanted.
     pub(crate) fn copy_into(&self, wanted: &Wanted<'_>, rows: &mut Vec<Row>) {
-        self.each(wanted, |row| rows.push(row));
+        let Some(ids) = wanted.series else { return self.each(wanted, |row| rows.push(row)) };
+        let Columns { times, values, .. } = &self.columns;
+        self.each_series(ids, |series, positions| {
+            // Rows of a series lie far apart: with nothing else to do in between several are fetched at once.
+            let all = positions.iter().map(|&at| Row { series, time: times[at as usize], value: values[at as usize] });
+            rows.reserve(positions.len());
+            rows.extend(all.filter(|row| wanted.from <= row.time && row.time <= wanted.to));
+        });
     }
 
     /// Calls `each` with the wanted rows; those of one series in the order of their arrival.
@@ -175,6 +183,18 @@ impl Chunk {
             }
             return;
         };
+        self.each_series(ids, |series, positions| {
+            for &at in positions {
+                let time = self.columns.times[at as usize];
+                if from <= time && time <= to {
+                    each(Row { series, time, value: self.columns.values[at as usize] });
+                }
+            }
+        });
+    }
+
+    /// Calls `each` with those of `ids` (sorted) that have rows, and the positions of these.
+    fn each_series(&self, ids: &[u32], mut each: impl FnMut(u32, &[u16])) {
         let by_series = self.by_series.get_or_init(|| BySeries::new(&self.columns.series));
         let mut place = 0;
         for &id in ids {
@@ -182,13 +202,7 @@ impl Chunk {
             match by_series.series.get(place) {
                 None => break,
                 Some(&one) if one != id => continue,
-                Some(_) => {}
-            }
-            for &at in by_series.positions(place) {
-                let time = self.columns.times[at as usize];
-                if from <= time && time <= to {
-                    each(Row { series: id, time, value: self.columns.values[at as usize] });
-                }
+                Some(_) => each(id, by_series.positions(place)),
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::hot::{Row, sort_last_write_wins};
 use crate::scan::{Parts, Wanted};
 use crate::store::Store;
-use crate::tables::{Members, TimeRange};
+use crate::tables::{Members, Rank, TimeRange};
 
 /// Series times seconds that are read at once at first: about as many samples, where there is one each second.
 const FIRST_ROWS: i64 = 1_000_000;
@@ -88,7 +88,7 @@ impl Store {
     ) -> Result<usize, E> {
         let TimeRange { from, to } = visit.range;
         let wanted = self.visible(Wanted { metric: &visit.members.metric, series: visit.series, from, to });
-        let Some(Parts { segments, sealed, open }) = self.parts_of(&wanted) else { return Ok(0) };
+        let Some(Parts { segments, mut sealed, open }) = self.parts_of(&wanted) else { return Ok(0) };
         let rank = &visit.members.rank;
         let mut rows = Vec::new();
         let mut count = open.len();
@@ -100,13 +100,18 @@ impl Store {
             segment.read_samples(&wanted, &mut rows)?;
             count += rows.len();
             check(rows.capacity() * size_of::<Row>() + visitor.held())?;
-            for run in rows.chunk_by(|a, b| a.series == b.series) {
-                let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-                let Some(label) = rank.get(first.series) else { continue };
-                if order.follows(label, first.time, last.time) {
-                    visitor.run(label, run);
-                }
+            order.show(rank, &rows, visitor);
+        }
+        if visit.series.is_some() {
+            // Of a few series the rows in memory come series by series too, though as they arrived.
+            for chunk in &sealed {
+                check(rows.capacity() * size_of::<Row>() + visitor.held())?;
+                rows.clear();
+                chunk.copy_into(&wanted, &mut rows);
+                count += rows.len();
+                order.show(rank, &rows, visitor);
             }
+            sealed.clear();
         }
         drop(rows);
         let mut show = |row: Row, visitor: &mut _| {
@@ -171,6 +176,17 @@ impl Order {
         *late |= first <= *newest;
         *newest = last;
         !*late
+    }
+
+    /// Shows rows that come series by series, stretch by stretch in the order of time.
+    fn show(&mut self, rank: &Rank, rows: &[Row], visitor: &mut impl Visitor) {
+        for run in rows.chunk_by(|a, b| a.series == b.series && a.time < b.time) {
+            let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+            let Some(label) = rank.get(first.series) else { continue };
+            if self.follows(label, first.time, last.time) {
+                visitor.run(label, run);
+            }
+        }
     }
 }
 

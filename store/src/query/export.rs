@@ -19,6 +19,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::query::QueryResult;
@@ -230,7 +231,7 @@ enum Cell {
     Double(Float64Array),
     /// Printed with the digits of `f32`, not with those that it gets as `f64`.
     Real(Float32Array),
-    Text(StringArray),
+    Text(StringArray, RefCell<Repeated>),
     /// As milliseconds, with what was found out about the day of the last one.
     Time(TimestampMillisecondArray, std::cell::Cell<Day>),
     /// Exact digits as Arrow prints them.
@@ -252,7 +253,7 @@ impl Cell {
             DataType::Float16 | DataType::Float32 => Cell::Real(to(DataType::Float32)?.as_primitive().clone()),
             DataType::Float64 => Cell::Double(column.as_primitive().clone()),
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
-                Cell::Text(to(DataType::Utf8)?.as_string().clone())
+                Cell::Text(to(DataType::Utf8)?.as_string().clone(), RefCell::default())
             }
             DataType::Dictionary(_, values) => Cell::new(&to(values.as_ref().clone())?)?,
             DataType::Timestamp(..) => {
@@ -290,11 +291,9 @@ impl Cell {
             // serde_json writes what is not finite as null.
             Cell::Double(column) => serialize(&column.value(row), out)?,
             Cell::Real(column) => serialize(&column.value(row), out)?,
-            Cell::Text(column) => serialize(column.value(row), out)?,
+            Cell::Text(column, repeated) => repeated.borrow_mut().write(column, row, out)?,
             Cell::Time(column, day) => {
-                out.push(b'"');
                 write_time(column.value(row), day, out);
-                out.push(b'"');
             }
             Cell::Digits(column) => out.extend(printed(column, row)?.into_bytes()),
             Cell::List(column, inner) => {
@@ -333,12 +332,37 @@ impl Cell {
             Cell::Unsigned(column) => column.is_null(row),
             Cell::Double(column) => column.is_null(row),
             Cell::Real(column) => column.is_null(row),
-            Cell::Text(column) => column.is_null(row),
+            Cell::Text(column, _) => column.is_null(row),
             Cell::Time(column, _) => column.is_null(row),
             Cell::Digits(column) | Cell::List(column, _) | Cell::Struct(column, _) | Cell::Other(column) => {
                 column.is_null(row)
             }
         }
+    }
+}
+
+/// A text that stands in one row after the other, as the labels of a series do, and how it is written.
+#[derive(Default)]
+struct Repeated {
+    /// The last of these rows.
+    row: usize,
+    json: Vec<u8>,
+}
+
+impl Repeated {
+    fn write(&mut self, column: &StringArray, row: usize, out: &mut Vec<u8>) -> Result<(), ArrowError> {
+        let text = column.value(row);
+        let before = row.checked_sub(1).filter(|before| column.is_valid(*before) && column.value(*before) == text);
+        if before.is_none() {
+            return serialize(text, out);
+        }
+        if before != Some(self.row) || self.json.is_empty() {
+            self.json.clear();
+            serialize(text, &mut self.json)?;
+        }
+        self.row = row;
+        out.extend_from_slice(&self.json);
+        Ok(())
     }
 }
 
@@ -372,27 +396,29 @@ fn put(digits: &mut [u8], mut value: u32) {
     }
 }
 
-/// As [`rfc3339`], digit by digit instead of by formatting. Most times are of the day of the one before.
+/// As [`rfc3339`], in quotes, digit by digit instead of by formatting. Most times are of the day of the one before.
 fn write_time(ms: i64, last: &std::cell::Cell<Day>, out: &mut Vec<u8>) {
     let (number, mut rest) = (ms.div_euclid(DAY_MS), ms.rem_euclid(DAY_MS) as u32);
     let mut day = last.get();
     if day.number != number {
         let Some(found) = Day::of(number) else {
+            out.push(b'"');
             out.extend_from_slice(rfc3339(ms).as_bytes());
+            out.push(b'"');
             return;
         };
         day = found;
         last.set(day);
     }
-    let mut time = *b"00:00:00.000Z";
-    put(&mut time[9..12], rest % 1_000);
+    let mut text = *b"\"0000-00-00T00:00:00.000Z\"";
+    text[1..12].copy_from_slice(&day.text);
+    put(&mut text[21..24], rest % 1_000);
     rest /= 1_000;
-    put(&mut time[6..8], rest % 60);
+    put(&mut text[18..20], rest % 60);
     rest /= 60;
-    put(&mut time[3..5], rest % 60);
-    put(&mut time[0..2], rest / 60);
-    out.extend_from_slice(&day.text);
-    out.extend_from_slice(&time);
+    put(&mut text[15..17], rest % 60);
+    put(&mut text[12..14], rest / 60);
+    out.extend_from_slice(&text);
 }
 
 fn serialize<T: serde::Serialize + ?Sized>(value: &T, out: &mut Vec<u8>) -> Result<(), ArrowError> {
@@ -476,7 +502,37 @@ mod tests {
         for ms in days.chain(edges).chain([-62_167_219_200_000, -62_167_219_200_001, i64::MIN / 2]) {
             let mut out = Vec::new();
             write_time(ms, &day_before, &mut out);
-            assert_eq!(String::from_utf8(out).unwrap(), rfc3339(ms));
+            assert_eq!(String::from_utf8(out).unwrap(), format!("\"{}\"", rfc3339(ms)));
+        }
+    }
+
+    #[test]
+    fn texts_that_are_repeated_are_written_each_time() {
+        let texts = [
+            Some("a"),
+            Some("a"),
+            None,
+            Some("a"),
+            Some("\"b"),
+            Some("\"b"),
+            Some("\"b"),
+            Some(""),
+            Some(""),
+            None,
+            Some("\"b"),
+        ];
+        let column: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let batch = RecordBatch::try_from_iter([("t", column)]).unwrap();
+        let expected: Vec<[Option<&str>; 1]> = texts.iter().map(|text| [*text]).collect();
+        assert_eq!(
+            json_rows(&[batch.clone(), batch.slice(1, 5)]).unwrap(),
+            serde_json::to_vec(&[&expected[..], &expected[1..6]].concat()).unwrap()
+        );
+        let cell = Cell::new(batch.column(0)).unwrap();
+        for row in [1, 6, 5, 1, 8, 6, 10] {
+            let mut out = Vec::new();
+            cell.write(row, &mut out).unwrap();
+            assert_eq!(out, serde_json::to_vec(&texts[row]).unwrap(), "{row}");
         }
     }
 

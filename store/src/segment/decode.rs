@@ -138,8 +138,39 @@ impl Delta {
             if skip + take == 0 {
                 return Some(());
             }
+            let whole = self.part * self.parts;
+            while skip >= whole && self.left >= whole {
+                self.pass_over(bytes)?;
+                skip -= whole;
+            }
+            if skip + take == 0 {
+                return Some(());
+            }
             self.block(bytes)?;
         }
+    }
+
+    /// Passes over the next block, which is a full one: of its values only the last is computed.
+    fn pass_over(&mut self, bytes: &[u8]) -> Option<()> {
+        self.ready.clear();
+        self.next = 0;
+        let least = zigzag(varint(bytes, &mut self.at)?);
+        let widths = bytes.get(self.at..self.at + self.parts)?;
+        self.at += self.parts;
+        let mut packed = [0; PACKED];
+        let mut sum = least.wrapping_mul((self.part * self.parts) as i64);
+        for &width in widths {
+            let width = usize::from(width);
+            for _ in 0..self.part / PACKED {
+                unpack(bytes.get(self.at..self.at + width * PACKED / 8)?, width, &mut packed)?;
+                self.at += width * PACKED / 8;
+                let more = packed.iter().fold(0_u64, |sum, more| sum.wrapping_add(*more));
+                sum = sum.wrapping_add(more as i64);
+            }
+        }
+        self.last = self.last.wrapping_add(sum);
+        self.left -= self.part * self.parts;
+        Some(())
     }
 
     /// Decodes the next block.
@@ -391,6 +422,50 @@ mod tests {
                 }
                 let expected: Vec<i64> = all[at + skip..at + skip + take].iter().map(|&value| -(value as i64)).collect();
                 prop_assert_eq!(values, expected);
+                at += skip + take;
+            }
+        }
+
+        #[test]
+        fn differences_come_back_from_any_row_on(
+            values in prop::collection::vec(prop_oneof![4 => -1_000_i64..1_000, 1 => any::<i64>()], 0..1_200),
+            parts in prop::sample::select(vec![1_usize, 4]),
+            skips in prop::collection::vec((0_usize..400, 0_usize..200), 1..12),
+        ) {
+            let block = 128;
+            let mut bytes = Vec::new();
+            let number = |bytes: &mut Vec<u8>, mut value: u64| {
+                while value >= 0x80 {
+                    bytes.push(value as u8 | 0x80);
+                    value >>= 7;
+                }
+                bytes.push(value as u8);
+            };
+            let signed = |value: i64| (value << 1 ^ value >> 63) as u64;
+            for header in [block as u64, parts as u64, values.len() as u64, signed(values.first().copied().unwrap_or(0))] {
+                number(&mut bytes, header);
+            }
+            let differences: Vec<i64> = values.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+            for of_block in differences.chunks(block) {
+                let least = of_block.iter().copied().min().unwrap_or(0);
+                number(&mut bytes, signed(least));
+                let mut more: Vec<u64> = of_block.iter().map(|difference| difference.wrapping_sub(least) as u64).collect();
+                more.resize(block, 0);
+                let parts = more.chunks(block / parts);
+                let width = |part: &[u64]| part.iter().map(|more| 64 - more.leading_zeros() as usize).max().unwrap_or(0);
+                bytes.extend(parts.clone().map(|part| width(part) as u8));
+                parts.for_each(|part| bytes.extend(pack(part, width(part))));
+            }
+            let mut decoder = Decoder::delta(&bytes).unwrap();
+            let mut at = 0;
+            for (skip, take) in skips {
+                let mut found = Vec::new();
+                let read = decoder.read(&bytes, &[], skip, take, &mut found);
+                if at + skip + take > values.len() {
+                    prop_assert!(read.is_none());
+                    break;
+                }
+                prop_assert_eq!(&found, &values[at + skip..at + skip + take]);
                 at += skip + take;
             }
         }
