@@ -48,8 +48,9 @@ enum Step {
     Wait(u64),
     /// A controller decides, if it has no living decision.
     Decide(usize),
-    /// The agent asks a controller, over a network that takes so long there and so long back, or loses the answer.
-    Ask { controller: usize, there: u64, back: Option<u64> },
+    /// The agent asks a controller, over a network that takes so long there and so long back, or loses the answer. Without
+    /// orders the question waits so long for the controller to decide something.
+    Ask { controller: usize, there: u64, waits: Option<u64>, back: Option<u64> },
     /// The agent is killed and started again.
     Restart,
     /// A controller is started again, with the next epoch.
@@ -58,18 +59,17 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let delay = || prop_oneof![0_u64..50, 0_u64..60_000];
+    let waits = || prop::option::of(0_u64..5_000);
     prop_oneof![
         (0_u64..20_000).prop_map(Step::Wait),
         (0_usize..2).prop_map(Step::Decide),
         (0_usize..2).prop_map(Step::Decide),
-        (0_usize..2, delay(), prop::option::weighted(0.8, delay())).prop_map(|(controller, there, back)| Step::Ask {
+        (0_usize..2, delay(), waits(), prop::option::weighted(0.8, delay()))
+            .prop_map(|(controller, there, waits, back)| Step::Ask { controller, there, waits, back }),
+        (0_usize..2, 0_u64..50, waits(), 0_u64..50).prop_map(|(controller, there, waits, back)| Step::Ask {
             controller,
             there,
-            back
-        }),
-        (0_usize..2, 0_u64..50, 0_u64..50).prop_map(|(controller, there, back)| Step::Ask {
-            controller,
-            there,
+            waits,
             back: Some(back)
         }),
         Just(Step::Restart),
@@ -84,6 +84,30 @@ struct Controller {
     living: Option<(u64, u64)>,
     /// Orders that wait for a question, with their times.
     queue: VecDeque<(Order, u64)>,
+}
+
+impl Controller {
+    /// Decides, unless a decision of its lives.
+    fn decide(&mut self, now: u64, decided: &mut Vec<Decided>) {
+        if self.living.is_some_and(|(since, _)| now < since + ANSWERED_WITHIN) {
+            return;
+        }
+        // What was not fetched in time is withdrawn.
+        self.queue.clear();
+        let order = Order {
+            id: self.next,
+            waited_ms: 0,
+            decision: format!("d{}", decided.len()),
+            container: ContainerKey { host: "h".to_owned(), name: "c".to_owned() },
+            resource: Resource::Cpu,
+            target: Some(decided.len() as f64),
+            limit_before: None,
+        };
+        self.living = Some((now, self.next));
+        self.next += 1;
+        self.queue.push_back((order, now));
+        decided.push(Decided { at: now, epoch: self.epoch });
+    }
 }
 
 /// What was decided: by whom, when, in which epoch.
@@ -112,33 +136,13 @@ proptest! {
         for step in steps {
             match step {
                 Step::Wait(time) => now += time,
-                Step::Decide(at) => {
-                    let controller = &mut controllers[at];
-                    if controller.living.is_some_and(|(since, _)| now < since + ANSWERED_WITHIN) {
-                        continue;
-                    }
-                    // What was not fetched in time is withdrawn.
-                    controller.queue.clear();
-                    let order = Order {
-                        id: controller.next,
-                        waited_ms: 0,
-                        decision: format!("d{}", decided.len()),
-                        container: ContainerKey { host: "h".to_owned(), name: "c".to_owned() },
-                        resource: Resource::Cpu,
-                        target: Some(decided.len() as f64),
-                        limit_before: None,
-                    };
-                    controller.living = Some((now, controller.next));
-                    controller.next += 1;
-                    controller.queue.push_back((order, now));
-                    decided.push(Decided { at: now, epoch: controller.epoch });
-                }
+                Step::Decide(at) => controllers[at].decide(now, &mut decided),
                 Step::Restart => executor = agent(),
                 Step::Reborn(at) => {
                     let epoch = controllers[at].epoch + 1;
                     controllers[at] = Controller { epoch, next: 1, living: None, queue: VecDeque::new() };
                 }
-                Step::Ask { controller: at, there, back } => {
+                Step::Ask { controller: at, there, waits, back } => {
                     let (asked, name) = (now, format!("controller {at}"));
                     now += there;
                     let controller = &mut controllers[at];
@@ -146,6 +150,10 @@ proptest! {
                         controller.queue.clear();
                     }
                     let arrived = now;
+                    if let Some(waits) = waits.filter(|_| controller.queue.is_empty()) {
+                        now += waits;
+                        controller.decide(now, &mut decided);
+                    }
                     let orders: Vec<Order> = controller
                         .queue
                         .drain(..)
@@ -169,7 +177,7 @@ proptest! {
                             highest = highest.max(epoch);
                         } else {
                             // What was hardly on its way is only ever refused for its controller.
-                            let fresh = there + back <= 100 && now - decision.at <= MAX_AGE - 100;
+                            let fresh = there + back <= 100 && now - decision.at <= MAX_AGE - 200;
                             let message = &report.outcome.message;
                             prop_assert!(!fresh || message.contains("epoch"), "{}", message);
                         }

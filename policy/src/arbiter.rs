@@ -137,7 +137,7 @@ struct Candidate {
 
 impl Candidate {
     fn new(mut proposal: Proposal, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Self {
-        let acts = canary::acts(proposal.rule.mode, &proposal.key.0);
+        let acts = canary::acts(proposal.rule.mode, &proposal.key.0) && snapshot.scales(&proposal.key.0);
         let track = history.track(&proposal.key);
         let context = context(&proposal, acts, snapshot, history, track, config);
         let reading = snapshot.readings.get(&proposal.key);
@@ -224,6 +224,7 @@ impl Candidate {
             Mode::Canary(percent) => {
                 format!("mode canary: {} is not among the {percent} %, nothing was written", self.proposal.key.0)
             }
+            Mode::On => format!("{} is only measured: its label tidegate.scale says so", self.proposal.key.0),
             mode => format!("mode {mode}: nothing was written"),
         };
         self.decision(Some(target), OutcomeStatus::Shadow, message)

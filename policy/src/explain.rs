@@ -57,6 +57,7 @@ pub fn explain_sentence(decision: &Decision) -> String {
                 Mode::Canary(percent) => {
                     format!("in canary mode, which has {percent} % of the containers without this one")
                 }
+                Mode::On => "for a container that is only measured".to_owned(),
                 _ => "in shadow mode".to_owned(),
             };
             format!("Would have {verb} the {limit} {change}{because} ({rule} {mode}){moved}; nothing was written.")

@@ -379,7 +379,7 @@ impl Engine {
         snapshot: &Snapshot,
         gathered: &mut Gathered,
     ) -> Option<String> {
-        let acts = |container: &ContainerKey| canary::acts(rule.mode, container);
+        let acts = |container: &ContainerKey| canary::acts(rule.mode, container) && snapshot.scales(container);
         let is_for = |container: &ContainerKey| rule.is_for(container, &snapshot.containers);
         let left = &mut gathered.left;
         match rule.emit {

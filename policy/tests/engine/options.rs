@@ -33,6 +33,23 @@ async fn a_canary_writes_to_its_share_of_the_containers_and_shows_what_it_would_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_container_that_is_only_measured_shows_what_would_be_done_and_nothing_is_written() {
+    let world = World::new().await;
+    world.put_container("web", None, &[("tidegate.scale", "true")], Limit::Unlimited);
+    world.put_container("db", None, &[("tidegate.scale", "false")], Limit::Unlimited);
+    for container in ["web", "db"] {
+        world.set_limit(container, Resource::Cpu, 1.0);
+    }
+    world.run_sql(GREEDY).await;
+    world.second(&[("web", cpu(0.5)), ("db", cpu(0.5))]).await;
+    assert_eq!(["web", "db"].map(|container| world.limit(container, Resource::Cpu)), [2.0, 1.0]);
+    let shown =
+        "SELECT id FROM decisions WHERE container = 'db' AND outcome = 'shadow' AND message LIKE '%only measured%'";
+    assert_eq!(world.count(shown).await, 1);
+    assert!(world.actuator.changes.lock().iter().all(|change| change.container.name == "web"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_scope_leaves_other_containers_alone() {
     let world = World::new().await;
     world.put_container("web", Some("shop"), &[("tier", "front")], Limit::Unlimited);
