@@ -159,6 +159,12 @@ pub(crate) fn is_now(expr: &Arc<dyn PhysicalExpr>) -> bool {
     told.is_some_and(|told| told.what == What::Now)
 }
 
+/// What `expr` is in one run, where it is nothing but a value that each run has its own of.
+pub(crate) fn told_value(expr: &Arc<dyn PhysicalExpr>, run: &Run) -> Option<ScalarValue> {
+    let told = expr.downcast_ref::<ScalarFunctionExpr>()?.fun().inner().downcast_ref::<Told>()?;
+    told.value(run).ok()
+}
+
 fn call(id: &str, parameters: &[(String, DataType)], cell: &Arc<RunCell>) -> Result<Expr> {
     let (what, data_type) = if id == NOW {
         (What::Now, time_type())

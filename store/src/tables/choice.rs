@@ -11,6 +11,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr, CastExpr, Column, InLis
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr, split_conjunction};
 
 use super::labels::LabelTable;
+use crate::query::run::{Run, told_value};
 
 /// A filter on label columns.
 #[derive(Debug)]
@@ -63,6 +64,25 @@ impl LabelFilter {
         let conditions =
             filter.map_or_else(Vec::new, |filter| split_conjunction(filter).into_iter().map(condition).collect());
         Self { conditions, schema }
+    }
+
+    /// As [`LabelFilter::new`], with the values of a run in it. Comparisons of columns with values are told theirs as they
+    /// stand: most filters are no more than that, and making expressions with the values in them takes longer than looking
+    /// labels up.
+    ///
+    /// # Errors
+    /// When the values cannot be put into a condition.
+    pub(crate) fn of_run(filter: Option<&Arc<dyn PhysicalExpr>>, schema: SchemaRef, run: &Run) -> Result<Self> {
+        let told = |expr: &Arc<dyn PhysicalExpr>| text(expr).or_else(|| text_of(told_value(uncast(expr), run)?));
+        let of = |expr: &Arc<dyn PhysicalExpr>| {
+            let mut values = Vec::new();
+            match equality(expr, &mut values, &told) {
+                Some(Looked::Column(column)) => Ok(Condition::Equal { column, values }),
+                _ => Ok(condition(&run.bind(expr)?)),
+            }
+        };
+        let conditions = filter.map_or_else(Vec::new, split_conjunction).into_iter().map(of).collect::<Result<_>>()?;
+        Ok(Self { conditions, schema })
     }
 
     /// Whether rows whose `column` is `value` may be let through.
@@ -139,7 +159,7 @@ fn intersection(a: &[u32], b: &[u32]) -> Vec<u32> {
 
 fn condition(expr: &Arc<dyn PhysicalExpr>) -> Condition {
     let mut values = Vec::new();
-    match equality(expr, &mut values) {
+    match equality(expr, &mut values, &text) {
         Some(Looked::Column(column)) => Condition::Equal { column, values },
         Some(Looked::Tag(column, key)) => Condition::Tag { expr: Arc::clone(expr), column, key, values },
         None => Condition::Other(Arc::clone(expr)),
@@ -153,8 +173,12 @@ enum Looked {
     Tag(usize, String),
 }
 
-/// What `expr` compares with constant texts, which are added to `values`, if that is all it does.
-fn equality(expr: &Arc<dyn PhysicalExpr>, values: &mut Vec<String>) -> Option<Looked> {
+/// What `expr` compares with texts, which are added to `values`, if that is all it does. `text` tells what a text is.
+fn equality(
+    expr: &Arc<dyn PhysicalExpr>,
+    values: &mut Vec<String>,
+    text: &dyn Fn(&Arc<dyn PhysicalExpr>) -> Option<String>,
+) -> Option<Looked> {
     if let Some(binary) = expr.downcast_ref::<BinaryExpr>() {
         return match binary.op() {
             Operator::Eq => {
@@ -166,7 +190,7 @@ fn equality(expr: &Arc<dyn PhysicalExpr>, values: &mut Vec<String>) -> Option<Lo
                 Some(of)
             }
             Operator::Or => {
-                let (left, right) = (equality(binary.left(), values)?, equality(binary.right(), values)?);
+                let (left, right) = (equality(binary.left(), values, text)?, equality(binary.right(), values, text)?);
                 (left == right).then_some(left)
             }
             _ => None,
@@ -200,8 +224,12 @@ fn uncast(expr: &Arc<dyn PhysicalExpr>) -> &Arc<dyn PhysicalExpr> {
 }
 
 fn text(expr: &Arc<dyn PhysicalExpr>) -> Option<String> {
-    match uncast(expr).downcast_ref::<Literal>()?.value() {
-        ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text) => text.clone(),
+    text_of(uncast(expr).downcast_ref::<Literal>()?.value().clone())
+}
+
+fn text_of(value: ScalarValue) -> Option<String> {
+    match value {
+        ScalarValue::Utf8(text) | ScalarValue::LargeUtf8(text) | ScalarValue::Utf8View(text) => text,
         _ => None,
     }
 }

@@ -358,8 +358,7 @@ impl Reader {
 
     /// The parts that have at least one wanted label in one run.
     pub(crate) fn selected(&self, run: &Run) -> Result<Vec<Selected>> {
-        let labels = self.labels.as_ref().map(|labels| run.bind(labels)).transpose()?;
-        let filter = LabelFilter::new(labels.as_ref(), Arc::clone(&self.label_schema));
+        let filter = LabelFilter::of_run(self.labels.as_ref(), Arc::clone(&self.label_schema), run)?;
         Selected::of(self.source.as_ref(), run, &filter)
     }
 
