@@ -20,8 +20,9 @@ use crate::tables::{LabelTable, Read, Selected, TimeRange};
 
 /// Windows that are followed at most. The default rules ask for nine; one too few and each would be read anew each time.
 const MAX_TRAILS: usize = 12;
-/// What a window may hold to be followed: beyond that, memory is worth more than time.
-const MAX_BYTES: usize = 32 << 20;
+/// What a window may hold to be followed: beyond that, memory is worth more than time. Two minutes of 10,000 containers that are
+/// measured each second are just within it.
+const MAX_BYTES: usize = 48 << 20;
 
 /// What all windows go on with.
 #[derive(Default)]
