@@ -108,9 +108,9 @@ fn ticks(c: &mut Criterion) {
     let mut group = c.benchmark_group("a tick of 20 window rules");
     group.sample_size(10);
     let runtime = runtime();
-    for (name, second, late) in
-        [("collected", collected as Second, false), ("pushed", pushed, false), ("pushed late", pushed, true)]
-    {
+    let kinds: [(&str, Second, bool); 3] =
+        [("collected", collected, false), ("pushed", pushed, false), ("pushed late", pushed, true)];
+    for (name, second, late) in kinds {
         let start = TimeMs(NOW.0 - 1_000_000);
         let mut passing = Passing { runtime: &runtime, scratch: Scratch::new(Durability::None), second, now: start };
         for ago in (0..SECONDS).rev() {
