@@ -12,7 +12,7 @@ use tidegate_actuator::{Actuator, Fleet, LocalHost, Remote, Source, inspect};
 use tidegate_ingest::IngestState;
 use tidegate_model::{Clock, SystemClock};
 use tidegate_policy::{DEFAULT_PACK, Engine};
-use tidegate_store::Store;
+use tidegate_store::{Controller, Store};
 use tidegate_web::{Auth, Readiness, ServerInfo, WebState};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -107,6 +107,16 @@ pub fn until_signalled() -> impl Future<Output = ()> {
     }
 }
 
+/// The hosts with an agent, under a new epoch. A full disk keeps no server from starting: then the epoch is one that no agent
+/// obeys.
+fn begin_epoch(store: &Store, at_least: Option<u64>) -> Arc<Remote> {
+    let controller = store.begin_epoch(at_least.unwrap_or(0), random_id(8)).unwrap_or_else(|error| {
+        tracing::error!(%error, "no new epoch can be stored, so no agent obeys this server until it is started again");
+        Controller::default()
+    });
+    Remote::new(controller.epoch, controller.id, ORDER_ANSWERED_WITHIN)
+}
+
 /// Serves until `stop` resolves or a part fails, then drains requests, finishes writes and closes the store.
 ///
 /// # Errors
@@ -116,8 +126,7 @@ pub async fn run(config: Config, world: World, listener: TcpListener, stop: impl
     let started = clock.now();
     let store_config = config.store.clone();
     let store = tokio::task::spawn_blocking(move || Store::open(store_config, started)).await??;
-    let controller = store.begin_epoch(config.epoch_at_least.unwrap_or(0), random_id(8))?;
-    let remote = Remote::new(controller.epoch, controller.id, ORDER_ANSWERED_WITHIN);
+    let remote = begin_epoch(&store, config.epoch_at_least);
     let collects = world.source.is_some();
     // Without a collector of its own this process changes nothing of its own host either.
     let own = collects.then(|| (config.actuator.host.clone(), world.actuator.clone()));

@@ -56,11 +56,12 @@ fn own_network(test: &str) -> bool {
 /// A host: a namespace, an agent in it, and a container with a load.
 struct TestHost {
     name: &'static str,
+    // What runs in a cgroup ends before the cgroup is removed: fields are dropped in this order.
+    load: Option<Process>,
+    agent: Option<Process>,
     holder: Process,
     containers: TestContainers,
     state: TempDir,
-    agent: Option<Process>,
-    load: Option<Process>,
 }
 
 impl TestHost {
@@ -82,7 +83,7 @@ impl TestHost {
         run(&format!("nsenter -t {pid} -n ip link set eth0 up"));
         let state = tempfile::tempdir().unwrap();
         fs::write(state.path().join("token"), TOKEN).unwrap();
-        Some(Self { name, holder, containers, state, agent: None, load: None })
+        Some(Self { name, load: None, agent: None, holder, containers, state })
     }
 
     fn settings(&self) -> Vec<String> {
