@@ -65,37 +65,28 @@ impl Client {
 
     /// `POST path` with a JSON body.
     pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        let mut request = self.agent.post(format!("{}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
+        let request = authorized(self.agent.post(format!("{}{path}", self.base)), self.token.as_deref());
         self.answer(request.send_json(body), path)
     }
 
     /// `GET path`.
     pub fn get(&self, path: &str) -> Result<Value> {
-        let mut request = self.agent.get(format!("{}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
+        let request = authorized(self.agent.get(format!("{}{path}", self.base)), self.token.as_deref());
         self.answer(request.call(), path)
     }
 
     /// `DELETE path`.
     pub fn delete(&self, path: &str) -> Result<Value> {
-        let mut request = self.agent.delete(format!("{}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
+        let request = authorized(self.agent.delete(format!("{}{path}", self.base)), self.token.as_deref());
         self.answer(request.call(), path)
     }
 
     /// `POST path` without a body; the answer's bytes as they come, for as long as it takes.
     pub fn stream(&self, path: &str) -> Result<impl std::io::Read + use<>> {
-        let mut request = self.agent.post(format!("{}{path}", self.base)).config().timeout_global(None).build();
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
+        let request = authorized(
+            self.agent.post(format!("{}{path}", self.base)).config().timeout_global(None).build(),
+            self.token.as_deref(),
+        );
         let sent = request.send_empty();
         match sent {
             Ok(response) if response.status().is_success() => Ok(response.into_body().into_reader()),
@@ -123,6 +114,14 @@ impl Client {
             _ if error["message"].is_string() => bail!("{}", describe(&error)),
             code => bail!("{path} answered {code}: {}", text.trim()),
         }
+    }
+}
+
+/// A request with the token, where there is one.
+pub fn authorized<B>(request: ureq::RequestBuilder<B>, token: Option<&str>) -> ureq::RequestBuilder<B> {
+    match token {
+        Some(token) => request.header("Authorization", format!("Bearer {token}")),
+        None => request,
     }
 }
 

@@ -17,7 +17,7 @@ use crate::discovery::{Found, identify, is_pause, walk};
 use crate::drift::Standing;
 use crate::error::ActuatorError;
 use crate::host::{LocalHost, Tracked};
-use crate::labels::{self, settings};
+use crate::labels::settings;
 use crate::runtime::Described;
 use crate::runtime::daemon::Daemon;
 use crate::{Collected, Drift, Source};
@@ -279,7 +279,7 @@ fn label(container: &mut Container, described: &Described, host: &LocalHost, cap
     container.user = user.or(settings.user);
     if settings.unscaled || host.config.never_scales(name) {
         // One word for whoever looks, wherever it was said.
-        container.labels.insert(labels::SCALE.to_owned(), "false".to_owned());
+        container.labels.insert(Container::SCALE.to_owned(), "false".to_owned());
     }
     problems
 }

@@ -18,7 +18,6 @@ use crate::config::{ActuatorConfig, WriteVia};
 use crate::discovery::OwnCgroups;
 use crate::drift::Owned;
 use crate::error::ActuatorError;
-use crate::labels;
 use crate::owner::{self, Owner};
 use crate::pinning::pins::Pins;
 use crate::runtime::Runtimes;
@@ -316,12 +315,12 @@ fn tell_owners(host: &Arc<LocalHost>) {
 
 /// Refuses to change a container that shall only be measured. Giving it back what it had is no change.
 fn forbidden(container: &Container, change: &Change) -> Option<Verdict> {
-    if container.labels.get(labels::SCALE).is_none_or(|scale| scale == "true") {
+    if container.is_scaled() {
         return None;
     }
     let baseline = container.baseline.get(&change.resource);
     let restores = baseline.is_some_and(|baseline| baseline.value().unwrap_or(f64::INFINITY) == change.target);
-    let message = format!("it is measured and never changed: {} = false", labels::SCALE);
+    let message = format!("it is measured and never changed: {} = false", Container::SCALE);
     (!restores).then(|| Verdict::new(OutcomeStatus::Refused, None, message))
 }
 

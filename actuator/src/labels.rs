@@ -8,8 +8,6 @@ use crate::config::BoundsSpec;
 
 /// What the names of our labels begin with.
 const PREFIX: &str = "tidegate.";
-/// The label that says whether a container's limits may be changed.
-pub(crate) const SCALE: &str = "tidegate.scale";
 
 /// The settings in a container's labels. What is missing there is left to the configuration.
 #[derive(Clone, Debug, Default, PartialEq)]

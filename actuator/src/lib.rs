@@ -97,14 +97,7 @@ pub trait Actuator: Send + Sync {
     /// way, since waiting for that may take seconds.
     fn apply_unless(&self, change: &Change, refuse: &dyn Fn() -> Option<String>, clock: &dyn Clock) -> Outcome {
         match refuse() {
-            Some(message) => Outcome {
-                status: OutcomeStatus::Refused,
-                limit_after: None,
-                writes: Vec::new(),
-                message,
-                at: clock.now(),
-                took_us: 0,
-            },
+            Some(message) => Outcome::unwritten(OutcomeStatus::Refused, message, clock.now()),
             None => self.apply(change, clock),
         }
     }

@@ -388,12 +388,8 @@ impl Actuator for Fleet {
         }
         let started = Instant::now();
         self.remote.order(change).unwrap_or_else(|message| Outcome {
-            status: OutcomeStatus::Failed,
-            limit_after: None,
-            writes: Vec::new(),
-            message,
-            at: clock.now(),
             took_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            ..Outcome::unwritten(OutcomeStatus::Failed, message, clock.now())
         })
     }
 

@@ -7,11 +7,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
-use tidegate_model::{Clock, ContainerKey, Limit, OutcomeStatus, Resource};
+use tidegate_model::{Clock, Container, ContainerKey, Limit, OutcomeStatus, Resource};
 
 use crate::error::ActuatorError;
 use crate::host::{LocalHost, Tracked};
-use crate::labels;
 use crate::pinning::{Topology, parse_list};
 use crate::{Actuator, Change};
 
@@ -141,8 +140,8 @@ impl LocalHost {
         let Some(list) = fields.get("cpu_num") else { return Ok(()) };
         let list = list.as_str().map(str::trim).filter(|list| list.is_empty() || parse_list(list).is_some());
         let list = list.ok_or("cpu_num is not a list of CPUs such as '0-3,6'")?;
-        if tracked.container.read().labels.get(labels::SCALE).is_some_and(|scale| scale != "true") {
-            return Err(format!("it is measured and never changed: {} = false", labels::SCALE));
+        if !tracked.container.read().is_scaled() {
+            return Err(format!("it is measured and never changed: {} = false", Container::SCALE));
         }
         if self.pins.is_some() {
             return Err("cpu_num cannot be set while this agent pins containers itself (actuator.pinning)".to_owned());

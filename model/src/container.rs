@@ -110,3 +110,13 @@ pub struct Container {
     /// What the operator allows.
     pub bounds: BTreeMap<Resource, Bounds>,
 }
+
+impl Container {
+    /// The label that says whether a container's limits may be changed.
+    pub const SCALE: &str = "tidegate.scale";
+
+    /// Whether its limits may be changed. One whose label says anything but `true` is only measured.
+    pub fn is_scaled(&self) -> bool {
+        self.labels.get(Self::SCALE).is_none_or(|scale| scale == "true")
+    }
+}

@@ -158,6 +158,13 @@ pub struct Outcome {
     pub took_us: u64,
 }
 
+impl Outcome {
+    /// What comes of a change of which nothing was written.
+    pub fn unwritten(status: OutcomeStatus, message: String, at: TimeMs) -> Self {
+        Self { status, limit_after: None, writes: Vec::new(), message, at, took_us: 0 }
+    }
+}
+
 /// One proposal with everything that went in and what came out: a row of `decisions`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Decision {

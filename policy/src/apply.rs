@@ -96,13 +96,9 @@ impl Engine {
     /// Applies one change; an actuator that panics has failed.
     pub(crate) fn apply_guarded(&self, change: &Change) -> Outcome {
         let applied = catch_unwind(AssertUnwindSafe(|| self.actuator.apply(change, &*self.clock)));
-        applied.unwrap_or_else(|_| Outcome {
-            status: OutcomeStatus::Failed,
-            limit_after: None,
-            writes: Vec::new(),
-            message: "the actuator panicked, see the log; what stands in the kernel is unknown".to_owned(),
-            at: self.clock.now(),
-            took_us: 0,
+        applied.unwrap_or_else(|_| {
+            let message = "the actuator panicked, see the log; what stands in the kernel is unknown".to_owned();
+            Outcome::unwritten(OutcomeStatus::Failed, message, self.clock.now())
         })
     }
 }

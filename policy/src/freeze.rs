@@ -182,13 +182,6 @@ impl Engine {
             }
             None => return None,
         };
-        Some(Outcome {
-            status: OutcomeStatus::Refused,
-            limit_after: None,
-            writes: Vec::new(),
-            message,
-            at: self.clock.now(),
-            took_us: 0,
-        })
+        Some(Outcome::unwritten(OutcomeStatus::Refused, message, self.clock.now()))
     }
 }

@@ -12,7 +12,6 @@ use crate::readings::{Figure, Reading, Readings};
 
 /// The label that says how much of what is short on a host a container gets, relative to the others there.
 const WEIGHT: &str = "tidegate.weight";
-const SCALE: &str = "tidegate.scale";
 
 /// The window of `recent()` behind a [`Snapshot`].
 pub(crate) const SNAPSHOT_WINDOW: Duration = Duration::from_secs(60);
@@ -85,11 +84,9 @@ impl Snapshot {
         (value > 0.0).then_some(value)
     }
 
-    /// Whether a container's limits may be changed at all; one with the label `tidegate.scale` other than `true` is only
-    /// measured, and all rules are shadows there.
+    /// Whether a container's limits may be changed at all; where they may not, all rules are shadows.
     pub fn scales(&self, container: &ContainerKey) -> bool {
-        let label = self.containers.get(container).and_then(|container| container.labels.get(SCALE));
-        label.is_none_or(|scale| scale == "true")
+        self.containers.get(container).is_none_or(Container::is_scaled)
     }
 
     /// A container's weight among those that want what is short: its label `tidegate.weight`, 1 without a usable one.

@@ -12,7 +12,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::WithBody;
 use ureq::{Agent, RequestBuilder};
 
-use crate::client::describe;
+use crate::client::{authorized, describe};
 
 /// A question for orders is answered after five seconds at the latest; without an answer the connection is gone.
 const ORDERS_WITHIN: Duration = Duration::from_secs(12);
@@ -56,7 +56,7 @@ impl Link {
     /// # Errors
     /// The controller cannot be reached, or says why it does not answer.
     pub fn orders(&self, agent: &AgentInfo) -> Result<Orders> {
-        let mut request = self.http.get(self.url("orders")).query_pairs([
+        let request = self.http.get(self.url("orders")).query_pairs([
             ("protocol", agent.protocol.to_string()),
             ("version", agent.version.clone()),
             ("machine", agent.machine.clone()),
@@ -64,9 +64,7 @@ impl Link {
             ("epoch", agent.epoch.to_string()),
             ("frozen", agent.frozen.to_string()),
         ]);
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
+        let request = authorized(request, self.token.as_deref());
         self.answer(request.config().timeout_global(Some(ORDERS_WITHIN)).build().call())
     }
 
@@ -100,10 +98,7 @@ impl Link {
     }
 
     fn post(&self, what: &str) -> RequestBuilder<WithBody> {
-        let mut request = self.http.post(self.url(what));
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
-        }
+        let request = authorized(self.http.post(self.url(what)), self.token.as_deref());
         request.config().timeout_global(Some(ANSWER_WITHIN)).build()
     }
 
