@@ -10,6 +10,7 @@ use std::sync::{Arc, OnceLock};
 
 use tidegate_model::{Decision, Event};
 
+use crate::lateness::Lateness;
 use crate::newest::Newest;
 use crate::scan::Wanted;
 use crate::segment::SegmentList;
@@ -274,7 +275,7 @@ pub(crate) struct Generation {
     times: Option<(i64, i64)>,
     /// Goes on from generation to generation: only that of the active one is looked at.
     newest: Newest,
-    late: u64,
+    late: Lateness,
 }
 
 impl Generation {
@@ -289,7 +290,7 @@ impl Generation {
             last_arrival: i64::MIN,
             times: None,
             newest,
-            late: 0,
+            late: Lateness::default(),
         }
     }
 
@@ -326,7 +327,9 @@ impl Generation {
                 self.metrics.resize_with(at + 1, || None);
             }
             let hot = self.metrics[at].get_or_insert_with(HotMetric::new);
-            self.late += u64::from(row.time <= hot.watched);
+            if row.time <= hot.watched {
+                self.late.see(row.time);
+            }
             let open = &mut hot.open;
             if open.len() == 0 {
                 open.opened = arrived;
@@ -373,7 +376,13 @@ impl Generation {
     /// Changes when a sample arrives that would have changed the answer to a question which [`Generation::watch`] was told
     /// of; also with each new generation.
     pub(crate) fn watched(&self) -> (u64, u64) {
-        (self.wal, self.late)
+        (self.wal, self.late.count())
+    }
+
+    /// How far back the samples go, in ms UTC, that have changed what [`Generation::watched`] says since it said `before`:
+    /// their earliest time or an earlier one, `None` without one. Of another generation's nothing is known.
+    pub(crate) fn late_since(&self, before: (u64, u64)) -> Option<i64> {
+        if before.0 == self.wal { self.late.since(before.1) } else { Some(i64::MIN) }
     }
 
     /// Seals everything; nothing is appended to this generation any more. Returns what the next one goes on with.
@@ -419,7 +428,8 @@ impl Generation {
                 let stretches =
                     (first..series.len()).step_by(STRETCH).map(|from| from..series.len().min(from + STRETCH));
                 let has_one = |rows: &Range<usize>| ids.iter().any(|id| has(&series[rows.clone()], *id));
-                stretches.filter(has_one).flatten().filter_map(wanted_row).collect()
+                let rows = stretches.filter(has_one).flatten().filter(|&at| has(ids, series[at]));
+                rows.filter_map(wanted_row).collect()
             }
             _ => (first..series.len()).filter_map(wanted_row).collect(),
         }
@@ -508,8 +518,12 @@ mod tests {
         let before = generation.watched();
         generation.push(0, [(1, row(0, 11, 0.0)), (2, row(1, 5, 0.0))].into_iter());
         assert_eq!(generation.watched(), before);
-        generation.push(0, [(1, row(0, 10, 0.0))].into_iter());
+        assert_eq!(generation.late_since(before), None);
+        generation.push(0, [(1, row(0, 10, 0.0)), (1, row(0, 8, 0.0)), (1, row(0, 9, 0.0))].into_iter());
         assert_ne!(generation.watched(), before);
+        assert_eq!(generation.late_since(before), Some(8));
+        assert_eq!(generation.late_since(generation.watched()), None);
+        assert_eq!(generation.late_since((2, 0)), Some(i64::MIN));
     }
 
     #[test]

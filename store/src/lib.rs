@@ -25,6 +25,7 @@ mod functions;
 mod history;
 mod hot;
 mod keep;
+mod lateness;
 mod limits;
 mod loop_reads;
 mod maintain;

@@ -13,8 +13,10 @@ use crate::hot::Row;
 use crate::store::Store;
 use crate::tables::{Selected, TimeRange, unit};
 
-/// Times or samples that a label has room for at first: as many as a minute has seconds, and a few.
+/// Times or samples that a label has room for at first, at most: as many as a minute has seconds, and a few.
 const FEW: usize = 64;
+/// And at least.
+const FEWEST: usize = 4;
 
 /// (time in ms UTC, value), in the order of time, each time once.
 type Points = Vec<(i64, f64)>;
@@ -48,7 +50,7 @@ impl Store {
         visit: &Visit<'_>,
         check: &mut impl FnMut(usize) -> Result<(), E>,
     ) -> Result<Running, E> {
-        let mut running = Running::new(visit.labels);
+        let mut running = Running::new(visit.labels, visit.range);
         self.arrivals(visit, None, &mut running, check)?;
         if running.labels.iter().any(|label| label.is_late) {
             let late = (0..).zip(&running.labels).filter(|(_, label)| label.is_late).map(|(label, _)| label);
@@ -64,6 +66,8 @@ impl Store {
 /// Sums of one metric that are added up as samples arrive.
 struct Running {
     labels: Vec<Label>,
+    /// Times that a label has room for at first.
+    few: usize,
     held: usize,
 }
 
@@ -77,8 +81,11 @@ struct Label {
 }
 
 impl Running {
-    fn new(labels: usize) -> Self {
-        Self { labels: vec![Label::default(); labels], held: labels * size_of::<Label>() }
+    /// As if each label had one sum each second in a range.
+    fn new(labels: usize, range: TimeRange) -> Self {
+        let seconds = usize::try_from(range.to.saturating_sub(range.from) / 1000).unwrap_or(0);
+        let few = (seconds + FEWEST).min(FEW);
+        Self { labels: vec![Label::default(); labels], few, held: labels * size_of::<Label>() }
     }
 }
 
@@ -96,7 +103,7 @@ impl Arrivals for Running {
                 self.held -= points_size(&label.sums);
                 label.sums = Vec::new();
             }
-            _ => self.held += push(&mut label.sums, (row.time, row.value)),
+            _ => self.held += push(&mut label.sums, (row.time, row.value), self.few),
         }
         label.series = row.series;
     }
@@ -138,7 +145,7 @@ impl Arrivals for Late {
     #[inline]
     fn row(&mut self, label: u32, row: Row) {
         if let Some(rows) = &mut self.rows[label as usize] {
-            self.held += push(rows, row);
+            self.held += push(rows, row, FEW);
         }
     }
 
@@ -150,10 +157,10 @@ impl Arrivals for Late {
 
 /// Returns how many bytes more are held.
 #[inline]
-fn push<T>(all: &mut Vec<T>, one: T) -> usize {
+fn push<T>(all: &mut Vec<T>, one: T, few: usize) -> usize {
     let room = all.capacity();
     if all.len() == room {
-        all.reserve(room.max(FEW));
+        all.reserve(room.max(few));
     }
     all.push(one);
     (all.capacity() - room) * size_of::<T>()
@@ -214,7 +221,7 @@ mod tests {
 
     /// The sums of a metric's samples, shown twice where they have to be.
     fn sums_of(arrivals: &[(u32, Row)]) -> Vec<Points> {
-        let mut running = Running::new(2);
+        let mut running = Running::new(2, TimeRange::ALL);
         arrivals.iter().for_each(|(label, row)| running.row(*label, *row));
         let mut late = Late::of(&running);
         arrivals.iter().for_each(|(label, row)| late.row(*label, *row));
@@ -259,7 +266,7 @@ mod tests {
     #[test]
     fn what_is_held_does_not_grow_with_the_number_of_series_in_a_sum() {
         let held = |series: u32, late: bool| {
-            let mut running = Running::new(1);
+            let mut running = Running::new(1, TimeRange::ALL);
             for time in 0..1_000 {
                 (0..series).for_each(|series| running.row(0, Row { series, time, value: 1.0 }));
             }
@@ -275,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_samples_of_late_labels_alone_are_held() {
-        let mut running = Running::new(2);
+        let mut running = Running::new(2, TimeRange::ALL);
         let rows = [(0, 5), (1, 5), (1, 4)].map(|(label, time)| (label, Row { series: label, time, value: 1.0 }));
         rows.iter().for_each(|(label, row)| running.row(*label, *row));
         let mut late = Late::of(&running);

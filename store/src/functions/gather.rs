@@ -88,6 +88,10 @@ pub(super) struct Gathering<'a> {
 pub(super) trait Target {
     /// Takes in a sample. Returns how many bytes more are held.
     fn push(&mut self, time: i64, value: f64) -> usize;
+    /// As [`Target::push`], many in the order of time.
+    fn append(&mut self, points: Vec<(i64, f64)>) -> usize {
+        points.into_iter().map(|(time, value)| self.push(time, value)).sum()
+    }
     /// Forgets all samples, but not the memory that they took.
     fn clear(&mut self);
 }
@@ -96,6 +100,10 @@ impl Target for Window {
     #[inline]
     fn push(&mut self, time: i64, value: f64) -> usize {
         Window::push(self, time, value)
+    }
+
+    fn append(&mut self, points: Vec<(i64, f64)>) -> usize {
+        Window::append(self, points)
     }
 
     fn clear(&mut self) {
@@ -262,7 +270,9 @@ impl Gathering<'_> {
         let mut named = vec![i64::MIN; rows];
         for (selected, part) in parts.iter().zip(&roster.usage) {
             let newest = match selected.part.read {
-                Read::Sums(scale) => self.sums(selected, scale, &part.rows, window, &mut usage)?,
+                Read::Sums(scale) => {
+                    self.sums(selected, scale, &part.rows, window, &mut usage, &mut self.charging())?.0
+                }
                 // The first part: nothing of others is in the rows yet that could be forgotten with late samples.
                 _ => self.each(&selected.part.labels, &part.rows, window, &mut usage)?,
             };
@@ -306,27 +316,27 @@ impl Gathering<'_> {
         Ok(into.newest)
     }
 
-    /// As [`Gathering::each`], for usage that is summed up from several series.
-    fn sums(
+    /// As [`Gathering::each_checked`], for usage that is summed up from several series. Returns also how many bytes are held
+    /// in the end.
+    pub(super) fn sums<T: Target>(
         &self,
         selected: &Selected,
         scale: f64,
         rows: &[Option<u32>],
         range: TimeRange,
-        targets: &mut [Window],
-    ) -> Result<Vec<i64>> {
-        let before = self.memory.size();
-        let sums = self.store().sums(selected, scale, range, &mut self.charging())?;
+        targets: &mut [T],
+        check: &mut impl FnMut(usize) -> std::result::Result<(), Ended>,
+    ) -> Result<(Vec<i64>, usize)> {
+        let sums = self.store().sums(selected, scale, range, check)?;
         let newest = sums.iter().map(|points| points.last().map_or(i64::MIN, |(time, _)| *time)).collect();
         let mut held = 0;
         for (points, row) in sums.into_iter().zip(rows) {
             if let Some(row) = row {
-                held += points.capacity() * size_of::<(i64, f64)>();
-                targets[*row as usize].append(points);
+                held += targets[*row as usize].append(points);
             }
         }
-        self.memory.try_resize(before + held)?;
-        Ok(newest)
+        check(held)?;
+        Ok((newest, held))
     }
 
     /// Charges what is held in one pass, beside what has been charged before it.

@@ -8,6 +8,7 @@ mod counter;
 mod ends;
 mod ewma;
 mod fill;
+mod followed;
 mod gaps;
 mod gather;
 mod group_recent;

@@ -160,6 +160,13 @@ pub(super) struct Version {
     pub(super) facts: u64,
 }
 
+impl Version {
+    /// Whether all that changed since `former` are samples: those that came late, and those after the last question.
+    pub(super) fn goes_on_from(&self, former: &Version) -> bool {
+        (self.samples.0, self.metrics, self.facts) == (former.samples.0, former.metrics, former.facts)
+    }
+}
+
 type Frame = Arc<Mutex<Option<(Version, Known)>>>;
 
 /// What the last questions of `recent` were answered with.

@@ -59,13 +59,15 @@ impl Window {
     }
 
     /// As [`Window::push`], many at once.
-    pub(crate) fn append(&mut self, points: Vec<(i64, f64)>) {
+    pub(crate) fn append(&mut self, points: Vec<(i64, f64)>) -> usize {
+        let room = self.points.capacity();
         self.unsorted = true;
         if self.points.is_empty() {
             self.points = points;
         } else {
             self.points.extend(points);
         }
+        self.points.capacity().saturating_sub(room) * size_of::<(i64, f64)>()
     }
 
     /// Forgets all points, but not the memory that they took.
@@ -160,18 +162,29 @@ impl Moving {
         self.stale = true;
     }
 
-    /// Moves on: from now on the window begins at `from` and has `new` points too, which are later than all others.
-    pub(crate) fn go_on(&mut self, from: i64, new: impl ExactSizeIterator<Item = (i64, f64)>) {
+    /// As [`Window::append`].
+    pub(crate) fn append(&mut self, points: Vec<(i64, f64)>) -> usize {
+        self.stale = true;
+        self.window.append(points)
+    }
+
+    /// Moves on: from now on the window begins at `from`, and `new` points are all that it has after `since`.
+    pub(crate) fn go_on(&mut self, from: i64, since: i64, new: impl ExactSizeIterator<Item = (i64, f64)>) {
         self.window.sorted();
-        let old = self.window.points.partition_point(|(time, _)| *time < from);
-        self.stale |= old + new.len() > FEW_CHANGES || !std::mem::take(&mut self.used);
-        for (_, value) in self.window.points.drain(..old) {
-            if !self.stale
-                && let Ok(at) = self.keys.binary_search(&key(value))
-            {
-                self.keys.remove(at);
+        let points = &mut self.window.points;
+        let old = points.partition_point(|(time, _)| *time < from);
+        let kept = points.partition_point(|(time, _)| *time <= since).max(old);
+        let changes = old + (points.len() - kept) + new.len();
+        self.stale |= changes > FEW_CHANGES || !std::mem::take(&mut self.used);
+        if !self.stale {
+            for (_, value) in points[..old].iter().chain(&points[kept..]) {
+                if let Ok(at) = self.keys.binary_search(&key(*value)) {
+                    self.keys.remove(at);
+                }
             }
         }
+        points.truncate(kept);
+        points.drain(..old);
         for (time, value) in new.filter(|(time, _)| *time >= from) {
             self.window.push(time, value);
             if !self.stale {
@@ -219,9 +232,15 @@ fn percentile(sorted: &[i64], p: f64) -> f64 {
 
 /// How much a counter grew from the first to the last of its readings, sorted by time; a reading below the one before
 /// it means that the counter began anew.
-pub(crate) fn increase(readings: &[(i64, f64)]) -> f64 {
-    let step = |pair: &[(i64, f64)]| if pair[1].1 >= pair[0].1 { pair[1].1 - pair[0].1 } else { pair[1].1 };
-    readings.windows(2).map(step).sum()
+pub(crate) fn increase<'a>(readings: impl IntoIterator<Item = &'a (i64, f64)>) -> f64 {
+    let mut readings = readings.into_iter().map(|(_, value)| *value);
+    let Some(mut before) = readings.next() else { return 0.0 };
+    let mut grown = 0.0;
+    for reading in readings {
+        grown += if reading >= before { reading - before } else { reading };
+        before = reading;
+    }
+    grown
 }
 
 #[cfg(test)]
@@ -254,16 +273,20 @@ mod tests {
     proptest! {
         #[test]
         fn a_window_that_moves_on_says_what_a_new_one_would(
-            steps in prop::collection::vec((0_usize..40, 0_i64..30, any::<bool>(), any::<bool>()), 1..20),
-            values in prop::collection::vec(prop::sample::select(vec![0.0, -0.0, 0.1, 0.2, 0.3, 1.0, -1.5]), 800),
+            steps in prop::collection::vec((0_usize..40, 0_i64..30, 0_i64..4, any::<bool>(), any::<bool>()), 1..20),
+            values in prop::collection::vec(prop::sample::select(vec![0.0, -0.0, 0.1, 0.2, 0.3, 1.0, -1.5]), 900),
         ) {
-            let (mut moving, mut all, mut from) = (Moving::default(), Vec::new(), 0);
-            let mut values = values.into_iter().zip(0..);
-            for (count, length, order, all_figures) in steps {
-                let new: Vec<(i64, f64)> = values.by_ref().take(count).map(|(value, nth)| (1_000 * nth, value)).collect();
+            let (mut moving, mut all, mut from) = (Moving::default(), Vec::<(i64, f64)>::new(), 0);
+            let mut values = values.into_iter();
+            for (count, length, late, order, all_figures) in steps {
+                // What came last is said anew.
+                let since = all.last().map_or(-1, |(time, _)| time - 1_000 * late);
+                all.retain(|(time, _)| *time <= since);
+                let times = (1..).map(|nth| since + 1_000 * nth);
+                let new: Vec<(i64, f64)> = times.zip(values.by_ref()).take(count).collect();
                 all.extend(new.iter().copied());
                 from = all.last().map_or(0, |(time, _)| time - 1_000 * length).max(from);
-                moving.go_on(from, new.into_iter());
+                moving.go_on(from, since, new.into_iter());
                 let mut window = Window::default();
                 for (time, value) in all.iter().filter(|(time, _)| *time >= from) {
                     window.push(*time, *value);

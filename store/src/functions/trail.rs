@@ -1,8 +1,10 @@
 //! What `recent(window)` goes on with: whoever asks each second what the last minute was like is told from what the second
 //! before was told, and the samples since.
 //!
-//! Samples that are not newer than the last question are noticed by [`Version`], and everything is read anew then. So it is
-//! where several series are about the same row, since the order of their samples is known to the full reading only.
+//! Samples that are not newer than the last question are noticed by [`Version`], and what lies after the earliest of them is
+//! read again: whoever measures each second and sends it a moment later is always late by a little. Everything is read anew
+//! where they are later than that, after a flush, and where several series or labels are about the same row, since the order
+//! of their samples is known to the full reading only.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -11,11 +13,13 @@ use datafusion::common::Result;
 use datafusion::error::DataFusionError;
 use parking_lot::Mutex;
 
-use super::gather::{Gathering, InWindow, Mean, Target};
+use super::followed::{Followed, Follows, New, Points, Runs};
+use super::gather::{Gathering, InWindow, Target};
 use super::recent_columns::{Columns, place};
-use super::roster::{Roster, Tables, Version};
-use super::statistics::{Moving, increase};
+use super::roster::{Roster, Tables, UsagePart, Version};
+use super::statistics::Moving;
 use crate::aggregate::{Ended, Visit, Visitor};
+use crate::store::Store;
 use crate::tables::{LabelTable, Read, Selected, TimeRange};
 
 /// Windows that are followed at most. The default rules ask for nine; one too few and each would be read anew each time.
@@ -97,112 +101,29 @@ impl Trail {
     }
 }
 
-/// What is known of a metric, by row; nothing until somebody wants it.
-struct Followed<T> {
-    /// Until when.
-    upto: Option<i64>,
-    rows: Vec<T>,
-    /// What they held when they were read.
-    bytes: usize,
-}
-
-impl<T> Default for Followed<T> {
-    fn default() -> Self {
-        Self { upto: None, rows: Vec::new(), bytes: 0 }
-    }
-}
-
-/// Samples of a row in the order of time.
-#[derive(Clone, Default)]
-struct Points(Vec<(i64, f64)>);
-
-impl Points {
-    /// All of them, or the newest alone where no mean is wanted.
-    fn mean(&self, all: bool) -> Mean {
-        let from = if all { 0 } else { self.0.len().saturating_sub(1) };
-        let mut mean = Mean::default();
-        for (time, value) in &self.0[from..] {
-            mean.push(*time, *value);
+impl Trail {
+    /// What is known of rows whose samples nobody has read.
+    fn new(now: i64, version: &Version, roster: &Arc<Roster>) -> Self {
+        Self {
+            now,
+            version: version.clone(),
+            roster: Arc::clone(roster),
+            usage: Followed::default(),
+            throttled: Followed::default(),
+            pressure: Followed::default(),
+            oom_kills: Followed::default(),
         }
-        mean
-    }
-}
-
-/// Readings of a counter: each value with the time of the last of the samples that say so.
-#[derive(Clone, Default)]
-struct Runs(Vec<(i64, f64)>);
-
-impl Runs {
-    /// Kills in the window; `None` where the container is not watched.
-    fn kills(&self) -> Option<f64> {
-        (!self.0.is_empty()).then(|| increase(&self.0))
-    }
-}
-
-impl Target for Moving {
-    fn push(&mut self, time: i64, value: f64) -> usize {
-        Moving::push(self, time, value)
     }
 
-    fn clear(&mut self) {
-        Moving::clear(self);
-    }
-}
-
-impl Target for Points {
-    fn push(&mut self, time: i64, value: f64) -> usize {
-        let room = self.0.capacity();
-        self.0.push((time, value));
-        (self.0.capacity() - room) * size_of::<(i64, f64)>()
-    }
-
-    fn clear(&mut self) {
-        self.0.clear();
-    }
-}
-
-impl Target for Runs {
-    fn push(&mut self, time: i64, value: f64) -> usize {
-        let room = self.0.capacity();
-        match self.0.last_mut() {
-            Some((last, known)) if *known == value => *last = time,
-            _ => self.0.push((time, value)),
-        }
-        (self.0.capacity() - room) * size_of::<(i64, f64)>()
-    }
-
-    fn clear(&mut self) {
-        self.0.clear();
-    }
-}
-
-/// What moves on with the window.
-trait Follows {
-    /// From now on the window begins at `from` and has `new` samples too, which are later than all others.
-    fn go_on(&mut self, from: i64, new: &[New]);
-}
-
-/// Row, time and value.
-type New = (u32, i64, f64);
-
-impl Follows for Moving {
-    fn go_on(&mut self, from: i64, new: &[New]) {
-        Moving::go_on(self, from, new.iter().map(|(_, time, value)| (*time, *value)));
-    }
-}
-
-impl Follows for Points {
-    fn go_on(&mut self, from: i64, new: &[New]) {
-        self.0.drain(..self.0.partition_point(|(time, _)| *time < from));
-        self.0.extend(new.iter().filter(|(_, time, _)| *time >= from).map(|(_, time, value)| (*time, *value)));
-    }
-}
-
-impl Follows for Runs {
-    fn go_on(&mut self, from: i64, new: &[New]) {
-        self.0.drain(..self.0.partition_point(|(time, _)| *time < from));
-        for (_, time, value) in new.iter().filter(|(_, time, _)| *time >= from) {
-            self.push(*time, *value);
+    /// Goes on to `now`; samples from `late` on have come since.
+    fn go_on(&mut self, now: i64, version: &Version, late: Option<i64>) {
+        self.now = now;
+        self.version = version.clone();
+        if let Some(late) = late {
+            self.usage.rewind(late);
+            self.throttled.rewind(late);
+            self.pressure.rewind(late);
+            self.oom_kills.rewind(late);
         }
     }
 }
@@ -233,12 +154,61 @@ impl Visitor for News<'_> {
     }
 }
 
-/// A metric that may be followed: its place among them, its labels and the row of each.
+/// A metric that may be followed: its place among them, and what its rows are read from.
+struct Metric<'a> {
+    place: usize,
+    parts: Vec<Origin<'a>>,
+}
+
+/// Some labels, the row of each, and how their samples are read.
 #[derive(Clone, Copy)]
-struct Labels<'a> {
-    metric: usize,
+struct Origin<'a> {
     table: &'a LabelTable,
     rows: &'a [Option<u32>],
+    /// What is summed up from several series, and by what it is scaled.
+    sums: Option<(&'a Selected, f64)>,
+}
+
+impl<'a> Metric<'a> {
+    fn collected(place: usize, table: &'a LabelTable, rows: &'a [Option<u32>]) -> Self {
+        Self { place, parts: vec![Origin { table, rows, sums: None }] }
+    }
+
+    /// Usage; `None` where it is read in a way that cannot go on.
+    fn usage(parts: &'a [Selected], roster: &'a Roster) -> Option<Self> {
+        let from = |(selected, part): (&'a Selected, &'a UsagePart)| {
+            let sums = match selected.part.read {
+                Read::Samples => None,
+                Read::Sums(scale) => Some((selected, scale)),
+                Read::Rows(_) => return None,
+            };
+            Some(Origin { table: &selected.part.labels, rows: &part.rows, sums })
+        };
+        let parts = parts.iter().zip(&roster.usage).map(from).collect::<Option<_>>()?;
+        Some(Self { place: USAGE, parts })
+    }
+
+    /// Whether each row has the samples of one series, or the sums of one label, at most: only then their order is known.
+    fn is_one_each(&self, rows: usize) -> bool {
+        let mut taken = vec![false; rows];
+        let mut new = |row: &u32| !std::mem::replace(&mut taken[*row as usize], true);
+        self.parts.iter().all(|part| {
+            let is_summed = part.sums.is_some();
+            let series = match part.table.members.as_slice() {
+                _ if is_summed => part.table.count,
+                [] => 0,
+                [members] => members.ids.len(),
+                _ => return false,
+            };
+            series == part.table.count && part.rows.iter().flatten().all(&mut new)
+        })
+    }
+
+    /// Whether some samples after `start` are past keeping.
+    fn is_cut_after(&self, start: i64, store: &Store) -> bool {
+        let members = self.parts.iter().flat_map(|part| &part.table.members);
+        members.map(|members| store.horizons.of(&members.metric)).any(|horizon| horizon > start)
+    }
 }
 
 impl Gathering<'_> {
@@ -251,16 +221,15 @@ impl Gathering<'_> {
         parts: &[Selected],
         wanted: Columns,
     ) -> Result<Option<InWindow<'r>>> {
-        let ([selected], [usage]) = (parts, roster.usage.as_slice()) else { return Ok(None) };
         let rows = roster.subjects.len();
-        let labels = |metric, table, rows| Labels { metric, table, rows };
-        let metrics: [Labels; METRICS] = [
-            labels(USAGE, selected.part.labels.as_ref(), usage.rows.as_slice()),
-            labels(THROTTLED, tables.throttled.as_ref(), &roster.throttled),
-            labels(PRESSURE, tables.pressure.as_ref(), &roster.pressure),
-            labels(OOM_KILLS, tables.oom_kills.as_ref(), &roster.oom_kills),
+        let Some(usage) = Metric::usage(parts, roster) else { return Ok(None) };
+        let metrics: [Metric<'_>; METRICS] = [
+            usage,
+            Metric::collected(THROTTLED, &tables.throttled, &roster.throttled),
+            Metric::collected(PRESSURE, &tables.pressure, &roster.pressure),
+            Metric::collected(OOM_KILLS, &tables.oom_kills, &roster.oom_kills),
         ];
-        if !matches!(selected.part.read, Read::Samples) || !metrics.iter().all(|of| one_each(of.table, of.rows, rows)) {
+        if metrics.iter().any(|metric| !metric.is_one_each(rows) || metric.is_cut_after(self.start, self.store())) {
             return Ok(None);
         }
         let now = self.now();
@@ -268,13 +237,18 @@ impl Gathering<'_> {
         let state = self.store().recents.trails.of(window_ms);
         // Somebody asks the same as of another instant.
         let Some(mut state) = state.try_lock() else { return Ok(None) };
-        let is_next = |before: i64| before < now;
         let mut trail = match std::mem::take(&mut *state) {
             State::Followed(trail) if trail.now > now => {
                 *state = State::Followed(trail);
                 return Ok(None);
             }
-            State::Followed(trail) if trail.version == *self.version && Arc::ptr_eq(&trail.roster, roster) => trail,
+            State::Followed(mut trail)
+                if self.version.goes_on_from(&trail.version) && Arc::ptr_eq(&trail.roster, roster) =>
+            {
+                let late = self.store().data.read().active.late_since(trail.version.samples);
+                trail.go_on(now, self.version, late);
+                trail
+            }
             State::TooLarge(of) if Arc::ptr_eq(&of, roster) => {
                 *state = State::TooLarge(of);
                 return Ok(None);
@@ -285,30 +259,21 @@ impl Gathering<'_> {
                     State::Followed(trail) => Some(trail.now),
                     State::Unknown | State::TooLarge(_) => None,
                 };
-                if !before.is_some_and(is_next) {
+                if before.is_none_or(|before| before >= now) {
                     *state = State::Asked(now);
                     return Ok(None);
                 }
-                Box::new(Trail {
-                    now,
-                    version: self.version.clone(),
-                    roster: Arc::clone(roster),
-                    usage: Followed::default(),
-                    throttled: Followed::default(),
-                    pressure: Followed::default(),
-                    oom_kills: Followed::default(),
-                })
+                Box::new(Trail::new(now, self.version, roster))
             }
         };
-        trail.now = now;
         let throttled = wanted.has_any(&[place::THROTTLED, place::THROTTLED_LAST]);
         let mut room = MAX_BYTES.saturating_sub(trail.bytes());
-        let is_there = self.bring(&mut trail.usage, metrics[USAGE], roster, &mut room)?
-            && (!throttled || self.bring(&mut trail.throttled, metrics[THROTTLED], roster, &mut room)?)
+        let is_there = self.bring(&mut trail.usage, &metrics[USAGE], roster, &mut room)?
+            && (!throttled || self.bring(&mut trail.throttled, &metrics[THROTTLED], roster, &mut room)?)
             && (!wanted.has(place::PRESSURE)
-                || self.bring(&mut trail.pressure, metrics[PRESSURE], roster, &mut room)?)
+                || self.bring(&mut trail.pressure, &metrics[PRESSURE], roster, &mut room)?)
             && (!wanted.has(place::OOM_KILLS)
-                || self.bring(&mut trail.oom_kills, metrics[OOM_KILLS], roster, &mut room)?);
+                || self.bring(&mut trail.oom_kills, &metrics[OOM_KILLS], roster, &mut room)?);
         if !is_there {
             *state = State::TooLarge(Arc::clone(roster));
             return Ok(None);
@@ -320,7 +285,7 @@ impl Gathering<'_> {
         };
         if wanted.has(place::APP) {
             found.app = vec![None; rows];
-            for (row, of) in usage.rows.iter().zip(&usage.apps) {
+            for (row, of) in roster.usage.iter().flat_map(|part| part.rows.iter().zip(&part.apps)) {
                 if let Some(row) = row.map(|row| row as usize).filter(|row| found.usage[*row].is_some()) {
                     found.app[row] = of.as_deref();
                 }
@@ -344,7 +309,7 @@ impl Gathering<'_> {
     fn bring<T: Follows + Target + Clone + Default>(
         &self,
         followed: &mut Followed<T>,
-        labels: Labels<'_>,
+        metric: &Metric<'_>,
         roster: &Arc<Roster>,
         room: &mut usize,
     ) -> Result<bool> {
@@ -353,14 +318,20 @@ impl Gathering<'_> {
             Some(upto) if upto == now => true,
             Some(upto) if upto < now => {
                 // Of what came since, where the windows are apart, only what lies in this one.
-                let new = self.news(upto.max(self.start), labels, roster)?;
-                self.go_on(&mut followed.rows, labels.table, &new);
+                let since = upto.max(self.start);
+                let new = self.news(since, metric, roster)?;
+                let mut rest = new.as_slice();
+                for (row, target) in (0u32..).zip(&mut followed.rows) {
+                    let (new, others) = rest.split_at(run_of(rest, row));
+                    rest = others;
+                    target.go_on(self.start + 1, since, new);
+                }
                 true
             }
             _ => {
                 *room += std::mem::take(&mut followed.bytes);
                 followed.rows = vec![T::default(); roster.subjects.len()];
-                let held = self.begin(&mut followed.rows, labels, *room)?;
+                let held = self.begin(&mut followed.rows, metric, *room)?;
                 followed.bytes = held.unwrap_or(0);
                 *room -= followed.bytes;
                 held.is_some()
@@ -368,37 +339,49 @@ impl Gathering<'_> {
         };
         // An error leaves it unknown.
         followed.upto = is_there.then_some(now);
+        followed.now = now;
         Ok(is_there)
     }
 
     /// Reads the whole window to follow it from now on, and tells how many bytes it holds; `None` when that is beyond `room`.
-    fn begin<T: Target>(&self, targets: &mut [T], labels: Labels<'_>, room: usize) -> Result<Option<usize>> {
+    fn begin<T: Target>(&self, targets: &mut [T], metric: &Metric<'_>, room: usize) -> Result<Option<usize>> {
         let (before, last) = (self.memory.size(), Cell::new(0));
         let too_large = Cell::new(false);
-        let mut check = |held: usize| {
-            last.set(held);
-            self.run.deadline.check()?;
-            let charged = if held > room {
-                Err(DataFusionError::ResourcesExhausted("what recent() goes on with".to_owned()))
-            } else {
-                self.memory.try_resize(before + held)
-            };
-            charged.inspect_err(|_| too_large.set(true)).map_err(Ended::Query)
-        };
         let window = TimeRange { from: self.start + 1, to: self.now() };
-        let read = self.each_checked(labels.table, labels.rows, window, targets, &mut check);
+        let mut held = 0;
+        for part in &metric.parts {
+            let mut check = |more: usize| {
+                last.set(more);
+                self.run.deadline.check()?;
+                let charged = if held + more > room {
+                    Err(DataFusionError::ResourcesExhausted("what recent() goes on with".to_owned()))
+                } else {
+                    self.memory.try_resize(before + held + more)
+                };
+                charged.inspect_err(|_| too_large.set(true)).map_err(Ended::Query)
+            };
+            let read = match part.sums {
+                Some((selected, scale)) => {
+                    self.sums(selected, scale, part.rows, window, targets, &mut check).map(|_| ())
+                }
+                None => self.each_checked(part.table, part.rows, window, targets, &mut check).map(|_| ()),
+            };
+            match read {
+                Ok(()) => held += last.get(),
+                Err(error) => {
+                    self.memory.try_resize(before)?;
+                    return if too_large.get() { Ok(None) } else { Err(error) };
+                }
+            }
+        }
         // It outlives the query.
         self.memory.try_resize(before)?;
-        match read {
-            Ok(_) => Ok(Some(last.get())),
-            Err(_) if too_large.get() => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(Some(held))
     }
 
     /// The samples that came after `since`.
-    fn news(&self, since: i64, labels: Labels<'_>, roster: &Arc<Roster>) -> Result<Arc<Vec<New>>> {
-        let mut read = self.store().recents.trails.read[labels.metric].lock();
+    fn news(&self, since: i64, metric: &Metric<'_>, roster: &Arc<Roster>) -> Result<Arc<Vec<New>>> {
+        let mut read = self.store().recents.trails.read[metric.place].lock();
         if let Some(reading) = read.as_ref()
             && (reading.since, reading.now) == (since, self.now())
             && reading.version == *self.version
@@ -406,45 +389,31 @@ impl Gathering<'_> {
         {
             return Ok(Arc::clone(&reading.found));
         }
-        let mut news = News { rows: labels.rows, found: Vec::with_capacity(roster.subjects.len()) };
-        if let Some(members) = labels.table.members.first() {
-            let range = TimeRange { from: since.saturating_add(1), to: self.now() };
-            let visit = Visit { members, labels: labels.table.count, series: None, range };
-            self.store().visit(&visit, &[range], &mut news, &mut self.charging())?;
+        let range = TimeRange { from: since.saturating_add(1), to: self.now() };
+        let mut found = Vec::with_capacity(roster.subjects.len());
+        for part in &metric.parts {
+            if let Some((selected, scale)) = part.sums {
+                let sums = self.store().sums(selected, scale, range, &mut self.charging())?;
+                for (points, row) in sums.into_iter().zip(part.rows) {
+                    found.extend(row.iter().flat_map(|row| points.iter().map(|(time, value)| (*row, *time, *value))));
+                }
+            } else if let Some(members) = part.table.members.first() {
+                let mut news = News { rows: part.rows, found };
+                let visit = Visit { members, labels: part.table.count, series: None, range };
+                self.store().visit(&visit, &[range], &mut news, &mut self.charging())?;
+                found = news.found;
+            }
         }
         // As a rule they lie in the order of rows already, instant by instant.
-        news.found.sort_by_key(|(row, ..)| *row);
-        let found = Arc::new(news.found);
+        found.sort_by_key(|(row, ..)| *row);
+        let found = Arc::new(found);
         let (version, roster) = (self.version.clone(), Arc::clone(roster));
         *read = Some(Reading { since, now: self.now(), version, roster, found: Arc::clone(&found) });
         Ok(found)
-    }
-
-    fn go_on<T: Follows>(&self, targets: &mut [T], table: &LabelTable, new: &[New]) {
-        let Some(members) = table.members.first() else { return };
-        let from = (self.start + 1).max(self.store().horizons.of(&members.metric));
-        let mut rest = new;
-        for (row, target) in (0u32..).zip(targets) {
-            let (new, others) = rest.split_at(run_of(rest, row));
-            rest = others;
-            target.go_on(from, new);
-        }
     }
 }
 
 /// How many samples at the beginning are of a row.
 fn run_of(news: &[New], row: u32) -> usize {
     news.iter().take_while(|(of, ..)| *of == row).count()
-}
-
-/// Whether each row has the samples of one series at most.
-fn one_each(table: &LabelTable, rows: &[Option<u32>], count: usize) -> bool {
-    let series = match table.members.as_slice() {
-        [] => 0,
-        [members] => members.ids.len(),
-        _ => return false,
-    };
-    let mut taken = vec![false; count];
-    let mut new = |row: &u32| !std::mem::replace(&mut taken[*row as usize], true);
-    series == table.count && rows.iter().flatten().all(&mut new)
 }

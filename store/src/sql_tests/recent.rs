@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
-use tidegate_model::{ContainerKey, Resource, SampleBatch, TimeMs};
+use tidegate_model::{ContainerKey, Resource, SampleBatch, SeriesKey, TimeMs};
 
 use super::{NOW, TestStore, open, series};
 use crate::error::StoreError;
@@ -195,6 +195,29 @@ proptest! {
     }
 }
 
+/// Of processes: a container's usage is the sum of several.
+const PUSHED: [(&str, &str); 5] = [
+    ("proc.cpu.user", "1"),
+    ("proc.cpu.user", "2"),
+    ("proc.cpu.kernel", "1"),
+    ("proc.mem.resident", "1"),
+    ("proc.mem.resident", "2"),
+];
+const SERIES: usize = CONTAINERS.len() * (COLLECTED.len() + PUSHED.len());
+
+/// The series at a place, with a further tag.
+fn series_at(at: usize, more: Option<&'static str>) -> SeriesKey {
+    let (container, nth) = (CONTAINERS[at % CONTAINERS.len()], at / CONTAINERS.len());
+    let (metric, tags) = match COLLECTED.get(nth) {
+        Some(metric) => (*metric, [("host", "h"), ("container", container), ("resource", "memory")]),
+        None => {
+            let (metric, pid) = PUSHED[nth - COLLECTED.len()];
+            (metric, [("host", container), ("pid", pid), ("command", "java")])
+        }
+    };
+    series(metric, &tags.into_iter().chain(more.map(|tag| (tag, "x"))).collect::<Vec<_>>())
+}
+
 /// What happens in one second: how far the clock goes on, what each of some series says, and what else comes.
 #[derive(Clone, Debug)]
 struct Moment {
@@ -243,14 +266,14 @@ fn few() -> impl Strategy<Value = &'static str> {
 fn moments() -> impl Strategy<Value = Vec<Moment>> {
     let odd = prop_oneof![
         20 => Just(Odd::Nothing),
-        2 => (0_i64..12).prop_map(Odd::Late),
+        2 => (0_i64..45).prop_map(Odd::Late),
         1 => Just(Odd::Twice),
         1 => prop::sample::select(vec!["app", "task"]).prop_map(Odd::Other),
         1 => Just(Odd::Flush),
         1 => (0_i64..12).prop_map(Odd::Past),
     ];
     let value = prop::option::weighted(0.9, (0_u32..40).prop_map(|tenths| f64::from(tenths) / 10.0));
-    let values = proptest::collection::vec(value, CONTAINERS.len() * COLLECTED.len());
+    let values = proptest::collection::vec(value, SERIES);
     let seconds = prop_oneof![8 => Just(1_i64), 1 => 2_i64..25];
     let moment =
         (seconds, values, odd, few()).prop_map(|(seconds, values, odd, few)| Moment { seconds, values, odd, few });
@@ -258,10 +281,14 @@ fn moments() -> impl Strategy<Value = Vec<Moment>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_window_that_goes_on_says_what_one_that_is_read_anew_says(moments in moments()) {
+    fn a_window_that_goes_on_says_what_one_that_is_read_anew_says(
+        moments in moments(),
+        // How late each series always is, in ms.
+        delays in proptest::collection::vec(prop_oneof![2 => Just(0_i64), 1 => 0..4_000_i64], SERIES),
+    ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (followed, anew) = (open(), open());
@@ -274,18 +301,14 @@ proptest! {
             for Moment { seconds, values, odd, few } in moments {
                 now = TimeMs(now.0 + 1_000 * seconds);
                 let mut batch = SampleBatch::new();
-                let key = |at: usize, more: Option<&'static str>| {
-                    let tags = [("host", "h"), ("container", CONTAINERS[at / COLLECTED.len()]), ("resource", "memory")];
-                    let more = more.map(|tag| (tag, "x"));
-                    series(COLLECTED[at % COLLECTED.len()], &tags.into_iter().chain(more).collect::<Vec<_>>())
-                };
                 for (at, value) in values.iter().enumerate() {
                     let Some(value) = *value else { continue };
-                    batch.push(key(at, None), now, value);
+                    let (key, time) = (series_at(at, None), TimeMs(now.0 - delays[at]));
+                    batch.push(key.clone(), time, value);
                     match odd {
-                        Odd::Late(ago) if at % 5 == 0 => batch.push(key(at, None), TimeMs(now.0 - 1_000 * ago), value + 0.3),
-                        Odd::Twice if at % 7 == 0 => batch.push(key(at, None), now, value + 0.7),
-                        Odd::Other(tag) if at % 6 == 0 => batch.push(key(at, Some(tag)), now, value + 0.9),
+                        Odd::Late(ago) if at % 5 == 0 => batch.push(key, TimeMs(now.0 - 1_000 * ago), value + 0.3),
+                        Odd::Twice if at % 7 == 0 => batch.push(key, time, value + 0.7),
+                        Odd::Other(tag) if at % 6 == 0 => batch.push(series_at(at, Some(tag)), now, value + 0.9),
                         _ => {}
                     }
                 }
@@ -296,7 +319,7 @@ proptest! {
                     }
                 }
                 anew.store.recents.forget();
-                for window in [10, 30] {
+                for window in [10, 50] {
                     if let Odd::Past(ago) = odd {
                         ask(&followed, window, TimeMs(now.0 - 1_000 * ago)).await;
                     }
