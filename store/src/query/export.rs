@@ -4,8 +4,8 @@
 //! for (NaN, the infinities) is null there.
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, Int64Array, StringArray,
-    TimestampMillisecondArray, UInt64Array,
+    Array, ArrayAccessor, ArrayRef, AsArray, BooleanArray, Float32Array, Float64Array, Int64Array, StringArray,
+    StringViewArray, TimestampMillisecondArray, UInt64Array,
 };
 use arrow::compute::cast;
 use arrow::csv::WriterBuilder;
@@ -232,6 +232,7 @@ enum Cell {
     /// Printed with the digits of `f32`, not with those that it gets as `f64`.
     Real(Float32Array),
     Text(StringArray, RefCell<Repeated>),
+    View(StringViewArray, RefCell<Repeated>),
     /// As milliseconds, with what was found out about the day of the last one.
     Time(TimestampMillisecondArray, std::cell::Cell<Day>),
     /// Exact digits as Arrow prints them.
@@ -252,7 +253,8 @@ impl Cell {
             integer if integer.is_integer() => Cell::Integer(to(DataType::Int64)?.as_primitive().clone()),
             DataType::Float16 | DataType::Float32 => Cell::Real(to(DataType::Float32)?.as_primitive().clone()),
             DataType::Float64 => Cell::Double(column.as_primitive().clone()),
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+            DataType::Utf8View => Cell::View(column.as_string_view().clone(), RefCell::default()),
+            DataType::Utf8 | DataType::LargeUtf8 => {
                 Cell::Text(to(DataType::Utf8)?.as_string().clone(), RefCell::default())
             }
             DataType::Dictionary(_, values) => Cell::new(&to(values.as_ref().clone())?)?,
@@ -292,6 +294,7 @@ impl Cell {
             Cell::Double(column) => serialize(&column.value(row), out)?,
             Cell::Real(column) => serialize(&column.value(row), out)?,
             Cell::Text(column, repeated) => repeated.borrow_mut().write(column, row, out)?,
+            Cell::View(column, repeated) => repeated.borrow_mut().write(column, row, out)?,
             Cell::Time(column, day) => {
                 write_time(column.value(row), day, out);
             }
@@ -333,6 +336,7 @@ impl Cell {
             Cell::Double(column) => column.is_null(row),
             Cell::Real(column) => column.is_null(row),
             Cell::Text(column, _) => column.is_null(row),
+            Cell::View(column, _) => column.is_null(row),
             Cell::Time(column, _) => column.is_null(row),
             Cell::Digits(column) | Cell::List(column, _) | Cell::Struct(column, _) | Cell::Other(column) => {
                 column.is_null(row)
@@ -350,7 +354,12 @@ struct Repeated {
 }
 
 impl Repeated {
-    fn write(&mut self, column: &StringArray, row: usize, out: &mut Vec<u8>) -> Result<(), ArrowError> {
+    fn write<'a>(
+        &mut self,
+        column: impl ArrayAccessor<Item = &'a str>,
+        row: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), ArrowError> {
         let text = column.value(row);
         let before = row.checked_sub(1).filter(|before| column.is_valid(*before) && column.value(*before) == text);
         if before.is_none() {
@@ -457,6 +466,16 @@ mod tests {
             truncated: false,
             took: Duration::from_micros(1_500),
         }
+    }
+
+    #[test]
+    fn texts_are_written_alike_however_they_lie_in_memory() {
+        let texts = vec![Some("ö\n"), Some("ö\n"), None, Some("a text that is too long to lie in a view"), None];
+        let columns: [(&str, ArrayRef); 2] =
+            [("a", Arc::new(StringArray::from(texts.clone()))), ("b", Arc::new(StringViewArray::from(texts.clone())))];
+        let written = json_rows(&[RecordBatch::try_from_iter(columns).unwrap()]).unwrap();
+        let expected: Vec<_> = texts.iter().map(|text| [*text, *text]).collect();
+        assert_eq!(String::from_utf8(written).unwrap(), serde_json::to_string(&expected).unwrap());
     }
 
     #[test]

@@ -131,10 +131,10 @@ impl Segment {
             // Times ascend within a series.
             let first = piece.times.partition_point(|&time| time < wanted.from);
             let end = piece.times.partition_point(|&time| time <= wanted.to).max(first);
-            let mut times = piece.times[first..end].iter();
-            piece.numbers(0, first..end, |value| {
-                rows.extend(times.next().map(|&time| Row { series: piece.series, time, value }));
-            });
+            let from = rows.len();
+            let times = piece.times[first..end].iter();
+            rows.extend(times.map(|&time| Row { series: piece.series, time, value: 0.0 }));
+            piece.numbers(0, first..end, rows[from..].iter_mut().map(|row| &mut row.value));
         })?;
         Ok(rows.len() > before)
     }

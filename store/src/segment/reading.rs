@@ -36,16 +36,21 @@ enum Numbers {
 }
 
 impl Piece<'_> {
-    /// Hands over the numbers of a column in rows `rows` of this piece. `number` is the column's place among those that
-    /// [`SortedFile::read`](super::sorted_file::SortedFile::read) was asked for.
-    pub(crate) fn numbers(&self, number: usize, rows: Range<usize>, mut each: impl FnMut(f64)) {
+    /// Puts the numbers of a column in rows `rows` of this piece into as many places. `number` is the column's place among
+    /// those that [`SortedFile::read`](super::sorted_file::SortedFile::read) was asked for.
+    pub(crate) fn numbers<'n>(&self, number: usize, rows: Range<usize>, into: impl Iterator<Item = &'n mut f64>) {
         let rows = self.at + rows.start..self.at + rows.end;
         match &self.numbers[number] {
-            Numbers::Doubles(values) => values[rows].iter().for_each(|bits| each(f64::from_bits(*bits as u64))),
-            Numbers::Scaled(values, power) => {
-                values[rows].iter().for_each(|&integer| each(scaled::from_scaled(integer, *power)));
+            Numbers::Doubles(values) => {
+                values[rows].iter().zip(into).for_each(|(bits, place)| *place = f64::from_bits(*bits as u64));
             }
-            Numbers::Plain(values) => values[rows].iter().copied().for_each(each),
+            Numbers::Scaled(values, power) => {
+                values[rows]
+                    .iter()
+                    .zip(into)
+                    .for_each(|(&integer, place)| *place = scaled::from_scaled(integer, *power));
+            }
+            Numbers::Plain(values) => values[rows].iter().zip(into).for_each(|(value, place)| *place = *value),
         }
     }
 

@@ -349,12 +349,7 @@ impl Segment {
                 last: 0.0,
             }));
             for (number, (_, place)) in numbers.iter().enumerate() {
-                let mut row = rows[from..].iter_mut();
-                piece.numbers(number, first..end, |value| {
-                    if let Some(row) = row.next() {
-                        *place(row) = value;
-                    }
-                });
+                piece.numbers(number, first..end, rows[from..].iter_mut().map(place));
             }
         })?;
         Ok(true)
