@@ -7,6 +7,7 @@
 mod agents;
 mod cli;
 mod clients;
+mod conformance;
 mod dashboard;
 mod demo;
 mod disk;
