@@ -51,7 +51,7 @@ impl BaselineFile {
             Some(entry) if same_id(entry) == Some(true) => {
                 Entry { incarnation, gone_at: None, squeeze: None, ..entry.clone() }
             }
-            _ => Entry { incarnation, limits: BTreeMap::new(), squeeze: None, kept: None, gone_at: None },
+            _ => Entry { incarnation, ..Entry::default() },
         }
     }
 }
@@ -61,7 +61,7 @@ const NOT_RUNNING: u64 = 0;
 /// How many containers that are not running are remembered; the ones that went first are forgotten first.
 const REMEMBERED: usize = 1_000;
 
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Entry {
     incarnation: u64,
     limits: BTreeMap<Resource, Limit>,
@@ -71,6 +71,9 @@ struct Entry {
     gone_at: Option<TimeMs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     squeeze: Option<Squeeze>,
+    /// What we had written of limits that somebody else changed and that are left alone since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    left_alone: BTreeMap<Resource, Limit>,
 }
 
 /// That the owner of a container was told of our limits and brings them back when it starts the container again. What is
@@ -158,6 +161,31 @@ impl Baselines {
             return Ok(());
         }
         self.put(&mut file, life.name, Entry { squeeze, ..entry })
+    }
+
+    /// Limits of this incarnation that are left alone, by what we had written.
+    pub(crate) fn left_alone(&self, life: Life<'_>) -> BTreeMap<Resource, Limit> {
+        self.file.lock().entry(life).left_alone
+    }
+
+    /// Records that a limit is left alone from now on, by what we had written, or with `None` not any more, and returns once
+    /// that is on disk.
+    pub(crate) fn record_left_alone(
+        &self,
+        life: Life<'_>,
+        resource: Resource,
+        expected: Option<Limit>,
+    ) -> Result<(), ActuatorError> {
+        let mut file = self.file.lock();
+        let mut entry = file.entry(life);
+        if entry.left_alone.get(&resource) == expected.as_ref() {
+            return Ok(());
+        }
+        match expected {
+            Some(expected) => entry.left_alone.insert(resource, expected),
+            None => entry.left_alone.remove(&resource),
+        };
+        self.put(&mut file, life.name, entry)
     }
 
     fn put(&self, file: &mut BaselineFile, name: &str, entry: Entry) -> Result<(), ActuatorError> {

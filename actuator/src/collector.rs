@@ -14,13 +14,12 @@ use crate::capacity::Capacity;
 use crate::cgroup::parse::Stall;
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling, sampler};
 use crate::discovery::{Found, identify, is_pause, walk};
-use crate::drift::Standing;
 use crate::error::ActuatorError;
 use crate::host::{LocalHost, Tracked};
 use crate::labels::settings;
 use crate::runtime::Described;
 use crate::runtime::daemon::Daemon;
-use crate::{Collected, Drift, Source};
+use crate::{Collected, Drift, DriftAnswer, Source};
 
 /// How long the runtimes are asked about containers in one collection; whoever is left appears with the next one.
 const ASKING_TIME: Duration = Duration::from_secs(1);
@@ -206,6 +205,7 @@ impl Collector {
                 let baseline = host.baselines.recorded(life);
                 gaps.take(host.release_left_squeeze(life, &cgroup));
                 gaps.take(host.adopt_pin(&name, &cgroup));
+                let left_alone = gaps.take(host.left_alone(life)).unwrap_or_default();
                 let mut container = Container {
                     key: ContainerKey { host: host.config.host.clone(), name: name.clone() },
                     path: identity.path.clone(),
@@ -222,7 +222,7 @@ impl Collector {
                     bounds: BTreeMap::new(),
                 };
                 problems = label(&mut container, &described, host, self.capacity);
-                Arc::clone(vacant.insert(Arc::new(Tracked::new(container, cgroup, &baseline))))
+                Arc::clone(vacant.insert(Arc::new(Tracked::new(container, cgroup, &baseline, &left_alone))))
             }
         };
         drop(containers);
@@ -377,19 +377,31 @@ impl Round {
             if !owned.baseline_recorded {
                 watched.tracked.container.write().baseline.insert(resource, own);
             }
-            let standing = owned.observe(own, self.now, host.config.drift_hold());
-            if let Standing::Foreign { expected, .. } = standing
-                && owned.take_report()
-            {
-                let container = watched.tracked.container.read().key.clone();
-                let expected = expected.value().unwrap_or(f64::INFINITY);
-                self.drifts.push(Drift { container, resource, expected, found: own.value(), at: self.now });
+            owned.claim.observe(own, self.now, host.config.drift());
+            if let Some((answer, expected)) = owned.claim.take_news() {
+                self.note_drift(host, watched, resource, Drifted { expected, found: own, answer });
             }
         }
         drop(owned);
         if let Some(effective) = self.effective(host, capacity, watched, resource, own) {
             self.push(metrics::LIMIT, tags, resource, effective);
         }
+    }
+
+    fn note_drift(&mut self, host: &LocalHost, watched: &Watched, resource: Resource, drifted: Drifted) {
+        let Drifted { expected, found, answer } = drifted;
+        let (container, incarnation, id) = {
+            let container = watched.tracked.container.read();
+            (container.key.clone(), container.incarnation, container.id.clone())
+        };
+        if answer.is_hands_off() || answer == DriftAnswer::Over {
+            // A restart must not make a person's limit ours.
+            let life = Life { name: &container.name, incarnation, id: &id };
+            let left_alone = answer.is_hands_off().then_some(expected);
+            self.gaps.take(host.baselines.record_left_alone(life, resource, left_alone));
+        }
+        let expected = expected.value().unwrap_or(f64::INFINITY);
+        self.drifts.push(Drift { container, resource, expected, found: found.value(), at: self.now, answer });
     }
 
     /// What is in force: the least of the own limit, those above, and what the machine has. `None` when one is unknown.
@@ -442,6 +454,13 @@ impl Round {
     fn push(&mut self, metric: &str, tags: &Tags, resource: Resource, value: f64) {
         self.samples.push(tags.series(metric, resource), self.now, value);
     }
+}
+
+/// A limit of which it has to be told that somebody else changed it, or gave it back.
+struct Drifted {
+    expected: Limit,
+    found: Limit,
+    answer: DriftAnswer,
 }
 
 /// The tags of one container's samples.

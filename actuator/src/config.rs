@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::{Bounds, Resource};
 
 use crate::capacity::Capacity;
+use crate::drift::DriftRule;
 use crate::error::ActuatorError;
 
 /// How one host is measured and changed.
@@ -61,6 +62,8 @@ pub struct ActuatorConfig {
     pub squeeze_timeout_ms: u64,
     /// How long a limit that somebody else changed is left alone, in seconds.
     pub drift_hold_s: u64,
+    /// What becomes of it then.
+    pub on_drift: OnDrift,
     /// Where baselines are kept across restarts; without it they are lost with the process.
     pub state_dir: Option<PathBuf>,
 }
@@ -90,6 +93,7 @@ impl Default for ActuatorConfig {
             never_scale: Vec::new(),
             squeeze_timeout_ms: 5_000,
             drift_hold_s: 60,
+            on_drift: OnDrift::Adopt,
             state_dir: None,
         }
     }
@@ -107,6 +111,20 @@ pub enum WriteVia {
     Cgroup,
     /// Each limit through the owner; when it fails the change is refused.
     Owner,
+}
+
+/// What becomes of a limit that somebody else changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDrift {
+    /// It is left alone for [`ActuatorConfig::drift_hold_s`]; then what was found is what rules start from.
+    #[default]
+    Adopt,
+    /// It is left alone until it is again what Tidegate wrote, or until a person says otherwise.
+    HandsOff,
+    /// It is left alone for [`ActuatorConfig::drift_hold_s`]; then what Tidegate had written is put back. Where that does not
+    /// last several times in a row it becomes `HandsOff`: two controllers do not fight for ever.
+    Restore,
 }
 
 /// The lowest and the highest limit, in the resource's base unit, where they are given.
@@ -247,8 +265,8 @@ impl ActuatorConfig {
         Duration::from_secs(self.tell_owner_every_s)
     }
 
-    pub(crate) fn drift_hold(&self) -> Duration {
-        Duration::from_secs(self.drift_hold_s)
+    pub(crate) fn drift(&self) -> DriftRule {
+        DriftRule { answer: self.on_drift, hold: Duration::from_secs(self.drift_hold_s) }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::capacity::Capacity;
 use crate::cgroup::dir::DescriptorBudget;
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::collector::Collector;
-use crate::config::{ActuatorConfig, WriteVia};
+use crate::config::{ActuatorConfig, OnDrift, WriteVia};
 use crate::discovery::OwnCgroups;
 use crate::drift::Owned;
 use crate::error::ActuatorError;
@@ -57,8 +57,16 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
-    pub(crate) fn new(container: Container, cgroup: Cgroup, recorded: &BTreeMap<Resource, Limit>) -> Self {
-        let owned = |resource| Mutex::new(Owned::new(recorded.contains_key(&resource)));
+    /// `recorded` and `left_alone` are what a former process knew: baselines, and what it had written where somebody else
+    /// has the limit since.
+    pub(crate) fn new(
+        container: Container,
+        cgroup: Cgroup,
+        recorded: &BTreeMap<Resource, Limit>,
+        left_alone: &BTreeMap<Resource, Limit>,
+    ) -> Self {
+        let owned =
+            |resource| Mutex::new(Owned::new(recorded.contains_key(&resource), left_alone.get(&resource).copied()));
         Self {
             container: RwLock::new(container),
             cgroup: RwLock::new(Arc::new(cgroup)),
@@ -113,6 +121,19 @@ impl LocalHost {
             tracing::info!(container = life.name, file = write.target, value = write.value, "left squeeze taken away");
         }
         self.baselines.record_squeeze(life, None)
+    }
+
+    /// Limits that a former process left alone, by what it had written. That it is to adopt them now is a person's word:
+    /// then they are forgotten.
+    pub(crate) fn left_alone(&self, life: Life<'_>) -> Result<BTreeMap<Resource, Limit>, ActuatorError> {
+        let left_alone = self.baselines.left_alone(life);
+        if self.config.on_drift != OnDrift::Adopt {
+            return Ok(left_alone);
+        }
+        for resource in left_alone.into_keys() {
+            self.baselines.record_left_alone(life, resource, None)?;
+        }
+        Ok(BTreeMap::new())
     }
 
     /// A collector of this host. One is enough; each reports appearances and disappearances on its own.
@@ -203,7 +224,7 @@ impl LocalHost {
             target: f64::NAN,
             limit_before: None,
             now,
-            drift_hold: self.config.drift_hold(),
+            drift: self.config.drift(),
             squeeze_timeout: self.config.squeeze_timeout(),
             owner: None,
             told,
@@ -242,7 +263,7 @@ impl LocalHost {
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
         let owner = self.owner_of(&whom, &cgroup);
-        let stands = cgroup.own_limit(resource).is_ok_and(|found| owned.is_as_written(found));
+        let stands = cgroup.own_limit(resource).is_ok_and(|found| owned.claim.is_as_written(&found));
         let Some(owner) = owner.filter(|_| stands) else {
             // Somebody else's limit is not ours to spread.
             owned.untold = false;

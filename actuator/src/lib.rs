@@ -49,7 +49,7 @@ mod state_file;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{Clock, Container, ContainerKey, Host, Outcome, OutcomeStatus, Resource, SampleBatch, TimeMs};
 
-pub use config::{ActuatorConfig, AppRule, BoundsRule, BoundsSpec, WriteVia};
+pub use config::{ActuatorConfig, AppRule, BoundsRule, BoundsSpec, OnDrift, WriteVia};
 pub use discovery::{Identity, identify};
 pub use error::ActuatorError;
 pub use host::LocalHost;
@@ -151,4 +151,32 @@ pub struct Drift {
     pub found: Option<f64>,
     /// When it was noticed.
     pub at: TimeMs,
+    /// What becomes of it.
+    #[serde(default)]
+    pub answer: DriftAnswer,
+}
+
+/// What becomes of a limit that somebody else changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriftAnswer {
+    /// It is left alone for a while, and then it is what rules start from.
+    #[default]
+    Adopt,
+    /// It is left alone for a while, and then what was expected is to be written again: whoever decides about limits does
+    /// that, by a change like any other.
+    Restore,
+    /// It is left alone until what was expected stands there again, or until a person says otherwise.
+    HandsOff,
+    /// As [`DriftAnswer::HandsOff`], since putting it back did not last.
+    GivenUp,
+    /// What was expected stands there again, after one of the former two: it may be changed.
+    Over,
+}
+
+impl DriftAnswer {
+    /// Whether no change is made until the limit is given back.
+    pub fn is_hands_off(self) -> bool {
+        matches!(self, Self::HandsOff | Self::GivenUp)
+    }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use tidegate_actuator::{Actuator, ActuatorConfig};
+use tidegate_actuator::{Actuator, ActuatorConfig, DriftAnswer, OnDrift};
 use tidegate_model::{CgroupVersion, Limit, Outcome, OutcomeStatus, Resource, Runtime, TimeMs, VirtualClock, metrics};
 
 use crate::tree::{Fake, KINDS, Kind, MIB, Tree, change, tidy, value, writes};
@@ -379,6 +379,89 @@ fn a_foreign_change_is_reported_once_left_alone_and_then_adopted() {
         fake.clock.set(TimeMs(63_000));
         assert_eq!(fake.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);
         assert!(fake.collect(64).drifts.is_empty());
+    }
+}
+
+#[test]
+fn a_foreign_limit_is_left_alone_for_good_also_after_a_restart_until_it_is_given_back() {
+    for kind in KINDS {
+        let (tree, state) = (Tree::new(kind), tempfile::tempdir().unwrap());
+        let state_dir = Some(state.path().to_owned());
+        let config = |on_drift| ActuatorConfig { on_drift, state_dir: state_dir.clone(), ..tree.config() };
+        let mut fake = Fake::new(config(OnDrift::HandsOff));
+        assert_eq!(fake.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+        tree.set_cpu("/own/web", 70_000);
+        assert_eq!(fake.collect(2).drifts[0].answer, DriftAnswer::HandsOff);
+        let left_alone = |fake: &Fake| {
+            let outcome = fake.apply(Resource::Cpu, 0.4);
+            assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Drifted, Some(0.7)));
+            assert!(
+                outcome.writes.is_empty() && outcome.message.contains("until it is 0.50 cores again"),
+                "{outcome:?}"
+            );
+        };
+        assert!(fake.collect(3_600).drifts.is_empty());
+        left_alone(&fake);
+
+        let mut restarted = Fake::new(config(OnDrift::HandsOff));
+        let told = &restarted.first.drifts[0];
+        assert_eq!((told.answer, told.expected, told.found), (DriftAnswer::HandsOff, 0.5, Some(0.7)));
+        left_alone(&restarted);
+        tree.set_cpu("/own/web", 50_000);
+        assert_eq!(restarted.collect(2).drifts[0].answer, DriftAnswer::Over);
+        assert_eq!(restarted.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);
+
+        tree.set_cpu("/own/web", 70_000);
+        assert_eq!(restarted.collect(3).drifts[0].answer, DriftAnswer::HandsOff);
+        let adopting = Fake::new(config(OnDrift::Adopt));
+        assert!(adopting.first.drifts.is_empty(), "a person said so");
+        assert_eq!(adopting.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);
+        tree.set_cpu("/own/web", 70_000);
+        assert!(Fake::new(config(OnDrift::HandsOff)).first.drifts.is_empty(), "and it was remembered");
+    }
+}
+
+#[test]
+fn a_limit_may_be_put_back_after_its_hold_and_three_times_in_a_row_at_most() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let mut fake = Fake::new(ActuatorConfig { on_drift: OnDrift::Restore, ..tree.config() });
+        fake.apply(Resource::Cpu, 0.5);
+        let mut now = 2;
+        for _ in 0..3 {
+            tree.set_cpu("/own/web", 70_000);
+            let drift = fake.collect(now).drifts.remove(0);
+            assert_eq!((drift.answer, drift.expected), (DriftAnswer::Restore, 0.5));
+            assert_eq!(fake.apply(Resource::Cpu, drift.expected).status, OutcomeStatus::Drifted);
+            now += 60;
+            assert!(fake.collect(now).drifts.is_empty());
+            assert_eq!(fake.apply(Resource::Cpu, drift.expected).status, OutcomeStatus::Applied);
+            now += 1;
+            assert!(fake.collect(now).drifts.is_empty());
+        }
+        tree.set_cpu("/own/web", 70_000);
+        assert_eq!(fake.collect(now).drifts[0].answer, DriftAnswer::GivenUp);
+        fake.collect(now + 7_200);
+        assert_eq!(fake.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Drifted);
+    }
+}
+
+#[test]
+fn memory_is_never_put_back_below_what_is_held() {
+    for kind in KINDS {
+        let tree = Tree::new(kind);
+        let mut fake = Fake::new(ActuatorConfig { on_drift: OnDrift::Restore, drift_hold_s: 1, ..tree.config() });
+        tree.set_memory("/own/web", 200.0 * MIB);
+        assert_eq!(fake.apply(Resource::Memory, 300.0 * MIB).status, OutcomeStatus::Applied);
+        tree.set_memory("/own/web", 400.0 * MIB);
+        let drift = fake.collect(2).drifts.remove(0);
+        let stat = if kind == Kind::V2 { ("anon", "kernel") } else { ("total_rss", "total_shmem") };
+        let held = format!("{} {}\n{} 0\ntotal_inactive_file 0\ninactive_file 0\n", stat.0, 350u64 << 20, stat.1);
+        tree.write("/own/web", "memory.stat", &held);
+        fake.collect(3);
+        let below = fake.apply(Resource::Memory, drift.expected);
+        assert_eq!((below.status, below.writes.len()), (OutcomeStatus::Infeasible, 0), "{}", below.message);
+        assert_eq!(below.limit_after, Some(400.0 * MIB));
     }
 }
 

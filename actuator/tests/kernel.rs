@@ -16,7 +16,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tidegate_actuator::sandbox::Sandbox;
-use tidegate_actuator::{Actuator, ActuatorConfig, ActuatorError, Change, Collected, LocalHost, Source};
+use tidegate_actuator::{
+    Actuator, ActuatorConfig, ActuatorError, Change, Collected, DriftAnswer, LocalHost, OnDrift, Source,
+};
 use tidegate_model::{CgroupVersion, Clock, ContainerKey, Outcome, OutcomeStatus, Resource, SystemClock, metrics};
 
 const MIB: f64 = 1_048_576.0;
@@ -342,6 +344,45 @@ fn a_foreign_change_is_noticed_and_respected() {
         let outcome = lab.apply(resource, target);
         assert_eq!((outcome.status, outcome.writes.len()), (OutcomeStatus::Drifted, 0));
     }
+    assert_eq!(lab.sandbox.cpu_limit("web").unwrap(), Some(0.7));
+}
+
+#[test]
+fn what_somebody_else_changed_is_put_back_after_its_hold_or_left_alone_until_it_is_given_back() {
+    let hands_off = ActuatorConfig { on_drift: OnDrift::HandsOff, drift_hold_s: 0, ..Default::default() };
+    let Some(mut lab) = Lab::open_with(hands_off) else { return };
+    assert_eq!(lab.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+    lab.sandbox.limit_cpu("web", 0.7).unwrap();
+    assert_eq!(lab.collect().drifts[0].answer, DriftAnswer::HandsOff);
+    let left = lab.apply(Resource::Cpu, 0.4);
+    assert_eq!((left.status, left.writes.len(), left.limit_after), (OutcomeStatus::Drifted, 0, Some(0.7)));
+    lab.sandbox.limit_cpu("web", 0.5).unwrap();
+    assert_eq!(lab.collect().drifts[0].answer, DriftAnswer::Over);
+    assert_eq!(lab.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);
+    drop(lab);
+
+    let restore = ActuatorConfig { on_drift: OnDrift::Restore, drift_hold_s: 0, ..Default::default() };
+    let Some(mut lab) = Lab::open_with(restore) else { return };
+    assert_eq!(lab.apply(Resource::Memory, 96.0 * MIB).status, OutcomeStatus::Applied);
+    lab.sandbox.limit_memory("web", 256 << 20).unwrap();
+    let drift = lab.collect().drifts.remove(0);
+    assert_eq!((drift.answer, drift.expected), (DriftAnswer::Restore, 96.0 * MIB));
+    assert!(lab.load.order("hold 128"));
+    let below = lab.apply(Resource::Memory, drift.expected);
+    assert_eq!((below.status, below.limit_after), (OutcomeStatus::Infeasible, Some(256.0 * MIB)));
+    assert!(lab.load.is_alive() && lab.load.order("ping"));
+
+    assert_eq!(lab.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+    for _ in 0..3 {
+        lab.sandbox.limit_cpu("web", 0.7).unwrap();
+        let drift = lab.collect().drifts.remove(0);
+        assert_eq!((drift.resource, drift.answer), (Resource::Cpu, DriftAnswer::Restore));
+        assert_eq!(lab.apply(Resource::Cpu, drift.expected).status, OutcomeStatus::Applied);
+        assert!(lab.collect().drifts.is_empty());
+    }
+    lab.sandbox.limit_cpu("web", 0.7).unwrap();
+    assert_eq!(lab.collect().drifts[0].answer, DriftAnswer::GivenUp);
+    assert_eq!(lab.apply(Resource::Cpu, 0.5).status, OutcomeStatus::Drifted);
     assert_eq!(lab.sandbox.cpu_limit("web").unwrap(), Some(0.7));
 }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::arbiter::{Approved, Judged, judge};
 use crate::engine::Engine;
+use crate::explain::DRIFT;
 use crate::history::Follow;
 use crate::proposal::Proposal;
 use crate::snapshot::Snapshot;
@@ -89,6 +90,9 @@ impl Engine {
             };
             drop(writing);
             self.history.lock().finish(&decision, self.config.drift_hold(), follow);
+            if decision.rule == DRIFT && decision.outcome.status == OutcomeStatus::Applied {
+                self.note_undrifted(&decision);
+            }
             written(decision);
         }
     }

@@ -175,6 +175,7 @@ impl Candidate {
         match self.proposal.origin {
             Origin::Row | Origin::Expiry => guard::BEFORE_CHOICE,
             Origin::Restore => guard::RESTORE_BEFORE_CHOICE,
+            Origin::Undrift => guard::UNDRIFT_BEFORE_CHOICE,
         }
     }
 
@@ -182,6 +183,7 @@ impl Candidate {
         match self.proposal.origin {
             Origin::Row | Origin::Expiry => guard::BEHIND_CHOICE,
             Origin::Restore => guard::RESTORE_BEHIND_CHOICE,
+            Origin::Undrift => guard::UNDRIFT_BEHIND_CHOICE,
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
-use tidegate_actuator::{Actuator, Drift};
-use tidegate_model::{Clock, ContainerKey, Decision, Event, Mode, Outcome, OutcomeStatus, TimeMs};
+use tidegate_actuator::{Actuator, Drift, DriftAnswer};
+use tidegate_model::{Clock, Decision, Event, Mode, Outcome, OutcomeStatus, TimeMs};
 use tidegate_store::{Freeze, RuleChange, RuleRow, Store};
 use tokio::sync::broadcast;
 
@@ -16,7 +16,7 @@ use crate::arbiter::decision_id;
 use crate::backtest::{Backtest, Trace};
 use crate::config::PolicyConfig;
 use crate::error::{PolicyError, PolicyErrorKind};
-use crate::explain::{Explanation, HOLD, OUTSIDE, WATCH, explain_sentence};
+use crate::explain::{DRIFT, Explanation, HOLD, OUTSIDE, WATCH, explain_sentence};
 use crate::history::History;
 use crate::parse;
 use crate::readings::Limits;
@@ -39,7 +39,7 @@ pub struct Engine {
     pub(crate) restored: Mutex<Option<Duration>>,
     /// Held while that is read.
     pub(crate) restoring: tokio::sync::Mutex<()>,
-    /// In whose names the engine itself proposes: after a regression, and without data.
+    /// In whose names the engine itself proposes: after a regression, without data, and after a foreign change.
     pub(crate) own: OwnRules,
     /// Held while a limit is written, and by the kill switch alone.
     pub(crate) writing: RwLock<()>,
@@ -48,7 +48,7 @@ pub struct Engine {
     /// When it was turned on last, in ms: what was decided until then is not written, even if it is off again.
     pub(crate) stopped: AtomicI64,
     /// Foreign changes that are not recorded yet.
-    pub(crate) outbox: Mutex<Vec<(Decision, Event)>>,
+    pub(crate) outbox: Mutex<Vec<(Option<Decision>, Event)>>,
     pub(crate) announced: broadcast::Sender<Arc<Decision>>,
     pub(crate) ticked: AtomicBool,
     /// Whether decisions go to the store.
@@ -59,6 +59,7 @@ pub struct Engine {
 pub(crate) struct OwnRules {
     pub watch: Arc<RuleDefinition>,
     pub hold: Arc<RuleDefinition>,
+    pub drift: Arc<RuleDefinition>,
 }
 
 impl OwnRules {
@@ -67,7 +68,7 @@ impl OwnRules {
             let rule = RuleDefinition::own(name, config);
             rule.map(Arc::new).map_err(|why| PolicyError::new(PolicyErrorKind::Option, why))
         };
-        Ok(Self { watch: own(WATCH)?, hold: own(HOLD)? })
+        Ok(Self { watch: own(WATCH)?, hold: own(HOLD)?, drift: own(DRIFT)? })
     }
 }
 
@@ -168,16 +169,34 @@ impl Engine {
         rules.iter().map(|rule| format!("{};\n", rule.definition.sql)).collect()
     }
 
-    /// Somebody else changed a limit: rules leave it alone for the configured time, and the change is recorded as a
-    /// decision of the rule `(outside)` and as an event at the next tick. The same finding again changes nothing.
+    /// Somebody else changed a limit: rules leave it alone for the configured time, or until it is given back, and the change
+    /// is recorded as a decision of the rule `(outside)` and as an event at the next tick. That it was given back is an event,
+    /// too. The same finding again changes nothing.
     pub fn note_drift(&self, drift: &Drift) {
-        if self.history.lock().drifted(drift, self.config.drift_hold()) {
-            tracing::warn!(
-                container = %drift.container, resource = %drift.resource, expected = drift.expected, found = ?drift.found,
-                "somebody else changed a limit"
-            );
-            self.outbox.lock().push(drift_rows(drift, &self.config));
+        if !self.history.lock().drifted(drift, self.config.drift_hold()) {
+            return;
         }
+        let Drift { container, resource, expected, found, .. } = drift;
+        let event = drift_event(drift);
+        match drift.answer {
+            DriftAnswer::Over => {
+                tracing::info!(%container, %resource, expected, "a limit that was left alone stands as it was written again");
+                self.outbox.lock().push((None, event));
+            }
+            answer => {
+                tracing::warn!(%container, %resource, expected, ?found, ?answer, "somebody else changed a limit");
+                self.outbox.lock().push((Some(drift_decision(drift, &self.config)), event));
+            }
+        }
+    }
+
+    /// A limit that somebody else had changed stands as it was again: an event at the next tick.
+    pub(crate) fn note_undrifted(&self, decision: &Decision) {
+        let (container, resource) = (decision.container.clone(), decision.resource);
+        let value = decision.outcome.limit_after.unwrap_or(0.0);
+        let (rule, name) = (DRIFT.to_owned(), "drift_restored".to_owned());
+        let event = Event { time: decision.outcome.at, rule, container, resource, name, value };
+        self.outbox.lock().push((None, event));
     }
 
     /// Decisions are told, but not written down from now on: for a store that goes with the engine, where nobody reads them.
@@ -214,6 +233,7 @@ impl Engine {
     /// Records foreign changes that were noted since the last tick.
     pub(crate) async fn flush_outbox(&self) -> Vec<Decision> {
         let (decisions, events): (Vec<_>, Vec<_>) = std::mem::take(&mut *self.outbox.lock()).into_iter().unzip();
+        let decisions: Vec<Decision> = decisions.into_iter().flatten().collect();
         self.record(&decisions).await;
         if let Err(error) = self.record_events(&events).await {
             tracing::error!(error, "foreign changes could not be recorded as events");
@@ -240,27 +260,30 @@ impl Engine {
     }
 }
 
-fn drift_rows(drift: &Drift, config: &PolicyConfig) -> (Decision, Event) {
-    let ContainerKey { host, name } = &drift.container;
-    let key = (ContainerKey { host: host.clone(), name: name.clone() }, drift.resource);
+fn drift_decision(drift: &Drift, config: &PolicyConfig) -> Decision {
+    let key = (drift.container.clone(), drift.resource);
     let show = |value: Option<f64>| {
         let finite = value.filter(|value| value.is_finite());
         finite.map_or_else(|| "unlimited".to_owned(), |value| drift.resource.display(value))
     };
     let expected = Some(drift.expected).filter(|value| value.is_finite());
     let found = drift.found.filter(|value| value.is_finite());
-    let message = format!(
-        "it was {} and is now {}; rules leave it alone for {} s",
-        show(expected),
-        show(found),
-        config.drift_hold_s
-    );
-    let decision = Decision {
+    let (was, hold) = (show(expected), config.drift_hold_s);
+    let end = match drift.answer {
+        DriftAnswer::Adopt | DriftAnswer::Over => format!("rules leave it alone for {hold} s"),
+        DriftAnswer::Restore => format!("rules leave it alone for {hold} s, then it is put back"),
+        DriftAnswer::HandsOff => format!("rules leave it alone until it is {was} again or a person says otherwise"),
+        DriftAnswer::GivenUp => format!(
+            "putting it back did not last, so rules leave it alone until it is {was} again or a person says otherwise"
+        ),
+    };
+    let message = format!("it was {was} and is now {}; {end}", show(found));
+    Decision {
         id: decision_id(drift.at, OUTSIDE, 0, &key, 0),
         time: drift.at,
         rule: OUTSIDE.to_owned(),
         version: 0,
-        container: key.0.clone(),
+        container: key.0,
         resource: key.1,
         limit_before: expected,
         proposed: found.or(expected).unwrap_or(0.0),
@@ -277,16 +300,23 @@ fn drift_rows(drift: &Drift, config: &PolicyConfig) -> (Decision, Event) {
             at: drift.at,
             took_us: 0,
         },
+    }
+}
+
+fn drift_event(drift: &Drift) -> Event {
+    let name = match drift.answer {
+        DriftAnswer::Adopt | DriftAnswer::Restore | DriftAnswer::HandsOff => "drift",
+        DriftAnswer::GivenUp => "drift_given_up",
+        DriftAnswer::Over => "drift_over",
     };
-    let event = Event {
+    Event {
         time: drift.at,
         rule: OUTSIDE.to_owned(),
-        container: key.0,
-        resource: key.1,
-        name: "drift".to_owned(),
-        value: found.unwrap_or(0.0),
-    };
-    (decision, event)
+        container: drift.container.clone(),
+        resource: drift.resource,
+        name: name.to_owned(),
+        value: drift.found.filter(|value| value.is_finite()).unwrap_or(0.0),
+    }
 }
 
 /// What [`Engine::execute`] is asked for at, for rules that are new.

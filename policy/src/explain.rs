@@ -10,6 +10,8 @@ pub(crate) const OUTSIDE: &str = "(outside)";
 pub(crate) const WATCH: &str = "(watch)";
 /// Name of the rule in decisions that put back a baseline, since nothing is known of a container any more.
 pub(crate) const HOLD: &str = "(hold)";
+/// Name of the rule in decisions that put back what somebody else had changed.
+pub(crate) const DRIFT: &str = "(drift)";
 /// Name of the rule in decisions of the kill switch.
 pub(crate) const FREEZE: &str = "(freeze)";
 /// Name of the rule in decisions that an agent took by itself, or whose outcome it told late.
@@ -33,6 +35,7 @@ pub fn explain_sentence(decision: &Decision) -> String {
     let rule = match decision.rule.as_str() {
         WATCH => "the watch over decreases".to_owned(),
         HOLD => "the engine's own hold".to_owned(),
+        DRIFT => "the engine's answer to a foreign change".to_owned(),
         FREEZE => "the kill switch".to_owned(),
         AGENT => "the host's agent".to_owned(),
         rule => format!("rule {rule} v{}", decision.version),

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
-use tidegate_actuator::Drift;
+use tidegate_actuator::{Drift, DriftAnswer};
 use tidegate_model::{Container, ContainerKey, Decision, OutcomeStatus, TimeMs};
 
 use crate::proposal::LimitKey;
@@ -31,6 +31,11 @@ pub(crate) struct Applied {
     pub to: Option<f64>,
 }
 
+/// The end of a foreign change that rules keep their hands off until the limit is given back.
+pub(crate) const FOR_GOOD: TimeMs = TimeMs(i64::MAX);
+/// How often it is tried to put a limit back that somebody else changed.
+const RESTORE_TRIES: u32 = 3;
+
 /// A foreign change of a limit.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Foreign {
@@ -40,6 +45,28 @@ pub(crate) struct Foreign {
     pub until: TimeMs,
     /// The limit that was found.
     pub found: Option<f64>,
+    /// What is to be put back then, if anything is.
+    pub owed: Option<Owed>,
+}
+
+/// A limit that is to be put back, since somebody else changed it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Owed {
+    /// What stood there; infinite without a limit.
+    pub limit: f64,
+    /// When it is tried next.
+    pub next: TimeMs,
+    /// How often it was.
+    pub tries: u32,
+}
+
+impl Foreign {
+    fn of(drift: &Drift, hold: Duration) -> Self {
+        let Drift { at, found, answer, expected, .. } = *drift;
+        let until = if answer.is_hands_off() { FOR_GOOD } else { at.plus(hold) };
+        let owed = (answer == DriftAnswer::Restore).then_some(Owed { limit: expected, next: until, tries: 0 });
+        Self { at, until, found, owed }
+    }
 }
 
 /// A write under way.
@@ -181,7 +208,9 @@ impl Track {
     }
 
     fn newest(&self) -> Option<TimeMs> {
-        let foreign = self.foreign.as_ref().map(|foreign| foreign.until);
+        // One that is left alone for good is remembered as long as the container is measured.
+        let foreign =
+            self.foreign.as_ref().map(|foreign| if foreign.until == FOR_GOOD { foreign.at } else { foreign.until });
         let (up, down) = self.last_up_down(false);
         let pending = self.pending.map(|pending| pending.at);
         let lease = self.lease.as_ref().map(|lease| lease.renewed);
@@ -328,7 +357,11 @@ impl History {
             }
             OutcomeStatus::Drifted => {
                 let (at, found) = (decision.outcome.at, decision.outcome.limit_after);
-                track.foreign = Some(Foreign { at, until: at.plus(drift_hold), found });
+                let known = track.foreign.take();
+                let until = known.as_ref().map_or(at, |known| known.until).max(at.plus(drift_hold));
+                // The actuator may leave it alone for longer than is known here.
+                let owed = known.and_then(|known| known.owed).map(|owed| Owed { next: until, ..owed });
+                track.foreign = Some(Foreign { at, until, found, owed });
                 (track.lease, track.changed_by) = (None, None);
                 self.watches.cancel(&key);
             }
@@ -341,19 +374,46 @@ impl History {
         self.watches.settle(&key, decision);
     }
 
-    /// Notes a foreign change; false when it is the one that is known and left alone already. The same value found after
-    /// that is another foreign change.
+    /// Notes a foreign change, or that one is over; false when that is known already. The same value found after it was left
+    /// alone is another foreign change.
     pub fn drifted(&mut self, drift: &Drift, hold: Duration) -> bool {
         let key = (drift.container.clone(), drift.resource);
         let track = self.track_mut(&key);
-        let known = |foreign: &Foreign| foreign.found == drift.found && drift.at < foreign.until;
-        if track.foreign.as_ref().is_some_and(known) {
+        if drift.answer == DriftAnswer::Over {
+            return track.foreign.take().is_some();
+        }
+        let foreign = Foreign::of(drift, hold);
+        let is_known = |known: &Foreign| match foreign.until == FOR_GOOD {
+            true => known.until == FOR_GOOD,
+            false => known.found == foreign.found && drift.at < known.until,
+        };
+        if track.foreign.as_ref().is_some_and(is_known) {
             return false;
         }
-        track.foreign = Some(Foreign { at: drift.at, until: drift.at.plus(hold), found: drift.found });
+        track.foreign = Some(foreign);
         (track.lease, track.changed_by) = (None, None);
         self.watches.cancel(&key);
         true
+    }
+
+    /// Whether any limit is to be put back that somebody else changed.
+    pub fn owes_restores(&self) -> bool {
+        self.tracks.values().any(|track| track.foreign.as_ref().is_some_and(|foreign| foreign.owed.is_some()))
+    }
+
+    /// The limits that are to be put back now, each with what was found there. What comes to nothing is tried again after
+    /// another `hold`, a few times.
+    pub fn due_restores(&mut self, now: TimeMs, hold: Duration) -> Vec<(LimitKey, f64, Option<f64>)> {
+        let mut due = Vec::new();
+        for (key, track) in &mut self.tracks {
+            let Some(foreign) = &mut track.foreign else { continue };
+            let Some(owed) = foreign.owed.filter(|owed| owed.next <= now) else { continue };
+            due.push((key.clone(), owed.limit, foreign.found));
+            let tries = owed.tries + 1;
+            foreign.owed = (tries < RESTORE_TRIES).then_some(Owed { next: now.plus(hold), tries, ..owed });
+        }
+        due.sort_by(|a, b| a.0.cmp(&b.0));
+        due
     }
 
     /// A rule asks for this limit, so what it changed there stands.

@@ -1,5 +1,5 @@
 //! What the engine owes to changes that it has made: a look at what decreases did, the way back from what nobody asks for any
-//! more, and the baseline of containers of which nothing is known.
+//! more or somebody else has changed, and the baseline of containers of which nothing is known.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ impl Engine {
     /// Whether a tick has something to do for changes that were made, also when no rule is due.
     pub(crate) fn owes(&self) -> bool {
         let history = self.history.lock();
-        history.watches.is_busy() || history.has_leases()
+        history.watches.is_busy() || history.has_leases() || history.owes_restores()
     }
 
     /// What the engine proposes by itself at a tick.
@@ -40,7 +40,26 @@ impl Engine {
         if now.aligned(SILENCE_EVERY) == now {
             proposals.extend(self.baselines(snapshot));
         }
+        proposals.extend(self.undrift(snapshot));
         proposals
+    }
+
+    /// What stood before somebody else changed it, where that is to be put back. Hands were kept off for a while first, so
+    /// that two controllers do not fight at full speed; the actuator says when it gives up.
+    fn undrift(&self, snapshot: &Snapshot) -> Vec<Proposal> {
+        let due = self.history.lock().due_restores(snapshot.now, self.config.drift_hold());
+        let proposal = |(key, limit, found): (LimitKey, f64, Option<f64>)| {
+            if !snapshot.containers.contains_key(&key.0) {
+                return None;
+            }
+            // Without a limit it had what the host has.
+            let target = if limit.is_finite() { limit } else { snapshot.capacity(&key)? };
+            let found = found.map_or_else(|| "unlimited".to_owned(), |found| key.1.display(found));
+            let reason = format!("somebody else had set the limit to {found}");
+            let (rule, origin) = (self.own.drift.clone(), Origin::Undrift);
+            Some(Proposal { rule, origin, key, target, reason, columns: Map::new(), nth: 0 })
+        };
+        due.into_iter().filter_map(proposal).collect()
     }
 
     /// Compares what was measured after decreases with what was measured before them.

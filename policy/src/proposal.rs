@@ -23,8 +23,10 @@ pub(crate) enum Origin {
     Row,
     /// What a rule changed and does not ask for any more: the way back.
     Expiry,
-    /// What the engine puts back by itself.
+    /// What the engine puts back by itself: upwards.
     Restore,
+    /// What the engine puts back after somebody else changed it.
+    Undrift,
 }
 
 /// What somebody wants a limit to be; mostly a row that a rule returned.

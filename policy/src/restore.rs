@@ -338,7 +338,8 @@ fn restored_foreign(batches: &[RecordBatch], hold: Duration) -> impl Iterator<It
         keys(batch).into_iter().enumerate().filter_map(move |(row, key)| {
             let at = time.as_ref()?[row]?;
             let found = found.as_ref().filter(|found| found.is_valid(row)).map(|found| found.value(row));
-            Some((key?, Track { foreign: Some(Foreign { at, until: at.plus(hold), found }), ..Track::default() }))
+            let foreign = Foreign { at, until: at.plus(hold), found, owed: None };
+            Some((key?, Track { foreign: Some(foreign), ..Track::default() }))
         })
     })
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_actuator::Drift;
+use tidegate_actuator::{Drift, DriftAnswer};
 use tidegate_model::{
     Bounds, Bytes, CgroupVersion, Container, ContainerKey, Cores, Decision, GroupBounds, GroupKey, GroupKind, Host,
     Mode, OutcomeStatus, Resource, Runtime, TimeMs,
@@ -216,7 +216,8 @@ impl Storm {
             if dice.chance(0.002) && !real.writing {
                 let found = dice.between(0.05, full);
                 let (container, resource) = key.clone();
-                let drift = Drift { container, resource, expected: real.limit, found: Some(found), at: now };
+                let answer = DriftAnswer::Adopt;
+                let drift = Drift { container, resource, expected: real.limit, found: Some(found), at: now, answer };
                 if self.history.drifted(&drift, self.config.drift_hold()) {
                     real.left_alone_until = Some(now.plus(self.config.drift_hold()));
                 }

@@ -16,7 +16,7 @@ use tidegate_model::{Limit, OutcomeStatus, Resource, TimeMs, Write};
 use crate::baseline::Squeeze;
 use crate::cgroup::dir::Dir;
 use crate::cgroup::{AncestorLimit, Cgroup, Hierarchy};
-use crate::drift::{Owned, Standing, describe};
+use crate::drift::{DriftRule, Owned, Standing, describe};
 use crate::error::ActuatorError;
 use crate::owner::{NotTold, Owner, Told};
 use crate::quota::{PERCENT, page_size};
@@ -35,7 +35,7 @@ pub(crate) struct Job<'a> {
     /// The limit in force that the decision was based on: the own one, one above, or what the machine has.
     pub(crate) limit_before: Option<f64>,
     pub(crate) now: TimeMs,
-    pub(crate) drift_hold: Duration,
+    pub(crate) drift: DriftRule,
     pub(crate) squeeze_timeout: Duration,
     /// Who keeps the limits besides the kernel.
     pub(crate) owner: Option<&'a dyn Owner>,
@@ -82,7 +82,7 @@ pub(crate) fn run(job: &Job<'_>, owned: &mut Owned, writes: &mut Vec<Write>) -> 
             // The limit may have been written before a later step failed: what stands now is what counts.
             let stands = job.cgroup.own_limit(job.resource).ok();
             if let Some(limit) = stands.filter(|limit| found.is_some_and(|found| found != *limit)) {
-                owned.wrote(limit);
+                owned.claim.wrote(limit);
             }
             let (status, message) = refusal::explain(&error, job, dir);
             Verdict::new(status, stands.or(found), message)
@@ -99,13 +99,16 @@ fn attempt(
 ) -> Result<Verdict, ActuatorError> {
     let found = job.cgroup.own_limit(job.resource)?;
     *seen = Some(found);
-    if let Standing::Foreign { expected, left } = owned.observe(found, job.now, job.drift_hold) {
+    if let Standing::Foreign { expected, left } = owned.claim.observe(found, job.now, job.drift) {
+        let (expected, found_text) = (describe(expected, job.resource), describe(found, job.resource));
+        let until = match left {
+            Some(left) => format!("for another {} s", left.as_secs_f64().ceil()),
+            None => format!("until it is {expected} again or a person says otherwise"),
+        };
+        let file = dir.path().join(job.cgroup.limit_file(job.resource));
         let message = format!(
-            "somebody else changed {} from {} to {}; it is left alone for another {} s",
-            dir.path().join(job.cgroup.limit_file(job.resource)).display(),
-            describe(expected, job.resource),
-            describe(found, job.resource),
-            left.as_secs_f64().ceil(),
+            "somebody else changed {} from {expected} to {found_text}; it is left alone {until}",
+            file.display()
         );
         return Ok(Verdict::new(OutcomeStatus::Drifted, found, message));
     }
@@ -246,7 +249,7 @@ fn read_back(job: &Job<'_>, written: Limit, before: Limit, owned: &mut Owned) ->
         thread::sleep(SETTLE_POLL);
         stands = job.cgroup.own_limit(job.resource)?;
     }
-    owned.wrote(stands);
+    owned.claim.wrote(stands);
     let (before, after) = (describe(before, job.resource), describe(stands, job.resource));
     if !is_same(job, written, stands) {
         let message = format!("{} was written, but {after} stands there", describe(written, job.resource));

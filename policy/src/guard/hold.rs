@@ -1,6 +1,7 @@
 //! Limits that are not to be touched now: a write is under way, or somebody else has just written.
 
 use super::{Context, Verdict, seconds};
+use crate::history::FOR_GOOD;
 
 /// Refuses while a former change of the same limit is still being written; squeezing memory takes seconds.
 pub(super) fn pending(_target: f64, context: &Context) -> Verdict {
@@ -18,8 +19,11 @@ pub(super) fn drift(_target: f64, context: &Context) -> Verdict {
     match context.foreign {
         Some((until, found)) if context.now < until => {
             let found = found.map_or_else(|| "unlimited".to_owned(), |found| context.show(found));
-            let left = seconds(until.since(context.now));
-            Verdict::Refuse(format!("somebody else set the limit to {found}; it is left alone for another {left}"))
+            let end = match until {
+                FOR_GOOD => "until it is set back or a person says otherwise".to_owned(),
+                until => format!("for another {}", seconds(until.since(context.now))),
+            };
+            Verdict::Refuse(format!("somebody else set the limit to {found}; it is left alone {end}"))
         }
         _ => Verdict::Pass,
     }
@@ -47,6 +51,8 @@ mod tests {
         let foreign = |until| Context { foreign: Some((TimeMs(until), Some(0.7))), ..context() };
         assert!(matches!(drift(2.0, &foreign(1_000_001)), Verdict::Refuse(_)));
         assert_eq!(drift(2.0, &foreign(1_000_000)), Verdict::Pass);
+        let why = "somebody else set the limit to 0.70 cores; it is left alone until it is set back or a person says otherwise";
+        assert_eq!(drift(2.0, &foreign(FOR_GOOD.0)), Verdict::Refuse(why.to_owned()));
     }
 
     proptest! {

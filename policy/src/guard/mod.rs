@@ -5,7 +5,8 @@
 //! `pending, drift, backoff, cooldown, step, memory_floor, dead_band`, then those that look at many limits at once: [`group`],
 //! all of an app's or a user's, and all of a host's ([`host`]): `capacity, shrink_share`, then the rule's mode. What the engine
 //! itself puts back, after a regression or without data, passes `sane, bounds, pending, drift, rise, cooldown, group` and
-//! `capacity`: it waits for nothing but a write under way.
+//! `capacity`: it waits for nothing but a write under way. What it puts back after a foreign change may lower a limit, so
+//! `stale, memory_floor` and `dead_band` look at that too.
 
 mod backoff;
 mod bounds;
@@ -138,6 +139,20 @@ pub(crate) const RESTORE_BEFORE_CHOICE: &[Guard] = &[("sane", sane::check), ("bo
 /// The guards behind the choice, for what the engine puts back.
 pub(crate) const RESTORE_BEHIND_CHOICE: &[Guard] =
     &[("pending", hold::pending), ("drift", hold::drift), ("rise", rise::check), ("cooldown", cooldown::check)];
+
+/// The guards before the choice, for what is put back after a foreign change: nothing keeps it from lowering, so no data
+/// does.
+pub(crate) const UNDRIFT_BEFORE_CHOICE: &[Guard] =
+    &[("sane", sane::check), ("bounds", bounds::check), ("stale", stale::check)];
+
+/// The guards behind the choice, for what is put back after a foreign change.
+pub(crate) const UNDRIFT_BEHIND_CHOICE: &[Guard] = &[
+    ("pending", hold::pending),
+    ("drift", hold::drift),
+    ("cooldown", cooldown::check),
+    ("memory_floor", memory_floor::check),
+    ("dead_band", dead_band::check),
+];
 
 /// The guards behind the choice between rules.
 pub(crate) const BEHIND_CHOICE: &[Guard] = &[

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tidegate_actuator::{Actuator, Drift};
-use tidegate_model::{Clock, OutcomeStatus, Resource, SystemClock};
+use tidegate_actuator::{Actuator, Drift, DriftAnswer};
+use tidegate_model::{Clock, Limit, OutcomeStatus, Resource, SystemClock, TimeMs};
 use tidegate_policy::{Engine, PolicyConfig, TickReport};
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{START, World, cpu, key};
+use crate::world::{START, World, cpu, key, memory, of};
 
 const GREEDY: &str = "CREATE RULE greedy WITH (mode = 'on') AS
     SELECT host, container, resource, allocated + 1 AS target, 'more' AS reason FROM recent(INTERVAL '10 seconds')";
@@ -170,13 +170,95 @@ async fn a_limit_that_is_being_written_is_not_written_again() {
     assert_eq!(world.second(&[("web", cpu(0.5))]).await.decisions[0].outcome.status, OutcomeStatus::Applied);
 }
 
+fn drift(name: &str, expected: f64, found: Option<f64>, at: TimeMs, answer: DriftAnswer) -> Drift {
+    Drift { container: key(name), resource: Resource::Cpu, expected, found, at, answer }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_left_alone_for_good_is_until_it_is_given_back() {
+    for answer in [DriftAnswer::HandsOff, DriftAnswer::GivenUp] {
+        let world = World::new().await;
+        world.set_limit("web", Resource::Cpu, 1.0);
+        world.run_sql(GREEDY).await;
+        world.engine.note_drift(&drift("web", 2.0, Some(1.0), world.clock.now(), answer));
+        for _ in 0..90 {
+            let report = world.second(&[("web", cpu(0.5))]).await;
+            assert_eq!(refusals(&report), ["drift"]);
+            assert!(report.decisions.last().unwrap().outcome.message.contains("or a person says otherwise"));
+        }
+        world.engine.note_drift(&drift("web", 2.0, Some(1.5), world.clock.now(), answer));
+        world.engine.note_drift(&drift("web", 2.0, Some(2.0), world.clock.now(), DriftAnswer::Over));
+        let report = world.second(&[("web", cpu(0.5))]).await;
+        assert_eq!(report.decisions[0].outcome.status, OutcomeStatus::Applied);
+        assert_eq!(world.count("SELECT id FROM decisions WHERE rule = '(outside)' AND outcome = 'drifted'").await, 1);
+        let name = if answer == DriftAnswer::GivenUp { "drift_given_up" } else { "drift" };
+        assert_eq!(world.count(&format!("SELECT name FROM events WHERE name = '{name}'")).await, 1);
+        assert_eq!(world.count("SELECT name FROM events WHERE name = 'drift_over'").await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_somebody_else_lowered_or_raised_is_put_back_after_its_hold() {
+    for (expected, found) in [(2.0, 1.0), (1.0, 2.0)] {
+        let world = World::new().await;
+        world.put_container("web", None, &[], Limit::Unlimited);
+        world.set_limit("web", Resource::Cpu, found);
+        world.engine.note_drift(&drift("web", expected, Some(found), world.clock.now(), DriftAnswer::Restore));
+        for _ in 0..59 {
+            let report = world.second(&[("web", cpu(0.5))]).await;
+            assert!(report.decisions.iter().all(|decision| decision.rule == "(outside)"), "{:?}", report.decisions);
+        }
+        let report = world.second(&[("web", cpu(0.5))]).await;
+        let decision = &report.decisions[0];
+        assert_eq!((decision.rule.as_str(), decision.outcome.status), ("(drift)", OutcomeStatus::Applied));
+        assert_eq!((decision.limit_before, decision.decided), (Some(found), Some(expected)));
+        assert_eq!(world.limit("web", Resource::Cpu), expected);
+        for _ in 0..90 {
+            assert!(world.second(&[("web", cpu(0.5))]).await.decisions.is_empty(), "once");
+        }
+        assert_eq!(world.count("SELECT name FROM events WHERE name = 'drift_restored'").await, 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_put_back_is_tried_once_a_hold_and_not_for_ever() {
+    let world = World::new().await;
+    world.put_container("web", None, &[], Limit::Unlimited);
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.actuator.failing.store(true, Ordering::SeqCst);
+    world.engine.note_drift(&drift("web", f64::INFINITY, Some(1.0), world.clock.now(), DriftAnswer::Restore));
+    let mut tries = Vec::new();
+    for second in 1..=300 {
+        let report = world.second(&[("web", cpu(0.5))]).await;
+        tries.extend(of(&report, "(drift)").iter().map(|decision| (second, decision.decided, decision.outcome.status)));
+    }
+    // Without a limit it had all that the host has.
+    let failed = |second| (second, Some(8.0), OutcomeStatus::Failed);
+    assert_eq!(tries, [failed(60), failed(120), failed(180)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_is_put_back_no_lower_than_what_is_held() {
+    let world = World::new().await;
+    world.put_container("web", None, &[], Limit::Unlimited);
+    world.set_limit("web", Resource::Memory, 1e9);
+    let at = world.clock.now();
+    let lower = Drift { resource: Resource::Memory, ..drift("web", 1e8, Some(1e9), at, DriftAnswer::Restore) };
+    world.engine.note_drift(&lower);
+    for _ in 0..60 {
+        world.second(&[("web", memory(5e8))]).await;
+    }
+    // What cannot be reclaimed, 4e8, and a tenth.
+    assert_eq!(world.limit("web", Resource::Memory), 1.10 * 0.8 * 5e8);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_change_is_recorded_once_and_left_alone() {
     let world = World::new().await;
     world.set_limit("web", Resource::Cpu, 1.0);
     world.run_sql(GREEDY).await;
     let at = world.clock.now();
-    let drift = Drift { container: key("web"), resource: Resource::Cpu, expected: f64::INFINITY, found: Some(1.0), at };
+    let drift = drift("web", f64::INFINITY, Some(1.0), at, DriftAnswer::Adopt);
     world.engine.note_drift(&drift);
     world.engine.note_drift(&drift);
     for _ in 0..59 {
@@ -193,7 +275,7 @@ async fn a_foreign_change_is_recorded_once_and_left_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_change_that_comes_again_after_its_hold_is_another_one() {
     let world = World::new().await;
-    let drift = |at| Drift { container: key("web"), resource: Resource::Cpu, expected: 2.0, found: Some(1.0), at };
+    let drift = |at| drift("web", 2.0, Some(1.0), at, DriftAnswer::Adopt);
     for (after, known) in [(0, 1), (59, 1), (60, 2)] {
         world.engine.note_drift(&drift(START.plus(Duration::from_secs(after))));
         world.clock.set(START.plus(Duration::from_secs(after)));
@@ -220,7 +302,7 @@ async fn a_restart_forgets_neither_rules_nor_cooldowns_nor_foreign_changes() {
     world.set_limit("api", Resource::Cpu, 1.0);
     world.run_sql(&GREEDY.replace("mode = 'on'", "mode = 'on', cooldown_up = '30s'")).await;
     let at = world.clock.now();
-    let drift = Drift { container: key("api"), resource: Resource::Cpu, expected: 2.0, found: Some(1.0), at };
+    let drift = drift("api", 2.0, Some(1.0), at, DriftAnswer::Adopt);
     world.engine.note_drift(&drift);
     world.second(&[("web", cpu(0.5)), ("api", cpu(0.5))]).await;
     let rules: Vec<_> = world.engine.rules().into_iter().map(|rule| rule.sql).collect();
