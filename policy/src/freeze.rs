@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use serde::Serialize;
 use tidegate_actuator::Change;
-use tidegate_model::{ContainerKey, Decision, Limit, Mode, Outcome, OutcomeStatus, Resource, TimeMs};
+use tidegate_model::{Container, ContainerKey, Decision, Limit, Mode, Outcome, OutcomeStatus, Resource, TimeMs};
 use tidegate_store::Freeze;
 
 use crate::arbiter::decision_id;
@@ -19,6 +20,8 @@ use crate::history::Follow;
 
 /// How long a decision can be on its way to the kernel, in ms. Behind that, a clock was set back.
 const IN_FLIGHT_MS: i64 = 10 * 60 * 1000;
+/// When a baseline that could not be put back is tried again: behind the next collection.
+const AGAIN_AFTER: Duration = Duration::from_millis(1_500);
 
 /// What the kill switch did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -125,19 +128,30 @@ impl Engine {
         self.held.lock().clone().or_else(|| self.store.frozen())
     }
 
-    /// Puts all baselines back, one limit after the other: memory that has to be squeezed may take a while.
+    /// Puts all baselines back, one limit after the other: memory that has to be squeezed may take a while. What fails is
+    /// tried once more: a container that was just started again is found with the next collection.
     fn put_baselines_back(&self, now: TimeMs) -> Vec<Decision> {
-        let mut decisions = Vec::new();
         let containers = self.store.containers();
         // CPU first, since it never blocks and memory may.
-        for resource in Resource::ALL {
-            for container in &containers {
-                let Some(baseline) = container.baseline.get(&resource) else { continue };
-                let decision = self.put_one_back(container.key.clone(), resource, *baseline, now);
-                self.history.lock().finish(&decision, self.config.drift_hold(), Follow::default());
-                decisions.push(decision);
-            }
+        let limits = Resource::ALL.into_iter().flat_map(|resource| {
+            let baseline =
+                move |container: &Container| Some((container.key.clone(), *container.baseline.get(&resource)?));
+            containers.iter().filter_map(baseline).map(move |(container, baseline)| (container, resource, baseline))
+        });
+        let limits: Vec<_> = limits.collect();
+        let put = |(container, resource, baseline): &(ContainerKey, Resource, Limit)| {
+            self.put_one_back(container.clone(), *resource, *baseline, now)
+        };
+        let mut decisions: Vec<Decision> = limits.iter().map(put).collect();
+        let has_failed = |decision: &Decision| decision.outcome.status == OutcomeStatus::Failed;
+        if decisions.iter().any(has_failed) {
+            std::thread::sleep(AGAIN_AFTER);
+            let failed = limits.iter().zip(&mut decisions).filter(|(_, decision)| has_failed(decision));
+            failed.for_each(|(limit, decision)| *decision = put(limit));
         }
+        let mut history = self.history.lock();
+        decisions.iter().for_each(|decision| history.finish(decision, self.config.drift_hold(), Follow::default()));
+        drop(history);
         decisions
     }
 

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::conformance::engines::engine;
 use super::support::{binary, installed, repository, skip};
 
 /// The test binary of that name that was built last, beside this one.
@@ -41,16 +42,23 @@ fn the_loop_closes_on_cgroup_v2_too() {
     let kernel = stripped(&newest(this.parent().unwrap(), "kernel-"), "kernel");
     // The actuator's own tests first: what they find is easier to understand.
     let script = dir.path().join("all.sh");
-    let commands = "bin/kernel --test-threads 1 && bin/e2e scaling:: --test-threads 1 --nocapture";
+    let mut from_outside = "scaling:: conformance::a_bare_cgroup".to_owned();
+    let mut files = vec![format!("-f{}:/root/bin/tidegate", program.display())];
+    files.extend([&tests, &kernel].map(|file| {
+        let name = file.file_name().unwrap().to_string_lossy();
+        format!("-f{}:/root/bin/{name}", file.display())
+    }));
+    if let Some(runc) = engine("runc") {
+        files.push(format!("-f{}:/usr/bin/runc", runc.display()));
+        from_outside += " conformance::runc::";
+    }
+    let commands = format!("bin/kernel --test-threads 1 && bin/e2e {from_outside} --test-threads 1 --nocapture");
     std::fs::write(&script, format!("#!/bin/sh\n{commands}\n")).unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
     let output = Command::new("bash")
         .arg(repository().join("tests/vm/run.sh"))
         .args(["-t", "1500", "-m", "3072", "-d", "128"])
-        .args(
-            [&program, &tests, &kernel]
-                .map(|file| format!("-f{}:/root/bin/{}", file.display(), file.file_name().unwrap().to_string_lossy())),
-        )
+        .args(files)
         .arg(&script)
         .env("VM_ENV", "TIDEGATE_TEST_BIN")
         .env("TIDEGATE_TEST_BIN", "/root/bin/tidegate")

@@ -1,0 +1,144 @@
+//! A container of a real Docker daemon, which remembers limits and has names and labels.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::{Value, json};
+
+use super::engines::{command, engine, remove_groups, root_with_load, run, with_engine};
+use super::{BEFORE, LONG, Subject, WANTED, is_given_back, is_raised, pid, start};
+use crate::support::{Process, wait_for};
+
+/// A Docker daemon of the test's own: no bridge, no firewall rules, mounts in a namespace of its own.
+struct Docker {
+    daemon: Option<Process>,
+    dir: tempfile::TempDir,
+    root: String,
+}
+
+impl Docker {
+    fn start(root: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name).display().to_string();
+        let mut path: Vec<PathBuf> = vec![engine("dockerd").unwrap(), engine("runc").unwrap()];
+        path.iter_mut().for_each(|program| assert!(program.pop()));
+        path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
+        let log = fs::File::create(dir.path().join("log")).unwrap();
+        let daemon = Command::new("unshare")
+            .args(["--mount", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .args([
+                "--ip-forward=false",
+                "--ip-masq=false",
+                "--storage-driver=vfs",
+                "--exec-opt=native.cgroupdriver=cgroupfs",
+            ])
+            .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
+            .args(["--host", &format!("unix://{}", at("docker.sock"))])
+            .args(["--cgroup-parent", &format!("/{root}/docker")])
+            .env("PATH", std::env::join_paths(path).unwrap())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn();
+        let docker = Self { daemon: Some(Process(daemon.unwrap())), dir, root: root.to_owned() };
+        wait_for("the Docker daemon", LONG, || {
+            docker.command(&["info"]).output().unwrap().status.success().then_some(())
+        });
+        docker
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.dir.path().join(name).display().to_string()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = command("docker");
+        command.args(["--host", &format!("unix://{}", self.at("docker.sock"))]).args(args);
+        command
+    }
+
+    /// Cores and bytes, as Docker remembers them.
+    fn remembers(&self, name: &str) -> (f64, u64) {
+        let inspected: Value = serde_json::from_str(&run(&mut self.command(&["inspect", name]))).unwrap();
+        let host = &inspected[0]["HostConfig"];
+        (host["NanoCpus"].as_f64().unwrap() / 1e9, host["Memory"].as_u64().unwrap())
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        let containers = self.command(&["ps", "--all", "--quiet"]).output();
+        for id in String::from_utf8_lossy(&containers.map(|output| output.stdout).unwrap_or_default()).lines() {
+            let _ = self.command(&["rm", "--force", id]).output();
+        }
+        // It ends its containerd when it is asked to end, not when it is killed.
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = kill(pid(&daemon.0), Signal::SIGTERM);
+            let end = Instant::now() + Duration::from_secs(20);
+            while daemon.is_alive() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        remove_groups(&self.root, &["docker"]);
+    }
+}
+
+#[test]
+fn a_container_of_docker_gets_what_a_rule_says_and_docker_knows_it() {
+    const TEST: &str = "conformance::a_container_of_docker";
+    let Some(containers) = with_engine(TEST, &["dockerd", "docker", "containerd", "runc", "busybox", "unshare"]) else {
+        return;
+    };
+    let docker = Docker::start(&containers.root);
+    let image = docker.dir.path().join("image");
+    root_with_load(&image);
+    run(Command::new("tar").arg("-cf").arg(docker.at("image.tar")).arg("-C").arg(&image).arg("."));
+    run(&mut docker.command(&["import", &docker.at("image.tar"), "busybox"]));
+    // Of no other container on this machine.
+    let name = format!("{}-web", containers.root);
+    let (cpus, memory) = (BEFORE.0.to_string(), BEFORE.1.to_string());
+    let id = run(&mut docker.command(&[
+        "run",
+        "--detach",
+        "--name",
+        &name,
+        "--network",
+        "none",
+        "--cpus",
+        &cpus,
+        "--memory",
+        &memory,
+        "--label",
+        "tidegate.app=shop",
+        "--label",
+        "tidegate.cpu.max=1.5",
+        "busybox",
+        "/bin/sh",
+        "/load",
+    ]));
+    let cgroup = Path::new(&containers.root).join("docker").join(id.trim());
+    let subject = Subject::new(&name, cgroup, docker.dir.path());
+    // All of the machine's containers are looked at here, since the runtimes' patterns are what it is about; no rule but
+    // that of this test is there to change any.
+    let server = start(&[
+        "--actuator-docker-socket".to_owned(),
+        docker.at("docker.sock"),
+        "--actuator-docker-root".to_owned(),
+        docker.at("data"),
+    ]);
+    let known = format!("SELECT runtime, app FROM containers WHERE container = '{name}'");
+    wait_for("Docker's name and labels", LONG, || {
+        (server.sql(&known) == [[json!("docker"), json!("shop")]]).then_some(())
+    });
+    is_raised(&server, &subject);
+    wait_for("Docker to know the limits", LONG, || (docker.remembers(&name) == WANTED).then_some(()));
+
+    run(&mut docker.command(&["restart", "--time", "1", &name]));
+    wait_for("the limits to outlive a restart", LONG, || subject.has_limits(WANTED).then_some(()));
+    // The one that was found first is the baseline, not what Docker brought back.
+    is_given_back(&server, &subject);
+    wait_for("Docker to know the baseline", LONG, || (docker.remembers(&name) == BEFORE).then_some(()));
+}
