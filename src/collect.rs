@@ -69,6 +69,7 @@ impl Collection {
             vanished: &collected.vanished,
             present: Some(collected.present.clone()),
             drifts: &collected.drifts,
+            knobs: &collected.knobs,
         };
         tidegate_web::keep(&self.store, &self.engine, found, now).await
     }

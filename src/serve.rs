@@ -24,6 +24,8 @@ use crate::config::Config;
 
 /// How long an orderly end may take before what is left is cut off.
 const DRAIN: Duration = Duration::from_secs(20);
+/// How often the knobs of this host's containers are seen to.
+const TEND_KNOBS_EVERY: Duration = Duration::from_secs(1);
 
 /// How long an order may take, from the decision to the agent's answer: orders older than five seconds are refused there, and
 /// squeezing memory takes up to five by default.
@@ -117,6 +119,19 @@ fn begin_epoch(store: &Store, at_least: Option<u64>) -> Arc<Remote> {
     Remote::new(controller.epoch, controller.id, ORDER_ANSWERED_WITHIN)
 }
 
+/// Sees to the knobs of this host's containers once a second until `shutdown`.
+async fn tend_knobs(engine: Arc<Engine>, shutdown: CancellationToken) -> Result<()> {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok(()),
+            () = tokio::time::sleep(TEND_KNOBS_EVERY) => {}
+        }
+        // A lower memory.high makes the kernel reclaim before the write returns.
+        let engine = engine.clone();
+        tokio::task::spawn_blocking(move || engine.tend_knobs()).await.context("knobs broke down")?;
+    }
+}
+
 /// Serves until `stop` resolves or a part fails, then drains requests, finishes writes and closes the store.
 ///
 /// # Errors
@@ -154,6 +169,8 @@ pub async fn run(config: Config, world: World, listener: TcpListener, stop: impl
         part.run(token).await;
         ("rules", Ok(()))
     });
+    let (part, token) = (engine.clone(), shutdown.clone());
+    parts.spawn(async move { ("knobs", tend_knobs(part, token).await) });
     let (part, part_clock, token) = (store.clone(), clock.clone(), shutdown.clone());
     parts.spawn(async move {
         part.maintain(part_clock, token).await;

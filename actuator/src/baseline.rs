@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::{Limit, Resource, TimeMs};
 
 use crate::error::ActuatorError;
+use crate::knobs::keeper::KnobRecord;
+use crate::knobs::setting::Knob;
 use crate::state_file;
 
 const FILE: &str = "baselines.json";
@@ -49,7 +51,7 @@ impl BaselineFile {
         match self.containers.get(name) {
             Some(entry) if entry.incarnation == incarnation && same_id(entry) != Some(false) => entry.clone(),
             Some(entry) if same_id(entry) == Some(true) => {
-                Entry { incarnation, gone_at: None, squeeze: None, ..entry.clone() }
+                Entry { incarnation, gone_at: None, squeeze: None, knobs: BTreeMap::new(), ..entry.clone() }
             }
             _ => Entry { incarnation, ..Entry::default() },
         }
@@ -74,6 +76,9 @@ struct Entry {
     /// What we had written of limits that somebody else changed and that are left alone since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     left_alone: BTreeMap<Resource, Limit>,
+    /// By the knob's name. Other programs know nothing of them, so a container that is started again has its own anew.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    knobs: BTreeMap<String, KnobRecord>,
 }
 
 /// That the owner of a container was told of our limits and brings them back when it starts the container again. What is
@@ -184,6 +189,33 @@ impl Baselines {
         match expected {
             Some(expected) => entry.left_alone.insert(resource, expected),
             None => entry.left_alone.remove(&resource),
+        };
+        self.put(&mut file, life.name, entry)
+    }
+
+    /// The knobs of this incarnation that were changed.
+    pub(crate) fn knobs(&self, life: Life<'_>) -> BTreeMap<Knob, KnobRecord> {
+        let recorded = self.file.lock().entry(life).knobs;
+        recorded.into_iter().filter_map(|(name, record)| Some((Knob::named(&name)?, record))).collect()
+    }
+
+    /// Records what a knob was before its first change and what is written to it next, or with `None` that it is done with,
+    /// and returns once that is on disk.
+    pub(crate) fn record_knob(
+        &self,
+        life: Life<'_>,
+        knob: Knob,
+        record: Option<&KnobRecord>,
+    ) -> Result<(), ActuatorError> {
+        let mut file = self.file.lock();
+        let mut entry = file.entry(life);
+        let name = knob.to_string();
+        if entry.knobs.get(&name) == record {
+            return Ok(());
+        }
+        match record {
+            Some(record) => entry.knobs.insert(name, record.clone()),
+            None => entry.knobs.remove(&name),
         };
         self.put(&mut file, life.name, entry)
     }

@@ -16,6 +16,8 @@ use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling, sampler};
 use crate::discovery::{Found, identify, is_pause, walk};
 use crate::error::ActuatorError;
 use crate::host::{LocalHost, Tracked};
+use crate::knobs::keeper::Knobs;
+use crate::knobs::setting::Wishes;
 use crate::labels::settings;
 use crate::runtime::Described;
 use crate::runtime::daemon::Daemon;
@@ -95,6 +97,7 @@ impl Source for Collector {
             vanished,
             present,
             drifts: round.drifts,
+            knobs: std::mem::take(&mut *self.host.knob_news.lock()),
             problems,
         }
     }
@@ -221,8 +224,10 @@ impl Collector {
                     baseline: first_limits(&cgroup, &baseline),
                     bounds: BTreeMap::new(),
                 };
-                problems = label(&mut container, &described, host, self.capacity);
-                Arc::clone(vacant.insert(Arc::new(Tracked::new(container, cgroup, &baseline, &left_alone))))
+                let wishes;
+                (problems, wishes) = label(&mut container, &described, host, self.capacity);
+                let knobs = Knobs::new(wishes, host.baselines.knobs(life), described.incomplete);
+                Arc::clone(vacant.insert(Arc::new(Tracked::new(container, cgroup, &baseline, &left_alone, knobs))))
             }
         };
         drop(containers);
@@ -248,7 +253,10 @@ impl Collector {
             watched.incomplete = described.incomplete;
             if !described.incomplete {
                 let mut container = watched.tracked.container.write();
-                watched.problems = label(&mut container, &described, &self.host, self.capacity);
+                let (problems, wishes) = label(&mut container, &described, &self.host, self.capacity);
+                drop(container);
+                watched.problems = problems;
+                watched.tracked.knobs.lock().complete(wishes);
             }
         }
     }
@@ -267,8 +275,14 @@ impl Collector {
     }
 }
 
-/// Gives a container what its labels and the configuration say, and tells what cannot be understood of it.
-fn label(container: &mut Container, described: &Described, host: &LocalHost, capacity: Capacity) -> Vec<String> {
+/// Gives a container what its labels and the configuration say; tells what cannot be understood of it, and what its knobs
+/// shall be.
+fn label(
+    container: &mut Container,
+    described: &Described,
+    host: &LocalHost,
+    capacity: Capacity,
+) -> (Vec<String>, Wishes) {
     let name = &container.key.name;
     let mut problems = Vec::new();
     container.labels.extend(described.labels.clone());
@@ -281,7 +295,8 @@ fn label(container: &mut Container, described: &Described, host: &LocalHost, cap
         // One word for whoever looks, wherever it was said.
         container.labels.insert(Container::SCALE.to_owned(), "false".to_owned());
     }
-    problems
+    let wishes = host.config.knobs_with(name, &settings.knobs, &mut problems);
+    (problems, wishes)
 }
 
 /// Whether a container shall still be kept back.

@@ -11,6 +11,8 @@ use tidegate_model::{Bounds, Resource};
 use crate::capacity::Capacity;
 use crate::drift::DriftRule;
 use crate::error::ActuatorError;
+use crate::knobs::setting::{Knob, Wishes};
+use crate::knobs::wish::KnobRule;
 
 /// How one host is measured and changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +51,8 @@ pub struct ActuatorConfig {
     pub default_bounds: BTreeMap<Resource, BoundsSpec>,
     /// Bounds of some containers; of several that match, the last one counts.
     pub bounds: Vec<BoundsRule>,
+    /// Knobs beside the limits of some containers; of several rules that match, the last one that has a knob counts.
+    pub knobs: Vec<KnobRule>,
     /// Which containers belong to which app; the first that matches counts.
     pub apps: Vec<AppRule>,
     /// Whether containers get CPUs of their own with each CPU limit that is written: whole cores first, socket by socket.
@@ -87,6 +91,7 @@ impl Default for ActuatorConfig {
             crio_state: PathBuf::from("/run/containers/storage/overlay-containers"),
             default_bounds: BTreeMap::new(),
             bounds: Vec::new(),
+            knobs: Vec::new(),
             apps: Vec::new(),
             pinning: false,
             devices: PathBuf::from("/sys/devices/system"),
@@ -188,6 +193,13 @@ impl ActuatorConfig {
                 )));
             }
         }
+        for rule in &self.knobs {
+            let wishes = rule.wishes().and_then(|wishes| match self.pinning && wishes.contains_key(&Knob::Cpus) {
+                true => Err("cpus cannot be set where containers are pinned (actuator.pinning)".to_owned()),
+                false => Ok(wishes),
+            });
+            wishes.map_err(|why| ActuatorError::Config(format!("knobs of '{}': {why}", rule.container)))?;
+        }
         let specs =
             self.default_bounds.iter().map(|(resource, spec)| ("default_bounds", *resource, spec.min, spec.max));
         let rules = self.bounds.iter().map(|rule| (rule.container.as_str(), rule.resource, rule.min, rule.max));
@@ -242,6 +254,20 @@ impl ActuatorConfig {
             bounds.extend(found.map(|found| (resource, found)));
         }
         bounds
+    }
+
+    /// What the knobs of a container shall be whose labels say `labels`. Where a rule and a label say something about one
+    /// knob, the rule counts. What cannot be is left out, and noted in `problems`.
+    pub(crate) fn knobs_with(&self, name: &str, labels: &Wishes, problems: &mut Vec<String>) -> Wishes {
+        let mut wishes = labels.clone();
+        if self.pinning && wishes.remove(&Knob::Cpus).is_some() {
+            problems
+                .push(format!("container {name}: its label for cpus is left out, since containers are pinned here"));
+        }
+        let rules = self.knobs.iter().filter(|rule| matches(&rule.container, name));
+        // Rules were checked before anything began.
+        wishes.extend(rules.filter_map(|rule| rule.wishes().ok()).flatten());
+        wishes
     }
 
     /// Whether the configuration forbids to change a container's limits.
@@ -305,6 +331,7 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::knobs::setting::Setting;
 
     #[test]
     fn patterns_match_whole_names() {
@@ -361,6 +388,24 @@ mod tests {
         let (kept, problems) = bounds("web", spec(Some(2.5), None));
         assert_eq!(kept, of(0.0, 2.0), "a label that contradicts the rule is left out");
         assert!(problems[0].contains("container web") && problems[0].contains("2.50 cores"), "{problems:?}");
+    }
+
+    #[test]
+    fn of_knobs_the_last_rule_counts_and_any_rule_before_a_label() {
+        let rule =
+            |container: &str, cpu_weight| KnobRule { container: container.into(), cpu_weight, ..Default::default() };
+        let high = KnobRule { memory_high: Some("1GiB".into()), ..rule("*", None) };
+        let config =
+            ActuatorConfig { knobs: vec![rule("*", Some(100)), rule("db-*", Some(300)), high], ..Default::default() };
+        let label: Wishes = [Setting::weight(5), Setting::burst(7)].map(|s| s.map(|s| (s.knob(), s)).unwrap()).into();
+        let wishes = |config: &ActuatorConfig, name| config.knobs_with(name, &label, &mut Vec::new());
+        assert_eq!(wishes(&config, "db-1")[&Knob::CpuWeight], Setting::Weight(300));
+        assert_eq!(wishes(&config, "web")[&Knob::CpuWeight], Setting::Weight(100));
+        assert_eq!(wishes(&config, "web").len(), 3, "weight, burst and memory.high");
+        assert_eq!(wishes(&ActuatorConfig::default(), "web"), label);
+        let (pinned, mut problems) = (ActuatorConfig { pinning: true, ..Default::default() }, Vec::new());
+        let cpus: Wishes = [(Knob::Cpus, Setting::Cpus(vec![0]))].into();
+        assert!(pinned.knobs_with("web", &cpus, &mut problems).is_empty() && problems[0].contains("pinned"));
     }
 
     #[test]

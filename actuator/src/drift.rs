@@ -157,10 +157,26 @@ impl<T: Clone + PartialEq> Claim<T> {
         self.written.as_ref() == Some(found)
     }
 
+    /// Whether something was written and nobody else has it.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.written.is_some() && self.foreign.is_none()
+    }
+
     /// Records what was read back after a write of ours.
     pub(crate) fn wrote(&mut self, read_back: T) {
         self.written = Some(read_back);
         self.restored.extend(self.foreign.take().and_then(|foreign| foreign.due));
+    }
+
+    /// What stands may differ without anybody else having changed it.
+    pub(crate) fn doubt(&mut self) {
+        self.written = None;
+    }
+
+    /// What shall stand there does, whoever wrote it.
+    pub(crate) fn stands(&mut self, found: &T) {
+        self.given_back();
+        self.written = Some(found.clone());
     }
 }
 

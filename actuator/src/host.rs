@@ -18,13 +18,18 @@ use crate::config::{ActuatorConfig, OnDrift, WriteVia};
 use crate::discovery::OwnCgroups;
 use crate::drift::Owned;
 use crate::error::ActuatorError;
+use crate::knobs::file::Place;
+use crate::knobs::keeper::{Knobs, News, Round};
+use crate::knobs::setting::Knob;
 use crate::owner::{self, Owner};
 use crate::pinning::pins::Pins;
 use crate::runtime::Runtimes;
-use crate::{Actuator, Change, Source};
+use crate::{Actuator, Change, KnobMode, KnobReport, Source};
 
 /// How often it is looked whether an owner has to be told of a limit.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// How long a container is known before its knobs are seen to: a runtime makes a cgroup and sets what it knows a moment later.
+const KNOBS_AFTER: Duration = Duration::from_secs(1);
 
 /// One host's kernel.
 ///
@@ -44,6 +49,8 @@ pub struct LocalHost {
     pub(crate) capacity: Capacity,
     /// By name. Locked only to look up, insert and remove; what takes long locks one [`Tracked`] alone.
     pub(crate) containers: RwLock<BTreeMap<String, Arc<Tracked>>>,
+    /// What came of knobs, for the next collection.
+    pub(crate) knob_news: Mutex<Vec<KnobReport>>,
 }
 
 /// One incarnation of one container.
@@ -52,6 +59,7 @@ pub(crate) struct Tracked {
     pub(crate) container: RwLock<Container>,
     /// Replaced when a controller's directory appears later than the first.
     pub(crate) cgroup: RwLock<Arc<Cgroup>>,
+    pub(crate) knobs: Mutex<Knobs>,
     cpu: Mutex<Owned>,
     memory: Mutex<Owned>,
 }
@@ -64,12 +72,14 @@ impl Tracked {
         cgroup: Cgroup,
         recorded: &BTreeMap<Resource, Limit>,
         left_alone: &BTreeMap<Resource, Limit>,
+        knobs: Knobs,
     ) -> Self {
         let owned =
             |resource| Mutex::new(Owned::new(recorded.contains_key(&resource), left_alone.get(&resource).copied()));
         Self {
             container: RwLock::new(container),
             cgroup: RwLock::new(Arc::new(cgroup)),
+            knobs: Mutex::new(knobs),
             cpu: owned(Resource::Cpu),
             memory: owned(Resource::Memory),
         }
@@ -101,6 +111,7 @@ impl LocalHost {
             own_cgroups: OwnCgroups::read()?,
             capacity: Capacity::read()?,
             containers: RwLock::default(),
+            knob_news: Mutex::default(),
         });
         if host.config.write_via == WriteVia::Auto {
             tell_owners(&host);
@@ -192,11 +203,19 @@ impl LocalHost {
             owner: owner.as_deref().filter(|_| !waits),
             record_baseline: &record_baseline,
             record_squeeze: &record_squeeze,
+            keeps_high: tracked.knobs.lock().keeps_high(),
             ..self.job(&whom, &cgroup, resource, clock.now(), &told)
         };
+        let burst = tracked.knobs.lock().kept_burst().filter(|_| resource == Resource::Cpu);
+        if burst.is_some() {
+            // So that a higher quota brings it along at once.
+            owned.burst_found = burst;
+        }
         let mut verdict = run(&job, &mut owned, writes);
+        owned.burst_found = owned.burst_found.filter(|_| burst.is_none());
         owned.baseline_recorded = recorded.get();
         if told.get() {
+            tracked.knobs.lock().owner_was_told();
             (owned.told_at, owned.untold) = (Some(Instant::now()), false);
         } else if owner.is_some() && verdict.status == OutcomeStatus::Applied {
             owned.untold = true;
@@ -229,11 +248,55 @@ impl LocalHost {
             owner: None,
             told,
             other_changed: via_owner && self.baselines.recorded(whom.life()).keys().any(|changed| *changed != resource),
+            keeps_high: false,
             owner_only: self.config.write_via == WriteVia::Owner,
             whole_percent: via_owner && owner::unit(&cgroup.path).is_some(),
             record_baseline: &|_| Ok(()),
             record_squeeze: &|_| Ok(()),
         }
+    }
+
+    /// One look at the knobs of one container.
+    fn tend(&self, tracked: &Tracked, mode: KnobMode, now: TimeMs) {
+        let is_new = now.since(tracked.container.read().first_seen) < KNOBS_AFTER;
+        if is_new || tracked.knobs.lock().is_empty() {
+            return;
+        }
+        // A change under way moves burst and memory.high by itself; what it leaves is looked at the next time.
+        let mut cpu = tracked.cpu.try_lock();
+        let memory = tracked.memory.try_lock();
+        let mut knobs = tracked.knobs.lock();
+        let cgroup = Arc::clone(&tracked.cgroup.read());
+        let (whom, unscaled) = {
+            let container = tracked.container.read();
+            (Whom::of(&container), !container.is_scaled())
+        };
+        let may = |knob| match knob {
+            Knob::CpuWeight | Knob::CpuBurst => cpu.is_some(),
+            Knob::MemoryHigh | Knob::SwapMax => memory.is_some(),
+            Knob::Cpus | Knob::IoMax(_) => true,
+        };
+        let round = Round {
+            place: Place { hierarchy: &self.hierarchy, cgroup: &cgroup },
+            now,
+            drift: self.config.drift(),
+            unscaled,
+            may: &may,
+            record: &|knob, record| self.baselines.record_knob(whom.life(), knob, record),
+        };
+        let news = knobs.tend(&round, mode);
+        drop(knobs);
+        let is_burst = |news: &News| news.knob == Knob::CpuBurst && !news.writes.is_empty();
+        if let (true, Some(cpu)) = (news.iter().any(is_burst), &mut cpu) {
+            // What a lower quota had no room for is for the knob to give back from here on.
+            cpu.burst_found = None;
+        }
+        let container = tracked.container.read().key.clone();
+        let report = |News { knob, status, value, message, writes }| {
+            tracing::info!(%container, %knob, status = status.as_str(), message, ?writes, "knob");
+            KnobReport { container: container.clone(), knob: knob.to_string(), status, value, message, at: now }
+        };
+        self.knob_news.lock().extend(news.into_iter().map(report));
     }
 
     fn owner_of<'a>(&'a self, whom: &'a Whom, cgroup: &Cgroup) -> Option<Box<dyn Owner + 'a>> {
@@ -273,6 +336,9 @@ impl LocalHost {
         let job = Job { owner: Some(owner.as_ref()), ..self.job(&whom, &cgroup, resource, TimeMs(0), &told) };
         let mut writes = Vec::new();
         let result = tell_present(&job, &mut writes);
+        if told.get() {
+            tracked.knobs.lock().owner_was_told();
+        }
         (owned.told_at, owned.untold) = (Some(Instant::now()), result.is_err());
         tracing::debug!(container = whom.name, %resource, ?writes, error = ?result.err(), "owner told");
     }
@@ -366,6 +432,13 @@ impl Actuator for LocalHost {
             message: verdict.message,
             at: clock.now(),
             took_us,
+        }
+    }
+
+    fn tend_knobs(&self, mode: KnobMode, clock: &dyn Clock) {
+        let containers: Vec<Arc<Tracked>> = self.containers.read().values().cloned().collect();
+        for tracked in containers {
+            self.tend(&tracked, mode, clock.now());
         }
     }
 

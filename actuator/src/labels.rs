@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use tidegate_model::Resource;
 
 use crate::config::BoundsSpec;
+use crate::knobs::setting::Wishes;
+use crate::knobs::wish::labelled;
 
 /// What the names of our labels begin with.
 const PREFIX: &str = "tidegate.";
@@ -17,6 +19,7 @@ pub(crate) struct Settings {
     pub(crate) bounds: BTreeMap<Resource, BoundsSpec>,
     /// The container is measured and never changed.
     pub(crate) unscaled: bool,
+    pub(crate) knobs: Wishes,
 }
 
 /// Reads the labels of the container `name`. A label that cannot be understood costs only itself, and is noted in
@@ -75,10 +78,14 @@ fn take(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> {
             let spec = settings.bounds.entry(resource).or_default();
             *if key.ends_with("min") { &mut spec.min } else { &mut spec.max } = Some(amount);
         }
-        _ => {
-            let known = "app, user, scale, cpu.min, cpu.max, memory.min, memory.max";
-            return Err(format!("expected one of {PREFIX}... {known}; the label is left out"));
-        }
+        _ => match labelled(key, value) {
+            Some(wishes) => settings.knobs.extend(wishes.map_err(|why| format!("{why}; the label is left out"))?),
+            None => {
+                let known = "app, user, scale, cpu.min, cpu.max, memory.min, memory.max, cpu.weight, cpu.burst_us, cpus, \
+                             memory.high, memory.swap.max, io.max";
+                return Err(format!("expected one of {PREFIX}... {known}; the label is left out"));
+            }
+        },
     }
     Ok(())
 }
@@ -93,7 +100,7 @@ fn cores(text: &str) -> Option<f64> {
 
 /// Bytes with an optional unit of 1024 (`KiB`, `Ki`) or 1000 (`KB`). A bare `k`, `m` or `g` is none: Docker means 1024 by
 /// it, Kubernetes 1000, and to Kubernetes `m` is a thousandth.
-fn bytes(text: &str) -> Option<f64> {
+pub(crate) fn bytes(text: &str) -> Option<f64> {
     let digits = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
     let (count, unit) = (text[..digits].trim(), text[digits..].trim().to_ascii_lowercase());
     let power = |letter: char| "kmgt".find(letter).map(|at| at as i32 + 1);
@@ -108,7 +115,7 @@ fn bytes(text: &str) -> Option<f64> {
 }
 
 /// A plain decimal number: no sign, no exponent, no `inf`.
-fn number(text: &str) -> Option<f64> {
+pub(crate) fn number(text: &str) -> Option<f64> {
     let text = text.trim();
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     if plain { text.parse().ok() } else { None }
@@ -165,6 +172,17 @@ mod tests {
         let (settings, problems) = read(&[("tidegate.memory.min", "2GiB"), ("tidegate.memory.max", "1GiB")]);
         assert_eq!(settings.bounds[&Resource::Memory], BoundsSpec::default());
         assert!(problems[0].contains("2.0 GiB") && problems[0].contains("1.0 GiB"), "{problems:?}");
+    }
+
+    #[test]
+    fn labels_ask_for_knobs_and_one_out_of_range_names_what_is_allowed() {
+        let (settings, problems) = read(&[("tidegate.cpu.weight", "200"), ("tidegate.memory.swap.max", "0")]);
+        assert_eq!((settings.knobs.len(), problems), (2, vec![]));
+        let (settings, problems) = read(&[("tidegate.cpu.weight", "0"), ("tidegate.cpus", "0-1")]);
+        assert_eq!(settings.knobs.len(), 1);
+        for part in ["container web", "tidegate.cpu.weight", "'0'", "1 to 10000", "left out"] {
+            assert!(problems[0].contains(part), "{problems:?}");
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Finds a host's containers, measures them each second, and writes, reads back and guards their limits.
+//! Finds a host's containers, measures them each second, and writes, reads back and guards their limits and knobs.
 //!
 //! Owns everything that touches `/sys/fs/cgroup` or a container runtime: discovery, the collector, the write procedure,
 //! drift detection and the recorded baselines. Never decides a limit, never kills a process, never creates or removes a
@@ -35,6 +35,7 @@ mod drift;
 mod error;
 mod host;
 mod inspect;
+mod knobs;
 mod labels;
 mod owner;
 mod pinning;
@@ -54,6 +55,8 @@ pub use discovery::{Identity, identify};
 pub use error::ActuatorError;
 pub use host::LocalHost;
 pub use inspect::{Finding, FindingStatus, HostReport, inspect, inspect_configured};
+pub use knobs::wish::KnobRule;
+pub use knobs::{KnobMode, KnobReport};
 pub use remote::{AgentStatus, Fleet, Question, Remote, RemoteError};
 pub use rescaler::NodeError;
 
@@ -102,6 +105,10 @@ pub trait Actuator: Send + Sync {
         }
     }
 
+    /// Sees to the knobs of the containers of this machine, as its configuration and their labels say; meant to be called
+    /// each second. What came of it is in the next [`Collected::knobs`].
+    fn tend_knobs(&self, _mode: KnobMode, _clock: &dyn Clock) {}
+
     /// Why no kernel is behind this actuator, when none is.
     fn simulated(&self) -> Option<String>;
 
@@ -133,6 +140,8 @@ pub struct Collected {
     pub present: Vec<Container>,
     /// Limits that somebody else changed since the last collection.
     pub drifts: Vec<Drift>,
+    /// What came of knobs since the last collection.
+    pub knobs: Vec<KnobReport>,
     /// What could not be read and why, one sentence each. A lasting problem is listed by each collection again.
     pub problems: Vec<String>,
 }

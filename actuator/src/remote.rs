@@ -11,7 +11,7 @@ use tidegate_model::{Clock, Outcome, OutcomeStatus, TimeMs};
 use tokio::sync::Notify;
 
 use crate::agent::wire::{AgentInfo, Order, Orders, PROTOCOL, Report, understands};
-use crate::{Actuator, Change};
+use crate::{Actuator, Change, KnobMode};
 
 /// An agent refuses what is older than it accepts, five seconds by default: what nobody fetched until then is not waited for.
 const FETCHED_WITHIN: Duration = Duration::from_secs(5);
@@ -331,8 +331,8 @@ impl Link {
 }
 
 impl Question {
-    /// The answer: as soon as there are orders, and after `most` in any case.
-    pub async fn answer(self, most: Duration) -> Orders {
+    /// The answer: as soon as there are orders, and after `most` in any case. `knobs` is asked at its end.
+    pub async fn answer(self, most: Duration, knobs: impl Fn() -> KnobMode) -> Orders {
         let end = tokio::time::Instant::from_std(self.asked + most);
         let orders = loop {
             let news = self.news.notified();
@@ -344,7 +344,8 @@ impl Question {
                 break orders;
             }
         };
-        Orders { protocol: PROTOCOL, epoch: self.remote.epoch, controller: self.remote.controller.clone(), orders }
+        let Remote { epoch, controller, .. } = &*self.remote;
+        Orders { protocol: PROTOCOL, epoch: *epoch, controller: controller.clone(), orders, knobs: knobs() }
     }
 
     fn orders(&self) -> Vec<Order> {
@@ -391,6 +392,13 @@ impl Actuator for Fleet {
             took_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
             ..Outcome::unwritten(OutcomeStatus::Failed, message, clock.now())
         })
+    }
+
+    /// Agents see to their own by themselves.
+    fn tend_knobs(&self, mode: KnobMode, clock: &dyn Clock) {
+        if let Some((_, own)) = &self.own {
+            own.tend_knobs(mode, clock);
+        }
     }
 
     fn simulated(&self) -> Option<String> {

@@ -11,8 +11,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tidegate_actuator::{ActuatorConfig, WriteVia};
-use tidegate_model::{Limit, Outcome, OutcomeStatus, Resource};
+use tidegate_actuator::{Actuator, ActuatorConfig, KnobMode, KnobRule, WriteVia};
+use tidegate_model::{Limit, Outcome, OutcomeStatus, Resource, TimeMs};
 
 use crate::daemon::{Asked, Daemon, docker_path, id};
 use crate::tree::{Fake, Kind, MIB, Tree, UNLIMITED_V1};
@@ -225,6 +225,38 @@ fn of_limits_that_come_fast_docker_is_told_the_last_one() {
     assert!(fake.collect(2).drifts.is_empty());
     assert_eq!(fake.apply(Resource::Cpu, 0.9).writes.len(), 1, "what is given back is told at once");
     assert_eq!(updates(&daemon), [json!({ "NanoCpus": 900_000_000 })]);
+}
+
+#[test]
+fn a_knob_that_the_owner_sets_back_with_a_limit_is_set_again_and_one_that_somebody_else_sets_is_not() {
+    let (tree, path) = tree(Kind::V2);
+    let text = path.to_str().unwrap();
+    tree.write(text, "cpu.weight", "100");
+    let (cpu, memory) = (tree.path(text, "cpu.max"), tree.path(text, "memory.max"));
+    let mut engine = Engine { cpu: Some(cpu), memory, host_config: json!({}), refuses: false };
+    let weight = tree.path(text, "cpu.weight");
+    let daemon = Daemon::start(move |asked| {
+        if asked.method == "POST" {
+            fs::write(&weight, "100").unwrap();
+        }
+        engine.answer(asked)
+    });
+    let knobs = vec![KnobRule { container: "*".into(), cpu_weight: Some(200), ..Default::default() }];
+    let mut fake = Fake::new(ActuatorConfig { knobs, ..config(&tree, &daemon) });
+    let tend = |fake: &mut Fake, seconds: i64| {
+        fake.clock.set(TimeMs(seconds * 1_000));
+        fake.host.tend_knobs(KnobMode::Keep, &fake.clock);
+        fake.collect(seconds).knobs.into_iter().map(|report| report.status).collect::<Vec<_>>()
+    };
+    assert_eq!(tend(&mut fake, 2), [OutcomeStatus::Applied]);
+    assert_eq!(fake.apply(Resource::Cpu, 0.45).status, OutcomeStatus::Applied);
+    assert_eq!(tree.read(text, "cpu.weight"), "100");
+    assert_eq!(tend(&mut fake, 3), [OutcomeStatus::Applied]);
+    assert_eq!(tree.read(text, "cpu.weight"), "200");
+    tree.write(text, "cpu.weight", "100");
+    assert_eq!(tend(&mut fake, 4), [OutcomeStatus::Drifted]);
+    assert_eq!(fake.apply(Resource::Cpu, 0.9).status, OutcomeStatus::Applied);
+    assert!(tend(&mut fake, 5).is_empty(), "it is still somebody else's");
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde::Serialize;
-use tidegate_actuator::Change;
+use tidegate_actuator::{Change, KnobMode};
 use tidegate_model::{Container, ContainerKey, Decision, Limit, Mode, Outcome, OutcomeStatus, Resource, TimeMs};
 use tidegate_store::Freeze;
 
@@ -49,7 +49,7 @@ impl Engine {
         restore: bool,
         now: TimeMs,
     ) -> Result<Frozen, PolicyError> {
-        let new = Freeze { since: now, by: who.to_owned(), why: why.to_owned() };
+        let new = Freeze { since: now, by: who.to_owned(), why: why.to_owned(), restore };
         // On its own, so that it is done and recorded even if whoever asked for it has not waited.
         let done = tokio::spawn(Arc::clone(self).freeze_to_the_end(new, restore, now)).await;
         done.map_err(|error| PolicyError::new(PolicyErrorKind::Store, format!("the kill switch broke down: {error}")))?
@@ -68,7 +68,8 @@ impl Engine {
             PolicyError::new(PolicyErrorKind::Store, message).help("repair the disk and freeze again")
         };
         let work = move || -> Result<_, PolicyError> {
-            let freeze = engine.frozen().unwrap_or(new);
+            let mut freeze = engine.frozen().unwrap_or(new);
+            freeze.restore |= restore;
             // A disk that is full must not keep limits moving.
             *engine.held.lock() = Some(freeze.clone());
             engine.stopped.store(now.0, Ordering::Release);
@@ -126,6 +127,22 @@ impl Engine {
     /// Since when, by whom and why no limit is changed; `None` while the kill switch is off.
     pub fn frozen(&self) -> Option<Freeze> {
         self.held.lock().clone().or_else(|| self.store.frozen())
+    }
+
+    /// What becomes of knobs that are no limits: they are kept as they shall be, but for the kill switch.
+    pub fn knob_mode(&self) -> KnobMode {
+        match self.frozen() {
+            None => KnobMode::Keep,
+            Some(freeze) if freeze.restore => KnobMode::GiveBack,
+            Some(_) => KnobMode::Hold,
+        }
+    }
+
+    /// Sees to the knobs of this host; meant to be called each second. May block for a moment.
+    pub fn tend_knobs(&self) {
+        // Whoever turns the kill switch on waits for the last write.
+        let _writing = self.writing.read();
+        self.actuator.tend_knobs(self.knob_mode(), &*self.clock);
     }
 
     /// Puts all baselines back, one limit after the other: memory that has to be squeezed may take a while. What fails is

@@ -24,7 +24,7 @@ use nix::fcntl::{Flock, FlockArg};
 use parking_lot::{Condvar, Mutex};
 use tidegate_actuator::agent::wire::{self, AgentInfo, FrameHeader, FramesFrom, PROTOCOL, Report, pack, understands};
 use tidegate_actuator::agent::{Brake, Delivery, Due, Executor, Fence, Silence, Spool, restore_baselines};
-use tidegate_actuator::{Collected, LocalHost, Source};
+use tidegate_actuator::{Actuator, Collected, KnobMode, LocalHost, Source};
 use tidegate_model::{Clock, Container, SystemClock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +55,8 @@ struct Shared {
     /// Something was appended to the spool, or the end has come.
     appended: Condvar,
     silence: Mutex<Silence>,
+    /// What the controller's kill switch makes of knobs, as it said last.
+    knobs: Mutex<KnobMode>,
     /// What the controller could not be told: goes with the next frame.
     untold: Mutex<Vec<Report>>,
     machine: String,
@@ -113,6 +115,7 @@ pub fn run(config: Config, stop: impl Future<Output = ()>, runtime: &tokio::runt
         config,
         appended: Condvar::new(),
         silence: Mutex::new(silence),
+        knobs: Mutex::default(),
         untold: Mutex::default(),
         machine: machine(),
         wants_present: AtomicBool::new(true),
@@ -258,6 +261,7 @@ impl Shared {
             vanished: collected.vanished,
             present: list.then(|| present.clone()),
             drifts: collected.drifts,
+            knobs: collected.knobs,
             problems: collected.problems,
             reports: std::mem::take(&mut *self.untold.lock()),
         };
@@ -280,6 +284,17 @@ impl Shared {
             }
             self.restore_if_told();
             self.mind_the_silence();
+            self.host.tend_knobs(self.knob_mode(), &SystemClock);
+        }
+    }
+
+    /// What the kill switches, of this host and of its controller, make of knobs. While the controller is silent they stay as
+    /// they are.
+    fn knob_mode(&self) -> KnobMode {
+        match self.brake.is_on() {
+            Some(braked) if braked.restore => KnobMode::GiveBack,
+            Some(_) => KnobMode::Hold,
+            None => *self.knobs.lock(),
         }
     }
 
@@ -444,6 +459,7 @@ impl Shared {
                     continue;
                 }
             };
+            *self.knobs.lock() = orders.knobs;
             if !complaint.is_empty() || wait != FIRST_WAIT {
                 tracing::info!(epoch = orders.epoch, "the controller answers");
             }

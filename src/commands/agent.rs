@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::Value;
-use tidegate_actuator::LocalHost;
 use tidegate_actuator::agent::{Brake, Braked, restore_baselines};
+use tidegate_actuator::{Actuator, KnobMode, KnobReport, LocalHost};
 use tidegate_model::{Clock, OutcomeStatus, SystemClock};
 
 use crate::agent::{self, AgentLock};
@@ -108,7 +108,7 @@ fn freeze(args: FreezeArgs) -> Result<ExitCode> {
     // With an agent running the baselines are its affair: it knows what it has written.
     let alone = AgentLock::take(&dir).ok();
     let brake = Brake::of(&dir);
-    brake.set(&Braked { since: SystemClock.now(), why: args.why })?;
+    brake.set(&Braked { since: SystemClock.now(), why: args.why, restore: args.restore })?;
     println!("frozen: no limit of this host is changed until `tidegate agent thaw`, also after a restart");
     if !args.restore {
         return Ok(ExitCode::SUCCESS);
@@ -133,10 +133,17 @@ fn freeze(args: FreezeArgs) -> Result<ExitCode> {
     }
     let why = "the kill switch at the agent puts the baseline back";
     let reports = restore_baselines(&host, why, &|| None, &SystemClock);
+    host.tend_knobs(KnobMode::GiveBack, &SystemClock);
+    let knobs = source.collect(SystemClock.now()).knobs;
     brake.restored()?;
     let (done, failed): (Vec<_>, Vec<_>) =
         reports.iter().partition(|report| report.outcome.status == OutcomeStatus::Applied);
     println!("{} baselines put back", done.len());
+    let is_back = |report: &&KnobReport| report.status == OutcomeStatus::Applied;
+    println!("{} knobs put back", knobs.iter().filter(is_back).count());
+    for report in knobs.iter().filter(|report| !is_back(report)) {
+        eprintln!("tidegate: not put back: {} {}", report.container, report.message);
+    }
     for report in &failed {
         let (container, resource, outcome) = (&report.container, report.resource, &report.outcome);
         eprintln!("tidegate: not put back: {container} {resource}: {} ({})", outcome.message, outcome.status.as_str());

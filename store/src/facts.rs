@@ -102,6 +102,9 @@ pub struct Freeze {
     pub by: String,
     /// What for; may be empty.
     pub why: String,
+    /// What was found before the first change was wanted back, too.
+    #[serde(default)]
+    pub restore: bool,
 }
 
 /// Which of the controllers that a host's agent may have heard this one is.

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tidegate_actuator::Drift;
+use tidegate_actuator::{Drift, KnobReport};
 use tidegate_model::{Container, ContainerKey, Event, Host, Resource, SampleBatch, TimeMs};
 use tidegate_policy::Engine;
 use tidegate_store::{Store, StoreError};
@@ -25,6 +25,8 @@ pub struct Findings<'a> {
     pub present: Option<Vec<Container>>,
     /// Limits that somebody else changed.
     pub drifts: &'a [Drift],
+    /// What came of knobs.
+    pub knobs: &'a [KnobReport],
 }
 
 /// Stores findings and tells the engine what changed. `now` is the time of storing.
@@ -44,7 +46,8 @@ pub async fn keep(store: &Arc<Store>, engine: &Engine, found: Findings<'_>, now:
     }
     let appeared = found.appeared.iter().map(|container| event(found.time, &container.key, "appeared"));
     let vanished = found.vanished.iter().map(|key| event(found.time, key, "vanished"));
-    let events: Vec<Event> = vanished.chain(appeared).collect();
+    let knobs = found.knobs.iter().map(knob_event);
+    let events: Vec<Event> = vanished.chain(appeared).chain(knobs).collect();
     if !events.is_empty() {
         store.append_events(&events).await?;
     }
@@ -73,6 +76,14 @@ async fn keep_facts(store: &Arc<Store>, host: Host, present: Option<Vec<Containe
         Ok(kept) => kept,
         Err(broken) => std::panic::resume_unwind(broken.into_panic()),
     }
+}
+
+fn knob_event(report: &KnobReport) -> Event {
+    let KnobReport { container, knob, status, value, at, .. } = report;
+    // Everything that is no memory is of the CPU here: a container has two resources.
+    let resource = if knob.starts_with("memory") { Resource::Memory } else { Resource::Cpu };
+    let (rule, name) = ("(knobs)".to_owned(), format!("{knob} {}", status.as_str()));
+    Event { time: *at, rule, container: container.clone(), resource, name, value: *value }
 }
 
 fn event(time: TimeMs, container: &ContainerKey, name: &str) -> Event {

@@ -29,6 +29,9 @@ pub struct Braked {
     /// What for; may be empty.
     #[serde(default)]
     pub why: String,
+    /// Baselines were wanted, too.
+    #[serde(default)]
+    pub restore: bool,
 }
 
 impl Brake {
@@ -41,7 +44,7 @@ impl Brake {
     pub fn is_on(&self) -> Option<Braked> {
         match state_file::read(&self.path) {
             Ok(braked) => braked,
-            Err(error) => Some(Braked { since: TimeMs(0), why: error.to_string() }),
+            Err(error) => Some(Braked { since: TimeMs(0), why: error.to_string(), restore: false }),
         }
     }
 
@@ -101,7 +104,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let brake = Brake::of(dir.path());
         assert_eq!(brake.is_on(), None);
-        let on = Braked { since: TimeMs(5), why: "drill".to_owned() };
+        let on = Braked { since: TimeMs(5), why: "drill".to_owned(), restore: true };
         brake.set(&on).unwrap();
         assert_eq!(Brake::of(dir.path()).is_on(), Some(on));
         std::fs::write(dir.path().join(FILE), "{").unwrap();

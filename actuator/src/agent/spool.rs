@@ -341,6 +341,7 @@ mod tests {
             vanished: Vec::new(),
             present: None,
             drifts: Vec::new(),
+            knobs: Vec::new(),
             problems: Vec::new(),
             reports: Vec::new(),
         };

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::{Container, ContainerKey, Host, Outcome, Resource, TimeMs};
 
 use crate::agent::spool::checksum;
-use crate::{Change, Drift};
+use crate::{Change, Drift, KnobMode, KnobReport};
 
 /// Counts changes of this module that the other side must know of.
 pub const PROTOCOL: u32 = 1;
@@ -59,6 +59,9 @@ pub struct Orders {
     pub controller: String,
     /// What to change, in this order.
     pub orders: Vec<Order>,
+    /// What the kill switch of the controller makes of knobs.
+    #[serde(default)]
+    pub knobs: KnobMode,
 }
 
 /// One change to be made.
@@ -150,6 +153,9 @@ pub struct FrameHeader {
     /// Limits that somebody else changed.
     #[serde(default)]
     pub drifts: Vec<Drift>,
+    /// What came of knobs.
+    #[serde(default)]
+    pub knobs: Vec<KnobReport>,
     /// What could not be read.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -300,6 +306,7 @@ mod tests {
     use tidegate_model::{Bytes, Cores};
 
     use super::*;
+    use crate::DriftAnswer;
 
     fn header(time: i64) -> FrameHeader {
         FrameHeader {
@@ -309,6 +316,7 @@ mod tests {
             vanished: Vec::new(),
             present: None,
             drifts: Vec::new(),
+            knobs: Vec::new(),
             problems: Vec::new(),
             reports: Vec::new(),
         }
@@ -349,6 +357,11 @@ mod tests {
             "resource": "cpu", "target": null, "urgency": "high"}"#;
         let order: Order = serde_json::from_str(text).unwrap();
         assert_eq!((order.change().target, order.limit_before), (f64::INFINITY, None));
+        let orders: Orders = serde_json::from_str(r#"{"protocol": 1, "epoch": 2, "orders": []}"#).unwrap();
+        assert_eq!(orders.knobs, KnobMode::Keep);
+        let text =
+            r#"{"container": {"host": "h", "name": "c"}, "resource": "cpu", "expected": null, "found": 1.0, "at": 5}"#;
+        assert_eq!(serde_json::from_str::<Drift>(text).unwrap().answer, DriftAnswer::Adopt);
         assert!(understands(PROTOCOL) && understands(PROTOCOL + 1) && !understands(PROTOCOL + 2));
     }
 }

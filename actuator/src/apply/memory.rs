@@ -115,7 +115,9 @@ fn raise(
         CgroupVersion::V1 => None,
         CgroupVersion::V2 => {
             let before = writes.len();
-            memory_v2::raise_high(dir, new, writes)?;
+            if !job.keeps_high {
+                memory_v2::raise_high(dir, new, writes)?;
+            }
             if writes.len() > before { Some(new) } else { present_high(job, dir)? }
         }
     };
@@ -184,10 +186,10 @@ fn swap_room(job: &Job<'_>, dir: &Dir, found: Limit) -> Result<Option<u64>, Actu
 }
 
 /// Whether `new` is below the floor for a group that holds `held`.
-pub(super) fn too_close(held: u64, new: u64) -> bool {
+pub(crate) fn too_close(held: u64, new: u64) -> bool {
     held as f64 * FLOOR > new as f64
 }
 
-pub(super) fn does_not_fit(held: u64, new: u64) -> String {
+pub(crate) fn does_not_fit(held: u64, new: u64) -> String {
     format!("{} are held that cannot be reclaimed; {} would be too close to it or below it", Bytes(held), Bytes(new))
 }

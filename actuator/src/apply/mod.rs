@@ -2,7 +2,7 @@
 //! container's owner where there is one.
 
 mod cpu;
-mod memory;
+pub(crate) mod memory;
 mod memory_v1;
 pub(crate) mod memory_v2;
 mod refusal;
@@ -43,6 +43,8 @@ pub(crate) struct Job<'a> {
     pub(crate) told: &'a Cell<bool>,
     /// Whether the limit of the other resource was ever changed by us.
     pub(crate) other_changed: bool,
+    /// Whether memory.high is kept at a value of its own, whatever the limit is.
+    pub(crate) keeps_high: bool,
     /// Whether an owner that fails makes the change fail.
     pub(crate) owner_only: bool,
     /// Whether CPU limits are whole percents of a CPU: systemd keeps them so, and a daemon-reload would bring another limit

@@ -25,6 +25,7 @@ pub(crate) struct Hierarchy {
     cpuacct: Option<PathBuf>,
     memory: Option<PathBuf>,
     cpuset: Option<PathBuf>,
+    io: Option<PathBuf>,
 }
 
 impl Hierarchy {
@@ -39,6 +40,7 @@ impl Hierarchy {
                 cpuacct: v1("cpuacct"),
                 memory: v1("memory"),
                 cpuset: v1("cpuset"),
+                io: v1("blkio"),
             });
         }
         let root = mounts.v2.map(|m| m.path).ok_or_else(|| ActuatorError::NoHierarchy { mount: mount.to_owned() })?;
@@ -47,7 +49,8 @@ impl Hierarchy {
             cpu: Some(root.clone()),
             cpuacct: Some(root.clone()),
             memory: Some(root.clone()),
-            cpuset: Some(root),
+            cpuset: Some(root.clone()),
+            io: Some(root),
         })
     }
 
@@ -88,13 +91,21 @@ impl Hierarchy {
         Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory })
     }
 
-    /// The directory of a cgroup that holds its cpuset; `None` where there is none. It is opened for each use: only pinning
-    /// needs it.
+    /// The directory of a cgroup that holds its cpuset; `None` where there is none. It is opened for each use: few need it.
     pub(crate) fn cpuset(&self, cgroup: &Cgroup) -> Result<Option<Arc<Dir>>, ActuatorError> {
-        let Some(root) = &self.cpuset else { return Ok(None) };
-        if let (true, Some(dir)) = (self.cpuset == self.cpu, &cgroup.cpu) {
+        self.beside(&self.cpuset, cgroup)
+    }
+
+    /// As [`Hierarchy::cpuset`], with what limits its disks.
+    pub(crate) fn io(&self, cgroup: &Cgroup) -> Result<Option<Arc<Dir>>, ActuatorError> {
+        self.beside(&self.io, cgroup)
+    }
+
+    fn beside(&self, root: &Option<PathBuf>, cgroup: &Cgroup) -> Result<Option<Arc<Dir>>, ActuatorError> {
+        if let (true, Some(dir)) = (*root == self.cpu, &cgroup.cpu) {
             return Ok(Some(Arc::clone(dir)));
         }
+        let Some(root) = root else { return Ok(None) };
         match Dir::open(&below(root, &cgroup.path)) {
             Ok(dir) => Ok(Some(Arc::new(dir))),
             Err(error) if error.is_missing() => Ok(None),

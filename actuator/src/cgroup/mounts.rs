@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The v1 controllers that mean something here.
-const CONTROLLERS: [&str; 4] = ["cpu", "cpuacct", "cpuset", "memory"];
+const CONTROLLERS: [&str; 5] = ["blkio", "cpu", "cpuacct", "cpuset", "memory"];
 
 /// One mount point.
 #[derive(Clone, Debug, PartialEq)]

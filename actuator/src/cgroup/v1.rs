@@ -16,10 +16,19 @@ use crate::quota::CpuMax;
 pub(crate) const QUOTA: &str = "cpu.cfs_quota_us";
 pub(crate) const PERIOD: &str = "cpu.cfs_period_us";
 pub(crate) const BURST: &str = "cpu.cfs_burst_us";
+pub(crate) const SHARES: &str = "cpu.shares";
 const CPU_STAT: &str = "cpu.stat";
 const CPU_USAGE: &str = "cpuacct.usage";
 pub(crate) const LIMIT: &str = "memory.limit_in_bytes";
 pub(crate) const MEMSW_LIMIT: &str = "memory.memsw.limit_in_bytes";
+pub(crate) const SOFT_LIMIT: &str = "memory.soft_limit_in_bytes";
+/// In the order of v2's `rbps wbps riops wiops`.
+pub(crate) const THROTTLES: [&str; 4] = [
+    "blkio.throttle.read_bps_device",
+    "blkio.throttle.write_bps_device",
+    "blkio.throttle.read_iops_device",
+    "blkio.throttle.write_iops_device",
+];
 const USAGE: &str = "memory.usage_in_bytes";
 const KERNEL_USAGE: &str = "memory.kmem.usage_in_bytes";
 const STAT: &str = "memory.stat";

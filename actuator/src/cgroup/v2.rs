@@ -15,6 +15,8 @@ use crate::quota::CpuMax;
 
 pub(crate) const CPU_MAX: &str = "cpu.max";
 pub(crate) const BURST: &str = "cpu.max.burst";
+pub(crate) const WEIGHT: &str = "cpu.weight";
+pub(crate) const IO_MAX: &str = "io.max";
 const CPU_STAT: &str = "cpu.stat";
 const CPU_PRESSURE: &str = "cpu.pressure";
 pub(crate) const CURRENT: &str = "memory.current";

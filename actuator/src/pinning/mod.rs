@@ -9,7 +9,7 @@ pub(crate) mod cores;
 pub(crate) mod pins;
 pub(crate) mod topology;
 
-pub(crate) use topology::{Topology, parse_list};
+pub(crate) use topology::{Topology, list_text, parse_list};
 
 #[cfg(test)]
 mod reference;

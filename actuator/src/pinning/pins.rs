@@ -153,7 +153,7 @@ fn shares(limit: f64) -> u32 {
 }
 
 /// The CPUs that the cgroup above has; `None` when it has no cpuset of its own to tell.
-fn above(dir: &Dir, version: CgroupVersion) -> Result<Option<BTreeSet<u32>>, ActuatorError> {
+pub(crate) fn above(dir: &Dir, version: CgroupVersion) -> Result<Option<BTreeSet<u32>>, ActuatorError> {
     let Some(parent) = dir.path().parent() else { return Ok(None) };
     let name = match version {
         CgroupVersion::V1 => CPUS,

@@ -421,6 +421,7 @@ impl Source for SimulatedSource {
             vanished: Vec::new(),
             present,
             drifts: Vec::new(),
+            knobs: Vec::new(),
             problems: Vec::new(),
         }
     }

@@ -1,5 +1,6 @@
 //! The kill switch: nothing is written, whatever rules want, until somebody turns it off.
 
+use tidegate_actuator::KnobMode;
 use tidegate_model::{Clock, Container, ContainerKey, Limit, Resource, Runtime};
 use tidegate_policy::explain_sentence;
 
@@ -110,4 +111,18 @@ async fn a_freeze_waits_for_the_write_under_way_and_stops_those_behind_it() {
         (ticking.await.unwrap(), freezing.await.unwrap().unwrap())
     };
     assert_eq!((tick.decisions.len(), freeze.failed.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn knobs_are_kept_but_for_the_kill_switch_which_may_want_them_back() {
+    let world = World::new().await;
+    assert_eq!(world.engine.knob_mode(), KnobMode::Keep);
+    world.engine.freeze("me", "", false, world.clock.now()).await.unwrap();
+    assert_eq!(world.engine.knob_mode(), KnobMode::Hold);
+    world.engine.freeze("me", "", true, world.clock.now()).await.unwrap();
+    assert_eq!(world.engine.knob_mode(), KnobMode::GiveBack);
+    let world = world.restarted().await;
+    assert_eq!(world.engine.knob_mode(), KnobMode::GiveBack);
+    world.engine.thaw("me").await.unwrap();
+    assert_eq!(world.engine.knob_mode(), KnobMode::Keep);
 }

@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use tidegate_actuator::agent::wire::{AgentInfo, Frame, FramesFrom, FramesTaken, Orders, Report, unpack};
-use tidegate_actuator::{AgentStatus, RemoteError};
+use tidegate_actuator::{AgentStatus, KnobReport, RemoteError};
 use tidegate_model::{Event, Resource};
 
 use crate::App;
@@ -36,7 +36,7 @@ pub(crate) async fn orders(
     not_our_own(&app, &host)?;
     let question = app.remote.ask(&host, agent, &address, app.clock.now()).map_err(refused)?;
     tokio::select! {
-        orders = question.answer(ANSWER_AFTER) => Ok(Json(orders)),
+        orders = question.answer(ANSWER_AFTER, || app.engine.knob_mode()) => Ok(Json(orders)),
         () = app.shutdown.cancelled() => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "the server is ending")),
     }
 }
@@ -129,6 +129,9 @@ async fn take(app: &App, host: &str, spool: &str, frame: Frame, dropped: u64) ->
     for problem in &header.problems {
         tracing::warn!(host, problem, "an agent's collector");
     }
+    for KnobReport { container, knob, status, message, .. } in &header.knobs {
+        tracing::info!(%container, knob, status = status.as_str(), message, "an agent's knob");
+    }
     let listed = header.present.is_some();
     let mut present = header.present.or_else(|| app.agents.present(host));
     present.iter_mut().flatten().for_each(|container| container.last_seen = header.time);
@@ -140,6 +143,7 @@ async fn take(app: &App, host: &str, spool: &str, frame: Frame, dropped: u64) ->
         vanished: &header.vanished,
         present: present.clone(),
         drifts: &header.drifts,
+        knobs: &header.knobs,
     };
     keep(&app.store, &app.engine, findings, app.clock.now()).await?;
     if dropped > 0 {

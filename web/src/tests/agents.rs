@@ -42,6 +42,7 @@ fn header(time: i64, present: Option<Vec<Container>>) -> FrameHeader {
         vanished: Vec::new(),
         present,
         drifts: Vec::new(),
+        knobs: Vec::new(),
         problems: Vec::new(),
         reports: Vec::new(),
     }
