@@ -270,6 +270,26 @@ fn squeeze(tree: &Tree, config: ActuatorConfig, meanwhile: impl FnOnce()) -> Out
     squeeze.join().unwrap()
 }
 
+#[test]
+fn the_kernel_is_asked_to_reclaim_before_anybody_is_slowed_down() {
+    let tree = Tree::new(Kind::V2);
+    tree.write("/own/web", "memory.reclaim", "");
+    let outcome = squeeze(&tree, tree.config(), || {
+        assert_eq!(tree.read("/own/web", "memory.reclaim"), (32u64 << 20).to_string());
+        replace(&tree, "memory.current", &(50u64 << 20).to_string());
+    });
+    assert_eq!(
+        (outcome.status, outcome.limit_after),
+        (OutcomeStatus::Applied, Some(60.0 * MIB)),
+        "{}",
+        outcome.message
+    );
+    let (piece, goal, limit) = ((32u64 << 20).to_string(), tidy(0.98 * 60.0 * MIB), (60u64 << 20).to_string());
+    let expected =
+        [("memory.reclaim", piece.as_str()), ("memory.high", &goal), ("memory.max", &limit), ("memory.high", "max")];
+    assert_eq!(writes(&outcome), expected, "what brings nothing is not asked for again");
+}
+
 /// Replaced in one step, or a reader could find it empty.
 fn replace(tree: &Tree, file: &str, text: &str) {
     tree.write("/own/web", "new", text);

@@ -1,5 +1,5 @@
-//! v2: lowering memory.max below usage kills. So memory.high, which never does, squeezes the group first, and memory.max
-//! follows only once the group has shrunk.
+//! v2: lowering memory.max below usage kills. So the kernel is asked to reclaim first, which slows nobody down; then
+//! memory.high, which does but never kills, squeezes out the rest, and memory.max follows only once the group has shrunk.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,7 +21,10 @@ const POLL: Duration = Duration::from_millis(10);
 /// last look and the write has to fit as well, or the kernel kills.
 const FIT: f64 = 0.98;
 
-/// Squeezes, looks, lowers, and takes the squeeze away again, whatever happened in between.
+/// How much the kernel is asked to reclaim at once: it does not return before it has, or cannot.
+const RECLAIM_AT_ONCE: u64 = 32 << 20;
+
+/// Reclaims, squeezes, looks, lowers, and takes the squeeze away again, whatever happened in between.
 pub(super) fn lower(
     job: &Job<'_>,
     dir: &Dir,
@@ -35,10 +38,13 @@ pub(super) fn lower(
     if former_high.value().is_some_and(|high| high <= goal as f64) {
         return lower_squeezed(dir, found, new, goal, job.squeeze_timeout, writes);
     }
+    let started = Instant::now();
+    reclaim(dir, goal, job.squeeze_timeout / 2, writes)?;
+    let left = job.squeeze_timeout.saturating_sub(started.elapsed());
     let squeeze = Squeeze { former: former_high, goal };
     (job.record_squeeze)(Some(squeeze))?;
     writes.push(dir.write(v2::HIGH, &v2::limit_text(Some(goal)))?);
-    let result = lower_squeezed(dir, found, new, goal, job.squeeze_timeout, writes);
+    let result = lower_squeezed(dir, found, new, goal, left, writes);
     let mut note = None;
     match release(dir, squeeze)? {
         Ok(write) => writes.push(write),
@@ -55,6 +61,35 @@ pub(super) fn lower(
         (Written::Yes, Some(note)) => Written::Partly(note),
         (written, _) => written,
     })
+}
+
+/// Asks the kernel for what the group has beyond `goal`, piece by piece, until it is there or the time is over. Kernels
+/// before 5.19 cannot be asked.
+fn reclaim(dir: &Dir, goal: u64, timeout: Duration, writes: &mut Vec<Write>) -> Result<(), ActuatorError> {
+    let start = Instant::now();
+    let mut asked = None;
+    let mut usage = v2::usage(dir)?;
+    while usage > goal && start.elapsed() < timeout {
+        let piece = (usage - goal).min(RECLAIM_AT_ONCE);
+        let is_all = match dir.write(v2::RECLAIM, &piece.to_string()) {
+            Ok(write) => {
+                asked = Some((write.target, asked.map_or(0, |(_, bytes)| bytes) + piece));
+                false
+            }
+            // Less than that could be reclaimed; what there was is gone.
+            Err(error) if error.errno() == Some(nix::libc::EAGAIN) => true,
+            Err(error) if error.is_missing() && dir.is_current() => true,
+            Err(error) => return Err(error),
+        };
+        let now = v2::usage(dir)?;
+        if is_all || now >= usage {
+            break;
+        }
+        usage = now;
+    }
+    // One line for all pieces.
+    writes.extend(asked.map(|(target, bytes)| Write { target, value: bytes.to_string() }));
+    Ok(())
 }
 
 /// Puts memory.high back, unless somebody else has set it since; then that is the inner error.

@@ -22,6 +22,7 @@ const CPU_PRESSURE: &str = "cpu.pressure";
 pub(crate) const CURRENT: &str = "memory.current";
 pub(crate) const MAX: &str = "memory.max";
 pub(crate) const HIGH: &str = "memory.high";
+pub(crate) const RECLAIM: &str = "memory.reclaim";
 pub(crate) const SWAP_MAX: &str = "memory.swap.max";
 const STAT: &str = "memory.stat";
 const EVENTS: &str = "memory.events";
