@@ -176,3 +176,20 @@ fn cell(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+/// A name as a segment of a path.
+pub fn segment(name: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+    name.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_name_is_one_segment() {
+        assert_eq!(segment("node-1.example"), "node-1.example");
+        assert_eq!(segment("a/b c%"), "a%2Fb%20c%25");
+    }
+}

@@ -56,6 +56,8 @@ enum Command {
     Freeze(commands::freeze::FreezeArgs),
     /// Turn the kill switch off: rules change limits again
     Thaw(commands::freeze::ThawArgs),
+    /// Let rules change a limit again that somebody else has set
+    Adopt(commands::adopt::AdoptArgs),
     /// Try rules on a server's own history: what they would have done, and what that would have cost
     Backtest(commands::backtest::BacktestArgs),
     /// Try rules on a trace file: what they would do, and what that would cost
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Command::Explain(args) => commands::explain::run(args),
         Command::Freeze(args) => commands::freeze::freeze(args),
         Command::Thaw(args) => commands::freeze::thaw(args),
+        Command::Adopt(args) => commands::adopt::run(args),
         Command::Backtest(args) => commands::backtest::run(args),
         Command::Simulate(args) => commands::simulate::run(*args),
         Command::Backup(args) => commands::backup::run(args),

@@ -168,6 +168,14 @@ impl<T: Clone + PartialEq> Claim<T> {
         self.restored.extend(self.foreign.take().and_then(|foreign| foreign.due));
     }
 
+    /// Takes what was found for ours, since a person says so; false when it was.
+    pub(crate) fn adopt(&mut self, found: &T) -> bool {
+        let is_foreign = self.written.as_ref().is_some_and(|written| written != found);
+        self.stands(found);
+        self.restored.clear();
+        is_foreign
+    }
+
     /// What stands may differ without anybody else having changed it.
     pub(crate) fn doubt(&mut self) {
         self.written = None;
@@ -264,6 +272,20 @@ mod tests {
         assert_eq!(claim.observe(Limit::At(1.0), seconds(86_401), HANDS_OFF), Standing::Ours);
         assert_eq!(told(&mut claim), Some(DriftAnswer::Over));
         assert_eq!(claim.observe(Limit::At(2.0), seconds(86_402), HANDS_OFF), left_alone(1.0), "and again");
+    }
+
+    #[test]
+    fn what_a_person_adopts_is_ours_and_what_did_not_last_before_is_forgotten() {
+        let mut claim = wrote(1.0);
+        for _ in 0..MOST_RESTORES {
+            claim.observe(Limit::At(2.0), TimeMs(0), DriftRule { hold: Duration::ZERO, ..RESTORE });
+            claim.wrote(Limit::At(1.0));
+        }
+        assert_eq!(claim.observe(Limit::At(2.0), seconds(1), RESTORE), left_alone(1.0));
+        assert!(claim.adopt(&Limit::At(2.0)) && !claim.adopt(&Limit::At(2.0)));
+        assert_eq!(claim.take_news(), Some((DriftAnswer::Over, Limit::At(2.0))));
+        assert_eq!(claim.observe(Limit::At(2.0), seconds(2), RESTORE), Standing::Ours);
+        assert_eq!(claim.observe(Limit::At(3.0), seconds(3), RESTORE), foreign(2.0, 60));
     }
 
     #[test]

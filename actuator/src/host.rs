@@ -6,7 +6,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
-use tidegate_model::{CgroupVersion, Clock, Container, Limit, Outcome, OutcomeStatus, Resource, Runtime, TimeMs};
+use tidegate_model::{
+    CgroupVersion, Clock, Container, ContainerKey, Limit, Outcome, OutcomeStatus, Resource, Runtime, TimeMs,
+};
 
 use crate::apply::{Job, Verdict, memory_v2, run, tell_present};
 use crate::baseline::{Baselines, Life};
@@ -16,7 +18,7 @@ use crate::cgroup::{Cgroup, Hierarchy};
 use crate::collector::Collector;
 use crate::config::{ActuatorConfig, OnDrift, WriteVia};
 use crate::discovery::OwnCgroups;
-use crate::drift::Owned;
+use crate::drift::{Owned, describe};
 use crate::error::ActuatorError;
 use crate::knobs::file::Place;
 use crate::knobs::keeper::{Knobs, News, Round};
@@ -152,6 +154,14 @@ impl LocalHost {
         Box::new(Collector::new(Arc::clone(self)))
     }
 
+    fn tracked(&self, container: &ContainerKey) -> Result<Arc<Tracked>, String> {
+        let tracked = match container.host == self.config.host {
+            true => self.containers.read().get(&container.name).cloned(),
+            false => None,
+        };
+        tracked.ok_or_else(|| format!("no container {container} is known on host {}", self.config.host))
+    }
+
     fn change(
         &self,
         change: &Change,
@@ -159,13 +169,9 @@ impl LocalHost {
         clock: &dyn Clock,
         writes: &mut Vec<tidegate_model::Write>,
     ) -> Verdict {
-        let tracked = match change.container.host == self.config.host {
-            true => self.containers.read().get(&change.container.name).cloned(),
-            false => None,
-        };
-        let Some(tracked) = tracked else {
-            let message = format!("no container {} is known on host {}", change.container, self.config.host);
-            return Verdict::new(OutcomeStatus::Refused, None, message);
+        let tracked = match self.tracked(&change.container) {
+            Ok(tracked) => tracked,
+            Err(message) => return Verdict::new(OutcomeStatus::Refused, None, message),
         };
         let resource = change.resource;
         if let Some(verdict) = forbidden(&tracked.container.read(), change) {
@@ -432,6 +438,24 @@ impl Actuator for LocalHost {
             message: verdict.message,
             at: clock.now(),
             took_us,
+        }
+    }
+
+    fn adopt(&self, container: &ContainerKey, resource: Resource, clock: &dyn Clock) -> Outcome {
+        let now = clock.now();
+        let tracked = match self.tracked(container) {
+            Ok(tracked) => tracked,
+            Err(message) => return Outcome::unwritten(OutcomeStatus::Refused, message, now),
+        };
+        let mut owned = tracked.owned(resource).lock();
+        match tracked.cgroup.read().own_limit(resource) {
+            Ok(found) => {
+                let who =
+                    if owned.claim.adopt(&found) { "set by somebody else, and adopted" } else { "set by nobody else" };
+                let message = format!("{}, {who}", describe(found, resource));
+                Outcome { limit_after: found.value(), ..Outcome::unwritten(OutcomeStatus::Unchanged, message, now) }
+            }
+            Err(error) => Outcome::unwritten(OutcomeStatus::Failed, error.to_string(), now),
         }
     }
 

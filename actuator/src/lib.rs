@@ -105,6 +105,12 @@ pub trait Actuator: Send + Sync {
         }
     }
 
+    /// Takes a limit that somebody else has set, and that is left alone, as what changes start from: a person says so.
+    /// Nothing is written, and the outcome is [`OutcomeStatus::Unchanged`].
+    fn adopt(&self, container: &ContainerKey, _resource: Resource, clock: &dyn Clock) -> Outcome {
+        Outcome::unwritten(OutcomeStatus::Refused, format!("no limit of {container} is left alone"), clock.now())
+    }
+
     /// Sees to the knobs of the containers of this machine, as its configuration and their labels say; meant to be called
     /// each second. What came of it is in the next [`Collected::knobs`].
     fn tend_knobs(&self, _mode: KnobMode, _clock: &dyn Clock) {}

@@ -7,7 +7,7 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tidegate_model::{Clock, Outcome, OutcomeStatus, TimeMs};
+use tidegate_model::{Clock, ContainerKey, Outcome, OutcomeStatus, Resource, TimeMs};
 use tokio::sync::Notify;
 
 use crate::agent::wire::{AgentInfo, Order, Orders, PROTOCOL, Report, understands};
@@ -235,9 +235,9 @@ impl Remote {
         links.iter().map(status).collect()
     }
 
-    /// Hands a change over and waits for what comes of it.
-    fn order(&self, change: &Change) -> Result<Outcome, String> {
-        let host = &change.container.host;
+    /// Hands an order over, under a number of its own, and waits for what comes of it.
+    fn order(&self, order: Order) -> Result<Outcome, String> {
+        let host = &order.container.host.clone();
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = sync_channel(1);
         {
@@ -258,7 +258,7 @@ impl Remote {
                 let silent = link.answered.elapsed().as_secs();
                 return Err(format!("the agent of host {host} has not asked for orders for {silent} s"));
             }
-            link.queue.push_back((Order::of(change, id, 0), Instant::now()));
+            link.queue.push_back((Order { id, ..order }, Instant::now()));
             link.waiting.insert(id, sender);
             link.news.notify_waiters();
         }
@@ -380,6 +380,14 @@ impl Fleet {
     pub fn new(own: Option<(String, Arc<dyn Actuator>)>, remote: Arc<Remote>) -> Self {
         Self { own, remote }
     }
+
+    fn order(&self, order: Order, clock: &dyn Clock) -> Outcome {
+        let started = Instant::now();
+        self.remote.order(order).unwrap_or_else(|message| Outcome {
+            took_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
+            ..Outcome::unwritten(OutcomeStatus::Failed, message, clock.now())
+        })
+    }
 }
 
 impl Actuator for Fleet {
@@ -387,11 +395,14 @@ impl Actuator for Fleet {
         if let Some((_, own)) = self.own.as_ref().filter(|(host, _)| *host == change.container.host) {
             return own.apply(change, clock);
         }
-        let started = Instant::now();
-        self.remote.order(change).unwrap_or_else(|message| Outcome {
-            took_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
-            ..Outcome::unwritten(OutcomeStatus::Failed, message, clock.now())
-        })
+        self.order(Order::of(change, 0, 0), clock)
+    }
+
+    fn adopt(&self, container: &ContainerKey, resource: Resource, clock: &dyn Clock) -> Outcome {
+        match self.own.as_ref().filter(|(host, _)| *host == container.host) {
+            Some((_, own)) => own.adopt(container, resource, clock),
+            None => self.order(Order::adopting(container, resource), clock),
+        }
     }
 
     /// Agents see to their own by themselves.

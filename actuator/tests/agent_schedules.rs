@@ -102,6 +102,7 @@ impl Controller {
             resource: Resource::Cpu,
             target: Some(decided.len() as f64),
             limit_before: None,
+            adopt: false,
         };
         self.living = Some((now, self.next));
         self.next += 1;

@@ -431,8 +431,20 @@ fn a_foreign_limit_is_left_alone_for_good_also_after_a_restart_until_it_is_given
         assert_eq!(restarted.collect(2).drifts[0].answer, DriftAnswer::Over);
         assert_eq!(restarted.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);
 
-        tree.set_cpu("/own/web", 70_000);
+        tree.set_cpu("/own/web", 60_000);
         assert_eq!(restarted.collect(3).drifts[0].answer, DriftAnswer::HandsOff);
+        let web = change("web", Resource::Cpu, 0.0, None).container;
+        let adopted = restarted.host.adopt(&web, Resource::Cpu, &restarted.clock);
+        assert_eq!((adopted.status, adopted.limit_after), (OutcomeStatus::Unchanged, Some(0.6)), "{}", adopted.message);
+        assert_eq!(restarted.collect(4).drifts[0].answer, DriftAnswer::Over);
+        assert_eq!(restarted.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);
+        assert!(
+            Fake::new(config(OnDrift::HandsOff)).first.drifts.is_empty(),
+            "a person said so, and it was remembered"
+        );
+
+        tree.set_cpu("/own/web", 70_000);
+        assert_eq!(restarted.collect(5).drifts[0].answer, DriftAnswer::HandsOff);
         let adopting = Fake::new(config(OnDrift::Adopt));
         assert!(adopting.first.drifts.is_empty(), "a person said so");
         assert_eq!(adopting.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);

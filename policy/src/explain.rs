@@ -12,6 +12,8 @@ pub(crate) const WATCH: &str = "(watch)";
 pub(crate) const HOLD: &str = "(hold)";
 /// Name of the rule in decisions that put back what somebody else had changed.
 pub(crate) const DRIFT: &str = "(drift)";
+/// Name of the rule in decisions that a person took by hand.
+pub(crate) const PERSON: &str = "(person)";
 /// Name of the rule in decisions of the kill switch.
 pub(crate) const FREEZE: &str = "(freeze)";
 /// Name of the rule in decisions that an agent took by itself, or whose outcome it told late.
@@ -36,6 +38,7 @@ pub fn explain_sentence(decision: &Decision) -> String {
         WATCH => "the watch over decreases".to_owned(),
         HOLD => "the engine's own hold".to_owned(),
         DRIFT => "the engine's answer to a foreign change".to_owned(),
+        PERSON => "a person's word".to_owned(),
         FREEZE => "the kill switch".to_owned(),
         AGENT => "the host's agent".to_owned(),
         rule => format!("rule {rule} v{}", decision.version),

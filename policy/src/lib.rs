@@ -15,6 +15,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod adopt;
 mod agents;
 mod apply;
 mod arbiter;

@@ -12,7 +12,7 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig, parse_pem};
 use ureq::typestate::WithBody;
 use ureq::{Agent, RequestBuilder};
 
-use crate::client::{authorized, describe};
+use crate::client::{authorized, describe, segment};
 
 /// A question for orders is answered after five seconds at the latest; without an answer the connection is gone.
 const ORDERS_WITHIN: Duration = Duration::from_secs(12);
@@ -148,21 +148,4 @@ fn trusted(file: &Path) -> Result<RootCerts> {
         bail!("{} holds no certificate in PEM form", file.display());
     }
     Ok(RootCerts::from(certificates))
-}
-
-/// A host's name as a segment of a path.
-fn segment(name: &str) -> String {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
-    name.bytes().map(|byte| if plain(&byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn any_name_is_one_segment() {
-        assert_eq!(segment("node-1.example"), "node-1.example");
-        assert_eq!(segment("a/b c%"), "a%2Fb%20c%25");
-    }
 }

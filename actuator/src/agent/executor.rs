@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidegate_model::Clock;
+use tidegate_model::{Clock, Outcome, OutcomeStatus};
 
 use crate::Actuator;
 use crate::agent::wire::{Order, Report};
@@ -54,7 +54,12 @@ impl Executor {
     /// seconds.
     pub fn carry_out(&self, delivery: &Delivery, clock: &dyn Clock, now: &dyn Fn() -> Duration) -> Report {
         let order = &delivery.order;
-        let outcome = self.host.apply_unless(&order.change(), &|| self.refuse(delivery, now()), clock);
+        let refuse = || self.refuse(delivery, now());
+        let outcome = match (order.adopt, order.adopt.then(refuse).flatten()) {
+            (false, _) => self.host.apply_unless(&order.change(), &refuse, clock),
+            (true, None) => self.host.adopt(&order.container, order.resource, clock),
+            (true, Some(why)) => Outcome::unwritten(OutcomeStatus::Refused, why, clock.now()),
+        };
         Report {
             order: Some((delivery.epoch, order.id)),
             decision: order.decision.clone(),

@@ -84,6 +84,9 @@ pub struct Order {
     /// As [`Change::limit_before`].
     #[serde(default)]
     pub limit_before: Option<f64>,
+    /// Nothing is to be changed, but what somebody else has set is to be adopted.
+    #[serde(default)]
+    pub adopt: bool,
 }
 
 impl Order {
@@ -97,6 +100,24 @@ impl Order {
             resource: change.resource,
             target: change.target.is_finite().then_some(change.target),
             limit_before: change.limit_before,
+            adopt: false,
+        }
+    }
+
+    /// An order to adopt what stands there.
+    pub fn adopting(container: &ContainerKey, resource: Resource) -> Self {
+        // An agent of the last release takes it for a change and refuses this limit: nothing could run under it.
+        let target = Some(0.0);
+        let decision = "adopt".to_owned();
+        Self {
+            id: 0,
+            waited_ms: 0,
+            decision,
+            container: container.clone(),
+            resource,
+            target,
+            limit_before: None,
+            adopt: true,
         }
     }
 

@@ -198,6 +198,24 @@ async fn a_limit_that_is_left_alone_for_good_is_until_it_is_given_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_is_left_alone_is_changed_again_when_a_person_says_so() {
+    let world = World::new().await;
+    world.put_container("web", None, &[], Limit::Unlimited);
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.run_sql(GREEDY).await;
+    world.engine.note_drift(&drift("web", 2.0, Some(1.0), world.clock.now(), DriftAnswer::HandsOff));
+    assert_eq!(refusals(&world.second(&[("web", cpu(0.5))]).await), ["drift"]);
+    assert!(world.engine.adopt(key("other"), Resource::Cpu, "anna").await.is_err());
+    let decision = world.engine.adopt(key("web"), Resource::Cpu, "anna").await.unwrap();
+    assert_eq!((decision.limit_before, decision.outcome.status), (Some(1.0), OutcomeStatus::Unchanged));
+    assert!(decision.outcome.writes.is_empty());
+    let report = world.second(&[("web", cpu(0.5))]).await;
+    assert_eq!(report.decisions[0].outcome.status, OutcomeStatus::Applied);
+    assert_eq!(world.count("SELECT id FROM decisions WHERE rule = '(person)' AND reason LIKE 'anna %'").await, 1);
+    assert_eq!(world.count("SELECT name FROM events WHERE name = 'drift_over'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_somebody_else_lowered_or_raised_is_put_back_after_its_hold() {
     for (expected, found) in [(2.0, 1.0), (1.0, 2.0)] {
         let world = World::new().await;

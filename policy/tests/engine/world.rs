@@ -50,6 +50,11 @@ impl Actuator for Recorder {
         }
     }
 
+    fn adopt(&self, container: &ContainerKey, resource: Resource, clock: &dyn Clock) -> Outcome {
+        let limit_after = self.limits.lock().get(&(container.name.clone(), resource)).copied();
+        Outcome { limit_after, ..Outcome::unwritten(OutcomeStatus::Unchanged, "adopted".to_owned(), clock.now()) }
+    }
+
     fn simulated(&self) -> Option<String> {
         Some("a test".to_owned())
     }

@@ -1,13 +1,16 @@
 //! `/api/v1/containers`: what is known of each container, with its newest values.
 
-use axum::Json;
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use tidegate_model::ContainerKey;
+use tidegate_model::{ContainerKey, Decision, OutcomeStatus, Resource};
 
 use crate::App;
+use crate::auth::Caller;
 use crate::error::ApiError;
-use crate::extract::Segments;
+use crate::extract::{Segments, Text};
 use crate::fleet::Fleet;
 
 /// `GET /api/v1/containers`
@@ -31,4 +34,28 @@ pub(crate) async fn container(
     let now = app.clock.now();
     let fleet = Fleet::one(&app, &key, now).await?;
     Ok(Json(fleet.row(&container, now)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Adopted {
+    resource: Resource,
+}
+
+/// `POST /api/v1/containers/{host}/{name}/adopt` with `{"resource": "cpu"}`: what somebody else has set is what rules start
+/// from. Answers with the decision that says so.
+pub(crate) async fn adopt(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Segments((host, name)): Segments<(String, String)>,
+    body: Text,
+) -> Result<Json<Decision>, ApiError> {
+    let Adopted { resource } = body.json()?;
+    let decision = app.engine.adopt(ContainerKey { host, name }, resource, &caller.name).await?;
+    match decision.outcome.status {
+        OutcomeStatus::Unchanged => Ok(Json(decision)),
+        status => {
+            Err(ApiError::new(StatusCode::CONFLICT, format!("{} ({})", decision.outcome.message, status.as_str())))
+        }
+    }
 }

@@ -51,6 +51,7 @@ pub(crate) fn operating() -> Router<App> {
         .route("/api/v1/backtests", post(backtests::start))
         .route("/api/v1/backtests/{id}", delete(backtests::stop))
         .route("/api/v1/freeze", post(freeze::freeze).delete(freeze::thaw))
+        .route("/api/v1/containers/{host}/{name}/adopt", post(containers::adopt))
         .route("/api/v1/groups/{kind}/{name}", post(groups::set_bounds).delete(groups::clear))
         .route("/api/v1/compact", post(compact::compact))
         .route("/api/v1/rules", post(rules::apply))

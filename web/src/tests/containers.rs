@@ -140,3 +140,17 @@ async fn large_answers_are_compressed_for_clients_that_can_read_them() {
         assert_eq!(answer.header("content-encoding"), encoding, "{accepted}");
     }
 }
+
+#[tokio::test]
+async fn a_limit_is_adopted_by_hand_and_one_that_nobody_can_adopt_says_why() {
+    let server = Server::start();
+    server.measured("web").await;
+    let cpu = json!({ "resource": "cpu" });
+    assert_eq!(server.post("/api/v1/containers/node0/none/adopt", &cpu).await.status, StatusCode::NOT_FOUND);
+    let wrong = server.post("/api/v1/containers/node0/web/adopt", &json!({ "resource": "disk" })).await;
+    assert_eq!(wrong.status, StatusCode::BAD_REQUEST, "{}", wrong.text());
+    // The host of these tests has no limit of its own to adopt.
+    let answer = server.post("/api/v1/containers/node0/web/adopt", &cpu).await;
+    assert_eq!(answer.status, StatusCode::CONFLICT, "{}", answer.text());
+    assert!(answer.text().contains("refused"), "{}", answer.text());
+}
