@@ -1,24 +1,25 @@
 //! A trace from a file: CSV (also gzip) or Parquet, one row a container and time.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::Read;
 use std::path::Path;
 use std::str::FromStr;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
-use arrow::record_batch::RecordBatch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tidegate_actuator::simulated::Member;
-use tidegate_model::{Bounds, Limit, Resource, TimeMs};
 
-use super::trace::{Trace, Traced, Wanted};
+use super::collected::{Collected, FIXED, Fixed, Sample};
+use super::trace::Trace;
 use crate::error::{PolicyError, PolicyErrorKind};
 
 /// Times below this are seconds, others milliseconds: as seconds it is the year 5138, as milliseconds March 1973.
 const SECONDS_BELOW: f64 = 1e11;
+/// Bytes that a thread reads at once, about.
+const PIECE_BYTES: usize = 4 << 20;
+const MOST_THREADS: usize = 8;
 
 /// A column of a file and what its numbers are multiplied with to give cores or bytes.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,6 +52,10 @@ impl FromStr for Column {
 }
 
 /// Which columns of a file are what. Those that are not there are left out, but for the time and one of CPU and memory.
+///
+/// Further ones are called the same in every file, in cores and bytes: `cpu_min`, `cpu_max`, `memory_min`, `memory_max`, what
+/// the operator allows, and `memory_anon`, the part of the memory that cannot be reclaimed, which is all of it where there is
+/// no such column.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TraceColumns {
     /// Time: seconds or milliseconds since 1970.
@@ -68,10 +73,6 @@ pub struct TraceColumns {
     /// The memory limit in the beginning.
     pub memory_limit: Column,
 }
-
-/// Columns that are called so in every file, in cores and bytes: what the operator allows, and the part of the memory that
-/// cannot be reclaimed, which is all of it where there is no such column.
-const FIXED: [&str; 5] = ["cpu_min", "cpu_max", "memory_min", "memory_max", "memory_anon"];
 
 impl Default for TraceColumns {
     fn default() -> Self {
@@ -98,22 +99,18 @@ impl Trace {
         let failed = |what: String| PolicyError::new(PolicyErrorKind::Option, format!("{}: {what}", path.display()));
         let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
         let file = File::open(path).map_err(|error| failed(error.to_string()))?;
-        let mut rows = Rows { columns, containers: BTreeMap::new(), read: 0, left_out: 0, first_bad: None };
-        if name.ends_with(".parquet") {
-            let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
-            for batch in reader.map_err(|error| failed(error.to_string()))? {
-                rows.batch(&batch.map_err(|error| failed(error.to_string()))?).map_err(&failed)?;
-            }
+        let rows = if name.ends_with(".parquet") {
+            parquet(file, columns)
+        } else if name.ends_with(".gz") {
+            csv(flate2::read::MultiGzDecoder::new(file), columns)
         } else {
-            let file: Box<dyn Read> = match name.ends_with(".gz") {
-                true => Box::new(flate2::read::MultiGzDecoder::new(file)),
-                false => Box::new(file),
-            };
-            rows.csv(BufReader::new(file)).map_err(&failed)?;
-        }
+            csv(file, columns)
+        };
+        let rows = rows.map_err(&failed)?;
         let mut trace = Trace { problems: rows.problems(), ..Trace::default() };
-        for (name, (app, samples)) in rows.named() {
-            trace.containers.push(samples.traced(app, name, &mut trace.problems));
+        for (traced, problem) in rows.traced() {
+            trace.containers.push(traced);
+            trace.problems.extend(problem);
         }
         match trace.span() {
             Some(_) => Ok(trace),
@@ -122,182 +119,187 @@ impl Trace {
     }
 }
 
-/// One row: time in ms, demands and limits in cores and bytes.
-#[derive(Clone, Copy, Debug, Default)]
-struct Sample {
-    time: i64,
-    cpu: Option<f64>,
-    memory: Option<f64>,
-    cpu_limit: Option<f64>,
-    memory_limit: Option<f64>,
-    /// See [`FIXED`].
-    fixed: [Option<f64>; 5],
-}
-
-#[derive(Default)]
-struct Samples(Vec<Sample>);
-
-impl Samples {
-    fn traced(mut self, app: Option<String>, container: String, problems: &mut Vec<String>) -> Traced {
-        // Files are sorted as their makers like.
-        self.0.sort_by_key(|sample| sample.time);
-        // Some write 0 for a limit that is none.
-        let first = |limit: fn(&Sample) -> Option<f64>| {
-            self.0.iter().filter_map(limit).find(|limit| *limit > 0.0).map_or(Limit::Unlimited, Limit::At)
-        };
-        let fixed = |column: usize| self.0.iter().find_map(|sample| sample.fixed[column]);
-        let bounds = [(Resource::Cpu, 0), (Resource::Memory, 2)].into_iter().filter_map(|(resource, column)| {
-            let (min, max) = (fixed(column), fixed(column + 1));
-            let bounds = Bounds { min: min.unwrap_or(0.0), max: max.unwrap_or(1e300) };
-            let stated = min.is_some() || max.is_some();
-            (stated && bounds.min <= bounds.max).then_some((resource, bounds))
-        });
-        let member = Member {
-            host: "trace".to_owned(),
-            name: container,
-            app,
-            user: None,
-            labels: BTreeMap::new(),
-            bounds: bounds.collect(),
-            cpu: first(|sample| sample.cpu_limit),
-            memory: first(|sample| sample.memory_limit),
-        };
-        let mut traced = Traced { member, cpu: Wanted::default(), memory: Wanted::default() };
-        let mut left_out = 0;
-        for sample in &self.0 {
-            let [.., anon] = sample.fixed;
-            let values = [(&mut traced.cpu, sample.cpu, None), (&mut traced.memory, sample.memory, anon)];
-            for (wanted, value, anon) in values {
-                left_out += usize::from(value.is_some_and(|value| !wanted.push(TimeMs(sample.time), value, anon)));
-            }
-        }
-        if left_out > 0 {
-            problems.push(format!(
-                "{}: {left_out} values are negative or of a time that there was already, and left out",
-                traced.member.name
-            ));
-        }
-        traced.limit_at_peak();
-        traced
-    }
-}
-
-struct Rows<'a> {
-    columns: &'a TraceColumns,
-    /// By app and container.
-    containers: BTreeMap<(Option<String>, String), Samples>,
-    read: u64,
-    left_out: u64,
-    /// The first row that was left out, and why.
-    first_bad: Option<(u64, String)>,
-}
-
 /// Where the columns of a file are.
 struct Places {
     time: usize,
     container: Option<usize>,
     app: Option<usize>,
-    /// CPU, memory, CPU limit, memory limit, and those of [`FIXED`].
-    numbers: [Option<(usize, f64)>; 9],
+    /// Each with its factor.
+    cpu: Option<(usize, f64)>,
+    memory: Option<(usize, f64)>,
+    anon: Option<(usize, f64)>,
+    fixed: [(Fixed, Option<(usize, f64)>); FIXED],
 }
 
-impl Rows<'_> {
-    /// The containers by a name that is theirs alone: where the same name is in several apps, the app stands before it.
-    fn named(self) -> BTreeMap<String, (Option<String>, Samples)> {
-        let mut apps: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (app, container) in self.containers.keys() {
-            apps.entry(container.clone()).or_default().extend(app.clone());
-        }
-        let mut named: BTreeMap<String, (Option<String>, Samples)> = BTreeMap::new();
-        for ((app, container), samples) in self.containers {
-            let several = apps.get(&container).is_some_and(|apps| apps.len() > 1);
-            let name = match &app {
-                Some(app) if several => format!("{app}/{container}"),
-                _ => container,
-            };
-            let (known, all) = named.entry(name).or_default();
-            *known = known.take().or(app);
-            all.0.extend(samples.0);
-        }
-        named
-    }
-
-    fn places(&self, names: &[String]) -> Result<Places, String> {
+impl Places {
+    fn of(wanted: &TraceColumns, names: &[String]) -> Result<Self, String> {
         let find = |name: &str| names.iter().position(|known| known == name);
         let number = |column: &Column| Some((find(&column.name)?, column.factor));
-        let wanted = self.columns;
+        let named = |name: &str| Some((find(name)?, 1.0));
         let there = || format!("the file has {}", names.join(", "));
         let time = find(&wanted.time).ok_or_else(|| format!("there is no column '{}'; {}", wanted.time, there()))?;
-        let [cpu, memory, cpu_limit, memory_limit] =
-            [&wanted.cpu, &wanted.memory, &wanted.cpu_limit, &wanted.memory_limit].map(number);
-        let [a, b, c, d, e] = FIXED.map(|name| Some((find(name)?, 1.0)));
-        let numbers = [cpu, memory, cpu_limit, memory_limit, a, b, c, d, e];
-        if numbers[0].is_none() && numbers[1].is_none() {
+        let (cpu, memory) = (number(&wanted.cpu), number(&wanted.memory));
+        if cpu.is_none() && memory.is_none() {
             let (cpu, memory) = (&wanted.cpu.name, &wanted.memory.name);
             return Err(format!("there is neither a column '{cpu}' nor a column '{memory}'; {}", there()));
         }
-        Ok(Places { time, container: find(&wanted.container), app: find(&wanted.app), numbers })
+        let fixed = [
+            (Fixed::CpuLimit, number(&wanted.cpu_limit)),
+            (Fixed::MemoryLimit, number(&wanted.memory_limit)),
+            (Fixed::CpuMin, named("cpu_min")),
+            (Fixed::CpuMax, named("cpu_max")),
+            (Fixed::MemoryMin, named("memory_min")),
+            (Fixed::MemoryMax, named("memory_max")),
+        ];
+        let (container, app, anon) = (find(&wanted.container), find(&wanted.app), named("memory_anon"));
+        Ok(Self { time, container, app, cpu, memory, anon, fixed })
     }
 
-    fn csv(&mut self, reader: impl Read) -> Result<(), String> {
-        let mut csv = csv::ReaderBuilder::new().flexible(true).from_reader(reader);
-        let names: Vec<String> =
-            csv.headers().map_err(|e| e.to_string())?.iter().map(|n| n.trim().to_owned()).collect();
-        let places = self.places(&names)?;
-        let mut record = csv::StringRecord::new();
-        while csv.read_record(&mut record).map_err(|error| error.to_string())? {
-            self.row(&places, |column| record.get(column).filter(|text| !text.trim().is_empty()));
+    /// All columns that are there.
+    fn all(&self) -> impl Iterator<Item = usize> {
+        let fixed = self.fixed.iter().filter_map(|(_, place)| *place);
+        let numbers = [self.cpu, self.memory, self.anon].into_iter().flatten().chain(fixed).map(|(column, _)| column);
+        numbers.chain([self.time]).chain(self.container).chain(self.app)
+    }
+
+    /// Takes a row; `text` gives what stands in a column, if anything does.
+    fn row<'t>(&self, rows: &mut Collected, text: impl Fn(usize) -> Option<&'t str>) {
+        rows.count();
+        let number = |place: Option<(usize, f64)>| {
+            let Some((column, factor)) = place else { return Ok(f64::NAN) };
+            let Some(text) = text(column) else { return Ok(f64::NAN) };
+            let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+            number.map(|number| number * factor).ok_or_else(|| format!("'{text}' is no number"))
+        };
+        let sample = || {
+            let time = text(self.time).ok_or_else(|| "its time is missing".to_owned())?;
+            let time = milliseconds(time).ok_or_else(|| format!("its time is '{time}'"))?;
+            let sample =
+                Sample { time, cpu: number(self.cpu)?, memory: number(self.memory)?, anon: number(self.anon)? };
+            let mut fixed = [f64::NAN; FIXED];
+            for (value, (_, place)) in fixed.iter_mut().zip(self.fixed) {
+                *value = number(place)?;
+            }
+            Ok((sample, fixed))
+        };
+        match sample() {
+            Ok((sample, fixed)) => {
+                let of = rows.of(self.app.and_then(&text), self.container.and_then(&text).unwrap_or("trace"));
+                of.push(sample);
+                for ((what, _), value) in self.fixed.iter().zip(fixed).filter(|(_, value)| !value.is_nan()) {
+                    of.fix(*what, sample.time, value);
+                }
+            }
+            Err(why) => rows.leave_out(why),
         }
-        Ok(())
     }
+}
 
-    fn batch(&mut self, batch: &RecordBatch) -> Result<(), String> {
+/// Reads CSV with a header line: block by block, and the blocks in pieces on several threads, since the files are large.
+fn csv(file: impl Read, columns: &TraceColumns) -> Result<Collected, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_THREADS);
+    csv_in_pieces(file, columns, threads, PIECE_BYTES)
+}
+
+fn csv_in_pieces(
+    mut file: impl Read,
+    columns: &TraceColumns,
+    threads: usize,
+    piece_bytes: usize,
+) -> Result<Collected, String> {
+    let told = |error: std::io::Error| error.to_string();
+    let block_bytes = threads * piece_bytes;
+    let mut block = Vec::new();
+    let mut more = read_block(&mut file, &mut block, block_bytes).map_err(told)?;
+    let (names, begun) = header(&block)?;
+    block.drain(..begun);
+    let places = &Places::of(columns, &names)?;
+    let mut rows = Collected::default();
+    loop {
+        // A line may go on within quotes.
+        if block.contains(&b'"') {
+            rows.extend(piece(block.as_slice().chain(file), places)?);
+            return Ok(rows);
+        }
+        let end =
+            if more { block.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1) } else { block.len() };
+        let pieces = pieces(&block[..end], threads);
+        std::thread::scope(|scope| {
+            let reading: Vec<_> = pieces.into_iter().map(|part| scope.spawn(move || piece(part, places))).collect();
+            reading.into_iter().try_for_each(|part| {
+                rows.extend(part.join().map_err(|_| "it cannot be read".to_owned())??);
+                Ok::<_, String>(())
+            })
+        })?;
+        if !more {
+            return Ok(rows);
+        }
+        block.drain(..end);
+        more = read_block(&mut file, &mut block, block_bytes).map_err(told)?;
+    }
+}
+
+/// The names of the columns, and where the line behind them begins.
+fn header(block: &[u8]) -> Result<(Vec<String>, usize), String> {
+    let mut reader = csv_reader(block, true);
+    let names = reader.headers().map_err(|error| error.to_string())?;
+    let names = names.iter().map(|name| name.trim().to_owned()).collect();
+    Ok((names, usize::try_from(reader.position().byte()).unwrap_or(usize::MAX).min(block.len())))
+}
+
+/// Reads on; false at the end of the file.
+fn read_block(file: &mut impl Read, block: &mut Vec<u8>, bytes: usize) -> std::io::Result<bool> {
+    Ok(file.take(bytes as u64).read_to_end(block)? == bytes)
+}
+
+/// `lines` in as many parts, or less, each of whole lines.
+fn pieces(lines: &[u8], count: usize) -> Vec<&[u8]> {
+    let (mut pieces, mut rest) = (Vec::with_capacity(count), lines);
+    for left in (1..=count).rev() {
+        let at = rest.len() / left;
+        let end = rest[at..].iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| at + end + 1);
+        let (piece, others) = rest.split_at(end);
+        pieces.push(piece);
+        rest = others;
+    }
+    pieces.retain(|piece| !piece.is_empty());
+    pieces
+}
+
+fn csv_reader<R: Read>(file: R, header: bool) -> csv::Reader<R> {
+    csv::ReaderBuilder::new().flexible(true).has_headers(header).buffer_capacity(1 << 16).from_reader(file)
+}
+
+/// Reads rows that are whole.
+fn piece(lines: impl Read, places: &Places) -> Result<Collected, String> {
+    let (mut rows, mut record) = (Collected::default(), csv::ByteRecord::new());
+    let mut reader = csv_reader(lines, false);
+    while reader.read_byte_record(&mut record).map_err(|error| error.to_string())? {
+        // What is no text is nothing that a row could say.
+        let text = |column| std::str::from_utf8(record.get(column)?).ok().filter(|text| !text.trim().is_empty());
+        places.row(&mut rows, text);
+    }
+    Ok(rows)
+}
+
+fn parquet(file: File, columns: &TraceColumns) -> Result<Collected, String> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).and_then(|builder| builder.build());
+    let mut rows = Collected::default();
+    for batch in reader.map_err(|error| error.to_string())? {
+        let batch = batch.map_err(|error| error.to_string())?;
         let names: Vec<String> = batch.schema().fields().iter().map(|field| field.name().clone()).collect();
-        let places = self.places(&names)?;
+        let places = Places::of(columns, &names)?;
         let mut texts: HashMap<usize, StringArray> = HashMap::new();
-        let numbers = places.numbers.iter().flatten().map(|(column, _)| *column);
-        for column in numbers.chain([places.time]).chain(places.container).chain(places.app) {
+        for column in places.all() {
             texts.insert(column, as_text(batch.column(column))?);
         }
         for row in 0..batch.num_rows() {
-            self.row(&places, |column| {
+            places.row(&mut rows, |column| {
                 texts.get(&column).filter(|texts| texts.is_valid(row)).map(|texts| texts.value(row))
             });
         }
-        Ok(())
     }
-
-    fn row<'t>(&mut self, places: &Places, text: impl Fn(usize) -> Option<&'t str>) {
-        self.read += 1;
-        let sample = || {
-            let time = text(places.time).ok_or_else(|| "its time is missing".to_owned())?;
-            let time = milliseconds(time).ok_or_else(|| format!("its time is '{time}'"))?;
-            let mut values = [None; 9];
-            for (value, place) in values.iter_mut().zip(places.numbers) {
-                let Some((column, factor)) = place else { continue };
-                let Some(text) = text(column) else { continue };
-                let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
-                *value = Some(number.ok_or_else(|| format!("'{text}' is no number"))? * factor);
-            }
-            let [cpu, memory, cpu_limit, memory_limit, fixed @ ..] = values;
-            Ok(Sample { time, cpu, memory, cpu_limit, memory_limit, fixed })
-        };
-        let app = places.app.and_then(&text).map(str::to_owned);
-        let container = places.container.and_then(&text).unwrap_or("trace").to_owned();
-        match sample() {
-            Ok(sample) => self.containers.entry((app, container)).or_default().0.push(sample),
-            Err(why) => {
-                self.left_out += 1;
-                self.first_bad.get_or_insert((self.read, why));
-            }
-        }
-    }
-
-    fn problems(&self) -> Vec<String> {
-        let bad = self.first_bad.iter();
-        bad.map(|(row, why)| format!("{} of {} rows are left out; of row {row}, {why}", self.left_out, self.read))
-            .collect()
-    }
+    Ok(rows)
 }
 
 /// Seconds or milliseconds since 1970, or seconds from nothing in particular.
@@ -322,6 +324,8 @@ fn as_text(column: &ArrayRef) -> Result<StringArray, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use tidegate_model::{Limit, TimeMs};
 
     fn read(name: &str, text: &str, columns: &TraceColumns) -> Result<Trace, PolicyError> {
         let dir = tempfile::tempdir().unwrap();
@@ -381,6 +385,42 @@ mod tests {
         let names: Vec<_> =
             trace.containers.iter().map(|c| (c.member.name.as_str(), c.cpu.len(), c.member.cpu)).collect();
         assert_eq!(names, [("a/main", 1, Limit::At(1.0)), ("b/main", 1, Limit::At(2.0)), ("web", 2, Limit::At(4.0))]);
+    }
+
+    fn any_line() -> impl Strategy<Value = String> {
+        let cell = prop::sample::select(vec!["", "1", "2.5", " 3 ", "x", "-1", "1e400"]);
+        let name = prop::sample::select(vec!["", "a", "b", "c", "\"d\"", "\"e,\ne\"", "f\"", "ä"]);
+        let app = prop::sample::select(vec!["", "x", "y"]);
+        let end = prop::sample::select(vec!["\n", "\r\n", "\n\n"]);
+        let row = (0_i64..20, name, app, [cell.clone(), cell.clone(), cell], end).prop_map(
+            |(time, name, app, [cpu, limit, min], end)| format!("{time},{name},{app},{cpu},{limit},{min}{end}"),
+        );
+        prop_oneof![12 => row, 1 => Just("soon\n".to_owned())]
+    }
+
+    proptest! {
+        #[test]
+        fn a_file_that_is_read_in_pieces_says_what_it_says_as_a_whole(
+            lines in prop::collection::vec(any_line(), 0..40), quotes in any::<bool>(), last in any::<bool>(),
+            threads in 1_usize..4, piece_bytes in 60_usize..200,
+        ) {
+            let mut text: String = lines.concat();
+            if !quotes {
+                text = text.replace('"', "");
+            }
+            let mut text = text.as_str();
+            if last {
+                text = text.trim_end();
+            }
+            let columns = TraceColumns::default();
+            let names = "time,container,app,cpu,cpu_limit,cpu_min\n";
+            let places = Places::of(&columns, &names.trim().split(',').map(str::to_owned).collect::<Vec<_>>()).unwrap();
+            let whole = piece(text.as_bytes(), &places).unwrap();
+            let file = format!("{names}{text}");
+            let parts = csv_in_pieces(file.as_bytes(), &columns, threads, piece_bytes).unwrap();
+            prop_assert_eq!(parts.problems(), whole.problems());
+            prop_assert_eq!(parts.traced(), whole.traced());
+        }
     }
 
     #[test]

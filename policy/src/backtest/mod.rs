@@ -9,6 +9,7 @@
 //! are, as a lower bound of the demand, and the report says how many there were.
 
 mod blind;
+mod collected;
 mod file;
 mod history;
 mod laws;
