@@ -101,6 +101,12 @@ impl Columns {
         self.values.push(row.value);
     }
 
+    fn reserve(&mut self, rows: usize) {
+        self.series.reserve(rows);
+        self.times.reserve(rows);
+        self.values.reserve(rows);
+    }
+
     fn rows(&self) -> impl Iterator<Item = Row> + '_ {
         let columns = self.series.iter().zip(&self.times).zip(&self.values);
         columns.map(|((&series, &time), &value)| Row { series, time, value })
@@ -319,8 +325,12 @@ impl Generation {
     /// Appends samples that arrived at `arrived`, given with their metrics' numbers.
     pub(crate) fn push(&mut self, arrived: i64, rows: impl Iterator<Item = (u32, Row)>) {
         self.last_arrival = self.last_arrival.max(arrived);
+        let mut before = None;
         for (metric, row) in rows {
-            self.see_time(row.time);
+            // Mostly all are of one instant.
+            if before.replace(row.time) != Some(row.time) {
+                self.see_time(row.time);
+            }
             self.newest.see(row.series, row.time, row.value);
             let at = metric as usize;
             if at >= self.metrics.len() {
@@ -334,7 +344,10 @@ impl Generation {
             if open.len() == 0 {
                 open.opened = arrived;
             } else if open.len() >= CHUNK_ROWS || arrived.saturating_sub(open.opened) >= CHUNK_MS {
+                let rows = open.len();
                 hot.sealed.extend(open.seal());
+                // As many will come again, in about the same time.
+                open.columns.reserve(rows);
                 open.opened = arrived;
             }
             open.in_order &= open.max_time <= row.time;
@@ -383,6 +396,24 @@ impl Generation {
     /// their earliest time or an earlier one, `None` without one. Of another generation's nothing is known.
     pub(crate) fn late_since(&self, before: (u64, u64)) -> Option<i64> {
         if before.0 == self.wal { self.late.since(before.1) } else { Some(i64::MIN) }
+    }
+
+    /// Drops the chunks that are older than `before`, and so decisions and events.
+    pub(crate) fn forget_before(&mut self, before: i64) {
+        for hot in self.metrics.iter_mut().flatten() {
+            hot.sealed.retain(|chunk| {
+                let stays = chunk.max_time >= before;
+                if !stays {
+                    self.samples -= chunk.columns.times.len();
+                }
+                stays
+            });
+        }
+        self.decisions.retain(|row| row.time.0 >= before);
+        self.events.retain(|row| row.time.0 >= before);
+        let rows = self.decisions.iter().map(|row| row.time.0).chain(self.events.iter().map(|row| row.time.0));
+        let earliest = rows.fold(self.min_time(), i64::min);
+        self.times = self.times.filter(|_| !self.is_empty()).map(|(_, latest)| (earliest, latest));
     }
 
     /// Seals everything; nothing is appended to this generation any more. Returns what the next one goes on with.
@@ -509,6 +540,26 @@ mod tests {
             [row(0, full + 1, 0.0)]
         );
         assert_eq!(generation.samples(), CHUNK_ROWS + 2);
+    }
+
+    #[test]
+    fn what_is_forgotten_is_gone_by_chunks_and_nobody_who_follows_notices() {
+        let mut generation = Generation::new(1, Newest::new(i64::MIN));
+        for time in 0..10 {
+            generation.push(
+                time * CHUNK_MS,
+                [(3, row(0, time * CHUNK_MS, 0.0)), (4, row(1, time * CHUNK_MS, 0.0))].into_iter(),
+            );
+        }
+        generation.watch(&[3, 4], 9 * CHUNK_MS);
+        let watched = generation.watched();
+        generation.forget_before(4 * CHUNK_MS);
+        assert_eq!((generation.samples(), generation.times()), (12, Some((4 * CHUNK_MS, 9 * CHUNK_MS))));
+        assert_eq!((generation.sealed(3, 0, i64::MAX).len(), generation.sealed(4, 0, 3 * CHUNK_MS).len()), (5, 0));
+        assert_eq!((generation.watched(), generation.newest().get(0)), (watched, Some((9 * CHUNK_MS, 0.0))));
+        generation.close();
+        generation.forget_before(i64::MAX);
+        assert_eq!((generation.samples(), generation.times(), generation.is_empty()), (0, None, true));
     }
 
     #[test]

@@ -209,6 +209,11 @@ impl Store {
         }))
     }
 
+    /// Whether it keeps nothing and answers on the threads of those who ask; see [`Store::open_scratch`].
+    pub fn is_scratch(&self) -> bool {
+        self.scratch
+    }
+
     /// How it was set up.
     pub fn config(&self) -> &StoreConfig {
         &self.config
@@ -243,15 +248,15 @@ impl Store {
         }
     }
 
-    /// Drops what is in memory and older than `before`, without writing it anywhere; about a generation's worth of it may stay.
-    /// For a scratch store of which nobody asks about older times; any other keeps everything.
+    /// Drops what is in memory and older than `before`, without writing it anywhere; about a chunk's worth of it may stay. What
+    /// else is known stays as it is, so that whoever follows what happens goes on. For a scratch store of which nobody asks
+    /// about older times; any other keeps everything.
     pub fn forget_before(&self, before: TimeMs) {
         if !self.scratch {
             return;
         }
         let mut data = self.data.write();
-        let wal = data.active.wal;
-        data.close_active(wal + 1);
+        data.active.forget_before(before.0);
         data.closed.retain(|generation| generation.times().is_some_and(|(_, latest)| latest >= before.0));
     }
 
