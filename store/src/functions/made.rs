@@ -35,7 +35,7 @@ impl Making {
 }
 
 /// Makes all rows with all columns.
-pub(super) type Make = Arc<dyn Fn(&Making) -> Result<RecordBatch> + Send + Sync>;
+pub(crate) type Make = Arc<dyn Fn(&Making) -> Result<RecordBatch> + Send + Sync>;
 
 /// A table that is made whole.
 pub(super) struct Made {
@@ -96,13 +96,21 @@ impl TableProvider for Made {
     }
 }
 
-struct MadeExec {
+/// Makes the rows of a [`Made`].
+pub(crate) struct MadeExec {
     operator: &'static str,
     name: String,
     make: Make,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
+}
+
+impl MadeExec {
+    /// What makes all columns, and the places of those that are wanted.
+    pub(crate) fn asked(&self) -> (&Make, &[usize]) {
+        (&self.make, &self.projection)
+    }
 }
 
 impl fmt::Debug for MadeExec {

@@ -37,10 +37,10 @@ pub(crate) use self::bounded::{MULTIPLYING, bounded};
 pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
 pub(crate) use self::last::{LastExec, LastRows};
 pub(crate) use self::recent::{RecentExec, rows as recent_rows};
-pub(crate) use self::recent_columns::recent_columns;
+pub(crate) use self::recent_columns::{recent_columns, recent_places};
 pub(crate) use self::roster::Recents;
 
-pub(crate) use self::made::Making;
+pub(crate) use self::made::{MadeExec, Make, Making};
 
 use std::sync::{Arc, LazyLock};
 

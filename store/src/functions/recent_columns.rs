@@ -76,6 +76,11 @@ pub(super) mod place {
 
 pub(super) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| schema_of(&recent_columns()));
 
+/// The places of the columns with these names; one that is not there has none.
+pub(crate) fn recent_places(names: &[&str]) -> Vec<usize> {
+    names.iter().filter_map(|name| SCHEMA.index_of(name).ok()).collect()
+}
+
 /// Some of the columns.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Columns(u32);

@@ -183,6 +183,8 @@ struct Entries {
     by_key: HashMap<String, Entry>,
     /// Which texts are taken out, by the outline: so that a text need not be read again to find that out.
     taken: HashMap<String, Vec<bool>>,
+    /// The same of texts without an outline, such as those with comments, by the text.
+    whole: HashMap<String, Taken>,
     /// Counts uses, to know which entry was not used for longest.
     uses: u64,
 }
@@ -208,9 +210,13 @@ impl PlanCache {
 
     /// What the plan of a text without parameters is kept as, and the values that it is run with; `None` where nobody knows.
     pub(crate) fn taken(&self, text: &str) -> Option<Taken> {
-        let outline = Outline::new(text).filter(|_| text.len() <= MAX_KEY_BYTES)?;
+        if text.len() > MAX_KEY_BYTES {
+            return None;
+        }
+        let outline = Outline::new(text);
         let entries = self.0.lock();
-        entries.taken.get(&outline.text).map(|taken| outline.filled(taken))
+        let by_outline = outline.and_then(|outline| Some(outline.filled(entries.taken.get(&outline.text)?)));
+        by_outline.or_else(|| entries.whole.get(text).cloned())
     }
 
     /// Remembers for [`PlanCache::taken`] what `template` has taken out of its text, beside `most` other outlines.
@@ -218,13 +224,22 @@ impl PlanCache {
         if text.len() > MAX_KEY_BYTES || template.values.is_empty() {
             return;
         }
-        let Some(outline) = Outline::new(text) else { return };
-        let Some(taken) = outline.taken(template) else { return };
+        let outlined = Outline::new(text).and_then(|outline| Some((outline.taken(template)?, outline.text)));
         let mut entries = self.0.lock();
-        if entries.taken.len() >= most {
-            entries.taken.clear();
+        match outlined {
+            Some((taken, outline)) => {
+                if entries.taken.len() >= most {
+                    entries.taken.clear();
+                }
+                entries.taken.insert(outline, taken);
+            }
+            None => {
+                if entries.whole.len() >= most {
+                    entries.whole.clear();
+                }
+                entries.whole.insert(text.to_owned(), (template.key.clone(), template.values.clone()));
+            }
         }
-        entries.taken.insert(outline.text, taken);
     }
 
     /// Keeps a plan whose run has ended, beside those of `most` other texts.

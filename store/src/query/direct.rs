@@ -21,12 +21,15 @@ use datafusion::physical_plan::aggregates::{
 };
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use crate::aggregate::{AggregateScan, AggregateScanExec};
-use crate::functions::{LastExec, LastRows, RecentExec, recent_rows};
+use crate::functions::{LastExec, LastRows, MadeExec, Make, Making, RecentExec, recent_rows};
+use crate::query::join::Join;
+use crate::query::ready::ready;
 use crate::query::run::Run;
-use crate::tables::{Reader, TimedScanExec};
+use crate::tables::{CurrentExec, Facts, Reader, TimedScanExec};
 
 /// See the module.
 pub(crate) enum Direct {
@@ -37,6 +40,9 @@ pub(crate) enum Direct {
     Filter { predicate: Arc<dyn PhysicalExpr>, places: Option<Vec<usize>>, input: Box<Direct> },
     Project { exprs: Vec<Arc<dyn PhysicalExpr>>, schema: SchemaRef, input: Box<Direct> },
     Whole { whole: Whole, input: Box<Direct> },
+    Current { table: Arc<dyn Facts>, places: Vec<usize> },
+    Made { make: Make, places: Vec<usize> },
+    Join { join: Join, left: Box<Direct>, right: Box<Direct> },
 }
 
 /// Aggregates of all rows.
@@ -63,22 +69,46 @@ impl Direct {
         if let Some(scan) = plan.downcast_ref::<TimedScanExec>() {
             return Some(Self::Scan { reader: Arc::clone(scan.reader()), order: scan.order() });
         }
+        if let Some(current) = plan.downcast_ref::<CurrentExec>() {
+            let (table, places) = current.asked();
+            return Some(Self::Current { table: Arc::clone(table), places: places.to_vec() });
+        }
+        if let Some(made) = plan.downcast_ref::<MadeExec>() {
+            let (make, places) = made.asked();
+            return Some(Self::Made { make: Arc::clone(make), places: places.to_vec() });
+        }
+        if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
+            let (left, right) = (Box::new(Self::of(join.left())?), Box::new(Self::of(join.right())?));
+            return Some(Self::Join { join: Join::of(join)?, left, right });
+        }
         if let Some(cooperative) = plan.downcast_ref::<CooperativeExec>() {
             return Self::of(cooperative.input());
         }
         if let Some(filter) = plan.downcast_ref::<FilterExec>().filter(|filter| filter.fetch().is_none()) {
             let places = filter.projection().as_ref().map(|places| places.to_vec());
-            let input = Box::new(Self::of(filter.input())?);
-            return Some(Self::Filter { predicate: Arc::clone(filter.predicate()), places, input });
+            let predicate = ready(filter.predicate(), &filter.input().schema());
+            return Some(Self::Filter { predicate, places, input: Box::new(Self::of(filter.input())?) });
         }
         if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
-            let input = Box::new(Self::of(aggregate.input())?);
+            let input = Box::new(Self::of(aggregate.input()).filter(Self::is_in_batches)?);
             return Some(Self::Whole { whole: Whole::of(aggregate)?, input });
         }
         let project = plan.downcast_ref::<ProjectionExec>()?;
-        let exprs = project.expr().iter().map(|column| Arc::clone(&column.expr)).collect();
+        let of = project.input().schema();
+        let exprs = project.expr().iter().map(|column| ready(&column.expr, &of)).collect();
         let input = Box::new(Self::of(project.input())?);
         Some(Self::Project { exprs, schema: project.schema(), input })
+    }
+
+    /// Whether its rows come in the batches that its operators would give.
+    fn is_in_batches(&self) -> bool {
+        match self {
+            Self::Recent { .. } | Self::Last(_) | Self::Aggregate(_) | Self::Scan { .. } => true,
+            Self::Filter { input, .. } | Self::Project { input, .. } | Self::Whole { input, .. } => {
+                input.is_in_batches()
+            }
+            Self::Current { .. } | Self::Made { .. } | Self::Join { .. } => false,
+        }
     }
 
     /// All rows; `None` when they are more than are read at once, and the plan has to be run as it is.
@@ -114,6 +144,10 @@ impl Direct {
                 let Some(batches) = input.rows(run, memory)? else { return Ok(None) };
                 let compute = |batch: RecordBatch| -> Result<RecordBatch> {
                     let rows = batch.num_rows();
+                    // As a rule nobody is picked, and computing for nobody takes as long as for some.
+                    if rows == 0 {
+                        return Ok(RecordBatch::new_empty(Arc::clone(schema)));
+                    }
                     let column = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(&batch)?.into_array(rows);
                     let columns = exprs.iter().map(column).collect::<Result<Vec<_>>>()?;
                     let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -124,6 +158,16 @@ impl Direct {
             Self::Whole { whole, input } => {
                 let Some(batches) = input.rows(run, memory)? else { return Ok(None) };
                 vec![whole.row(run, &batches, memory)?]
+            }
+            Self::Current { table, places } => vec![table.rows(run)?.project(places)?],
+            Self::Made { make, places } => {
+                let memory = MemoryConsumer::new("made").register(memory);
+                vec![make(&Making { run: Arc::clone(run), memory })?.project(places)?]
+            }
+            Self::Join { join, left, right } => {
+                let Some(left) = left.rows(run, memory)? else { return Ok(None) };
+                let Some(right) = right.rows(run, memory)? else { return Ok(None) };
+                join.rows(&left, right)?
             }
         };
         run.deadline.check()?;

@@ -121,11 +121,18 @@ impl TableProvider for CurrentTable {
 
 /// Reads a [`CurrentTable`].
 #[derive(Debug)]
-struct CurrentExec {
+pub(crate) struct CurrentExec {
     table: Arc<dyn Facts>,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
+}
+
+impl CurrentExec {
+    /// The table, and the places of the columns.
+    pub(crate) fn asked(&self) -> (&Arc<dyn Facts>, &[usize]) {
+        (&self.table, &self.projection)
+    }
 }
 
 impl DisplayAs for CurrentExec {

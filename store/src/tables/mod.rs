@@ -38,6 +38,8 @@ pub(crate) use self::usage::{
     KnownNames, PressureSource, Subject, SubjectSource, UsageSource, each_row, subjects, unit,
 };
 
+pub(crate) use self::current_table::{CurrentExec, Facts};
+
 use self::current::Current;
 use self::current_table::{CurrentTable, OwnState};
 use crate::scan::MetricInfo;

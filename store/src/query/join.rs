@@ -1,0 +1,318 @@
+//! Joins of a few rows by names, without hashing where that is possible: rules join what happened lately with what is known of
+//! the same containers otherwise, and both come sorted by host, container and resource.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, StringArray, StringViewArray, UInt32Array,
+};
+use arrow::compute::{concat_batches, take};
+use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::{JoinSide, JoinType, NullEquality, Result};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::HashJoinExec;
+
+/// A join of two inputs by texts that are equal.
+pub(crate) struct Join {
+    /// By which expressions, of the left and the right input.
+    on: Vec<[Arc<dyn PhysicalExpr>; 2]>,
+    /// Whether left rows without a match stay.
+    keeps_left: bool,
+    left: SchemaRef,
+    /// Where each column of the answer comes from.
+    columns: Vec<(JoinSide, usize)>,
+    schema: SchemaRef,
+}
+
+impl Join {
+    /// `None` where it is a join of another kind.
+    pub(super) fn of(join: &HashJoinExec) -> Option<Self> {
+        let keeps_left = match join.join_type() {
+            JoinType::Inner => false,
+            JoinType::Left => true,
+            _ => return None,
+        };
+        let (left, right) = (join.left().schema(), join.right().schema());
+        let is_text = |expr: &Arc<dyn PhysicalExpr>, schema: &SchemaRef| {
+            expr.data_type(schema).is_ok_and(|kind| matches!(kind, DataType::Utf8 | DataType::Utf8View))
+        };
+        let by_texts = join.on().iter().all(|(a, b)| is_text(a, &left) && is_text(b, &right));
+        let plain = join.filter().is_none()
+            && join.fetch().is_none()
+            && !join.null_aware
+            && join.null_equality() == NullEquality::NullEqualsNothing
+            && join.properties().partitioning.partition_count() == 1;
+        if !by_texts || !plain {
+            return None;
+        }
+        let place = |at: usize| match at.checked_sub(left.fields().len()) {
+            None => (JoinSide::Left, at),
+            Some(at) => (JoinSide::Right, at),
+        };
+        let all = 0..left.fields().len() + right.fields().len();
+        let columns = match &join.projection {
+            Some(places) => places.iter().map(|at| place(*at)).collect(),
+            None => all.map(place).collect(),
+        };
+        let on = join.on().iter().map(|(a, b)| [Arc::clone(a), Arc::clone(b)]).collect();
+        Some(Self { on, keeps_left, left, columns, schema: join.schema() })
+    }
+
+    /// The rows in the order in which the operator gives them: those that match in the order of the right input, then, where
+    /// they stay, the other left ones.
+    pub(super) fn rows(&self, left: &[RecordBatch], right: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+        let left = match left {
+            [one] => one.clone(),
+            several => concat_batches(&self.left, several)?,
+        };
+        let found = Found::new(self.keys(0, &left)?);
+        let mut matched = vec![false; left.num_rows()];
+        let mut joined = Vec::with_capacity(right.len() + 1);
+        for right in &right {
+            let (mut of_left, mut of_right) =
+                (Vec::with_capacity(right.num_rows()), Vec::with_capacity(right.num_rows()));
+            // Rows are counted in u32.
+            found.each_match(&self.keys(1, right)?, |left, right| {
+                matched[left] = true;
+                of_left.push(left as u32);
+                of_right.push(right as u32);
+            });
+            if !of_left.is_empty() {
+                joined.push(self.batch(&left, of_left, Some((right, of_right)))?);
+            }
+        }
+        if self.keeps_left {
+            let others: Vec<u32> = (0..).zip(&matched).filter(|(_, matched)| !**matched).map(|(row, _)| row).collect();
+            if !others.is_empty() {
+                joined.push(self.batch(&left, others, None)?);
+            }
+        }
+        Ok(joined)
+    }
+
+    fn keys(&self, side: usize, batch: &RecordBatch) -> Result<Keys> {
+        let column = |on: &[Arc<dyn PhysicalExpr>; 2]| on[side].evaluate(batch)?.into_array(batch.num_rows());
+        Ok(Keys { columns: self.on.iter().map(column).collect::<Result<_>>()?, rows: batch.num_rows() })
+    }
+
+    /// Some rows of the left input with some of the right one, or with nothing.
+    fn batch(
+        &self,
+        left: &RecordBatch,
+        of_left: Vec<u32>,
+        right: Option<(&RecordBatch, Vec<u32>)>,
+    ) -> Result<RecordBatch> {
+        let rows = of_left.len();
+        let of_left = UInt32Array::from(of_left);
+        let right = right.map(|(batch, rows)| (batch, UInt32Array::from(rows)));
+        let columns = self.columns.iter().zip(self.schema.fields()).map(|((side, at), field)| {
+            Ok(match (side, &right) {
+                (JoinSide::Left, _) => take(left.column(*at), &of_left, None)?,
+                (_, Some((right, rows))) => take(right.column(*at), rows, None)?,
+                (_, None) => arrow::array::new_null_array(field.data_type(), rows),
+            })
+        });
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns.collect::<Result<_>>()?, &options)?)
+    }
+}
+
+/// The columns that rows are joined by.
+struct Keys {
+    columns: Vec<ArrayRef>,
+    rows: usize,
+}
+
+/// A column of texts.
+enum Texts<'a> {
+    Plain(&'a StringArray),
+    Views(&'a StringViewArray),
+}
+
+impl<'a> Texts<'a> {
+    fn of(column: &'a ArrayRef) -> Self {
+        match column.as_string_opt::<i32>() {
+            Some(plain) => Self::Plain(plain),
+            None => Self::Views(column.as_string_view()),
+        }
+    }
+
+    /// `None` where there is none.
+    fn at(&self, row: usize) -> Option<&'a str> {
+        match self {
+            Self::Plain(column) => column.is_valid(row).then(|| column.value(row)),
+            Self::Views(column) => column.is_valid(row).then(|| column.value(row)),
+        }
+    }
+}
+
+impl Keys {
+    fn texts(&self) -> Vec<Texts<'_>> {
+        self.columns.iter().map(Texts::of).collect()
+    }
+}
+
+/// The rows of the left input, by their keys.
+struct Found {
+    keys: Keys,
+    /// Nothing where the rows are sorted by their keys, each of which is there once; the rows of each key otherwise.
+    rows: Option<HashMap<Vec<String>, Vec<usize>, ahash::RandomState>>,
+}
+
+impl Found {
+    fn new(keys: Keys) -> Self {
+        let texts = keys.texts();
+        let is_less = |row: usize| order(&texts, row, &texts, row + 1) == Some(Ordering::Less);
+        let sorted = match keys.rows {
+            0 => true,
+            1 => whole(&texts, 0).is_some(),
+            rows => (0..rows - 1).all(is_less),
+        };
+        let rows = (!sorted).then(|| {
+            let mut rows: HashMap<_, Vec<usize>, _> = HashMap::default();
+            for row in 0..keys.rows {
+                if let Some(key) = whole(&texts, row) {
+                    rows.entry(key).or_default().push(row);
+                }
+            }
+            rows
+        });
+        Self { rows, keys }
+    }
+
+    /// Calls `each` with all pairs of rows, in the order of the right ones.
+    fn each_match(&self, right: &Keys, mut each: impl FnMut(usize, usize)) {
+        let (texts, of_right) = (self.keys.texts(), right.texts());
+        let mut next = 0;
+        for row in 0..right.rows {
+            if let Some(rows) = &self.rows {
+                let known = whole(&of_right, row).and_then(|key| rows.get(&key));
+                known.into_iter().flatten().for_each(|left| each(*left, row));
+                continue;
+            }
+            // As a rule the next one on this side is the next one on the other, too.
+            let likely = next < self.keys.rows && order(&texts, next, &of_right, row) == Some(Ordering::Equal);
+            let found = if likely { Some(next) } else { search(&texts, self.keys.rows, &of_right, row) };
+            if let Some(left) = found {
+                each(left, row);
+                next = left + 1;
+            }
+        }
+    }
+}
+
+/// How two rows' keys compare; `None` where a part of one is missing, so that it is equal to nothing.
+fn order(a: &[Texts<'_>], row_a: usize, b: &[Texts<'_>], row_b: usize) -> Option<Ordering> {
+    let mut ordering = Ordering::Equal;
+    for (a, b) in a.iter().zip(b) {
+        let part = a.at(row_a)?.cmp(b.at(row_b)?);
+        ordering = ordering.then(part);
+    }
+    Some(ordering)
+}
+
+/// A row's key; `None` where a part of it is missing.
+fn whole(texts: &[Texts<'_>], row: usize) -> Option<Vec<String>> {
+    texts.iter().map(|column| column.at(row).map(str::to_owned)).collect()
+}
+
+/// The row among the first `rows`, which are sorted, that has the key of another row.
+fn search(sorted: &[Texts<'_>], rows: usize, of: &[Texts<'_>], row: usize) -> Option<usize> {
+    let (mut low, mut high) = (0, rows);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match order(sorted, middle, of, row)? {
+            Ordering::Less => low = middle + 1,
+            Ordering::Greater => high = middle,
+            Ordering::Equal => return Some(middle),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{Field, Schema};
+    use datafusion::datasource::memory::MemorySourceConfig;
+    use datafusion::physical_expr::expressions::Column;
+    use datafusion::physical_plan::collect;
+    use datafusion::physical_plan::joins::PartitionMode;
+    use datafusion::prelude::SessionContext;
+    use proptest::prelude::*;
+
+    type Key = (Option<&'static str>, Option<&'static str>);
+
+    /// The rows of one input: two texts, and the number of the row.
+    fn input(views: bool, keys: &[Key]) -> RecordBatch {
+        let texts = |texts: Vec<Option<&str>>| -> ArrayRef {
+            match views {
+                true => Arc::new(StringViewArray::from(texts)),
+                false => Arc::new(StringArray::from(texts)),
+            }
+        };
+        let kind = if views { DataType::Utf8View } else { DataType::Utf8 };
+        let number = Field::new("number", DataType::Int64, false);
+        let schema =
+            Schema::new(vec![Field::new("host", kind.clone(), true), Field::new("container", kind, true), number]);
+        let (hosts, containers) = keys.iter().copied().unzip();
+        let numbers: Int64Array = (0..keys.len() as i64).collect();
+        let columns = vec![texts(hosts), texts(containers), Arc::new(numbers) as ArrayRef];
+        RecordBatch::try_new(Arc::new(schema), columns).unwrap()
+    }
+
+    fn operator(rows: &RecordBatch) -> Arc<dyn ExecutionPlan> {
+        MemorySourceConfig::try_new_exec(&[vec![rows.clone()]], rows.schema(), None).unwrap()
+    }
+
+    fn table(batches: &[RecordBatch]) -> Vec<Vec<String>> {
+        let batches = batches.iter().filter(|batch| batch.num_rows() > 0).cloned().collect::<Vec<_>>();
+        let text = arrow::util::pretty::pretty_format_batches(&batches).unwrap().to_string();
+        let rows =
+            text.lines().filter(|line| line.contains('|')).map(|line| line.split('|').map(str::to_owned).collect());
+        rows.collect()
+    }
+
+    fn any_keys() -> impl Strategy<Value = Vec<Key>> {
+        let name = |names: &[Option<&'static str>]| prop::sample::select(names.to_vec());
+        let key = (name(&[Some("a"), Some("b"), None]), name(&[Some(""), Some("c1"), Some("c2"), Some("c3"), None]));
+        let one_each = prop::collection::btree_set(key.clone(), 0..9).prop_map(|keys| {
+            let whole = |(host, container): &Key| host.is_some() && container.is_some();
+            keys.into_iter().filter(whole).collect::<Vec<_>>()
+        });
+        prop_oneof![prop::collection::vec(key, 0..9), one_each]
+    }
+
+    proptest! {
+        #[test]
+        fn a_join_gives_the_rows_of_its_operator_in_its_order(
+            left in any_keys(), right in any_keys(), views in any::<bool>(), keeps_left in any::<bool>(), projected in any::<bool>(),
+        ) {
+            let (left, right) = (input(views, &left), input(views, &right));
+            let column = |at| Arc::new(Column::new(["host", "container"][at], at)) as Arc<dyn PhysicalExpr>;
+            let on = (0..2).map(|at| (column(at), column(at))).collect();
+            let join_type = if keeps_left { JoinType::Left } else { JoinType::Inner };
+            let operator = HashJoinExec::try_new(
+                operator(&left),
+                operator(&right),
+                on,
+                None,
+                &join_type,
+                projected.then(|| vec![5, 0, 2]),
+                PartitionMode::CollectLeft,
+                NullEquality::NullEqualsNothing,
+                false,
+            ).unwrap();
+            let join = Join::of(&operator).unwrap();
+            let found = join.rows(&[left], vec![right]).unwrap();
+            prop_assert!(found.iter().all(|batch| batch.schema() == operator.schema()));
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let wanted = runtime.block_on(collect(Arc::new(operator), SessionContext::new().task_ctx())).unwrap();
+            prop_assert_eq!(table(&found), table(&wanted));
+        }
+    }
+}
