@@ -43,23 +43,25 @@ impl Engine {
 
     /// Writes what was approved, one container's limits in order and different containers at once, and records everything.
     pub(crate) async fn carry_out(self: Arc<Self>, judged: Judged) -> Vec<Decision> {
-        let mut batch = judged.settled;
-        let mut containers: BTreeMap<ContainerKey, Vec<Approved>> = BTreeMap::new();
-        for approved in judged.approved {
-            containers.entry(approved.change.container.clone()).or_default().push(approved);
-        }
+        let Judged { settled: mut batch, mut approved } = judged;
         // CPU first, since it never blocks and memory may.
-        let sorted = containers.into_values().map(|mut changes| {
-            changes.sort_by_key(|approved| approved.change.resource);
-            changes
-        });
+        let order = |a: &Approved, b: &Approved| {
+            (&a.change.container, a.change.resource).cmp(&(&b.change.container, b.change.resource))
+        };
+        if !approved.is_sorted_by(|a, b| order(a, b).is_le()) {
+            approved.sort_by(order);
+        }
         if self.actuator.is_instant() {
-            sorted.for_each(|changes| self.write(changes, |decision| batch.push(decision)));
+            self.write(approved, |decision| batch.push(decision));
             self.record(&batch).await;
             return batch;
         }
+        let mut containers: BTreeMap<ContainerKey, Vec<Approved>> = BTreeMap::new();
+        for approved in approved {
+            containers.entry(approved.change.container.clone()).or_default().push(approved);
+        }
         let (sender, mut written) = mpsc::unbounded_channel();
-        for changes in sorted {
+        for changes in containers.into_values() {
             let (engine, sender) = (Arc::clone(&self), sender.clone());
             // The receiver waits until all senders are gone.
             tokio::task::spawn_blocking(move || engine.write(changes, |decision| drop(sender.send(decision))));

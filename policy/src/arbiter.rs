@@ -3,7 +3,6 @@
 //! Pure: what is known comes in as a [`Snapshot`] and a [`History`], what is to be done goes out as values.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -42,38 +41,37 @@ pub(crate) struct Judged {
 /// Judges proposals that were made at `snapshot.now`.
 pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Judged {
     let mut judged = Judged::default();
-    // Those that would only write compete among themselves, so that they cannot displace one that does.
-    let mut contests: BTreeMap<(LimitKey, bool), Vec<Candidate>> = BTreeMap::new();
+    let mut candidates = Vec::with_capacity(proposals.len());
     for proposal in proposals {
-        let mut candidate = Candidate::new(proposal, snapshot, history, config);
+        let mut candidate = Box::new(Candidate::new(proposal, snapshot, history, config));
         let target = candidate.proposal.target;
         match guard::run(candidate.before_choice(), target, &candidate.context, &mut candidate.notes) {
             Err(status) => judged.settled.push(candidate.refused(status)),
             Ok(target) => {
                 candidate.target = target;
-                contests.entry((candidate.proposal.key.clone(), candidate.acts)).or_default().push(candidate);
+                candidates.push(candidate);
             }
         }
     }
+    candidates.sort_by(|a, b| a.contest().cmp(&b.contest()).then_with(|| precedence(a, b)));
+    let mut candidates = candidates.into_iter().peekable();
     let mut winners = Vec::new();
-    for mut candidates in contests.into_values() {
-        candidates.sort_by(precedence);
-        let mut candidates = candidates.into_iter().peekable();
-        while let Some(mut first) = candidates.next() {
-            let verdict = guard::run(first.behind_choice(), first.target, &first.context, &mut first.notes);
-            if let Err(status) = verdict
-                && candidates.peek().is_some_and(|next| first.gives_way_to(next))
-            {
-                judged.settled.push(first.refused(status));
-                continue;
-            }
-            judged.settled.extend(candidates.by_ref().map(|loser| loser.outranked_by(&first)));
-            match verdict {
-                Err(status) => judged.settled.push(first.refused(status)),
-                Ok(target) => {
-                    first.target = target;
-                    winners.push(first);
-                }
+    while let Some(mut first) = candidates.next() {
+        let verdict = guard::run(first.behind_choice(), first.target, &first.context, &mut first.notes);
+        if let Err(status) = verdict
+            && candidates.peek().is_some_and(|next| next.contest() == first.contest() && first.gives_way_to(next))
+        {
+            judged.settled.push(first.refused(status));
+            continue;
+        }
+        while let Some(loser) = candidates.next_if(|next| next.contest() == first.contest()) {
+            judged.settled.push(loser.outranked_by(&first));
+        }
+        match verdict {
+            Err(status) => judged.settled.push(first.refused(status)),
+            Ok(target) => {
+                first.target = target;
+                winners.push(first);
             }
         }
     }
@@ -85,9 +83,9 @@ pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &His
 }
 
 /// The last guards, which look at many limits at once, and the decisions.
-fn conclude(mut winners: Vec<Candidate>, view: View, judged: &mut Judged) {
+fn conclude(mut winners: Vec<Box<Candidate>>, view: View, judged: &mut Judged) {
     for judge in [guard::group::judge, guard::host::judge] {
-        let moves: Vec<Move> = winners.iter().map(Candidate::as_move).collect();
+        let moves: Vec<Move> = winners.iter().map(|winner| winner.as_move()).collect();
         let verdicts = judge(&moves, view);
         let mut left = Vec::with_capacity(winners.len());
         for (mut winner, verdict) in winners.into_iter().zip(verdicts) {
@@ -97,7 +95,10 @@ fn conclude(mut winners: Vec<Candidate>, view: View, judged: &mut Judged) {
             };
             match guard::follow(name, verdict, winner.target, &mut winner.notes) {
                 Err(status) => judged.settled.push(winner.refused(status)),
-                Ok(target) => left.push(Candidate { target, ..winner }),
+                Ok(target) => {
+                    winner.target = target;
+                    left.push(winner);
+                }
             }
         }
         winners = left;
@@ -129,6 +130,8 @@ struct Candidate {
     proposal: Proposal,
     /// Whether it may write.
     acts: bool,
+    /// Whether its decision tells what was known, and why.
+    explains: bool,
     context: Context,
     inputs: Value,
     target: f64,
@@ -139,9 +142,14 @@ impl Candidate {
     fn new(mut proposal: Proposal, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Self {
         let acts = canary::acts(proposal.rule.mode, &proposal.key.0) && snapshot.scales(&proposal.key.0);
         let track = history.track(&proposal.key);
-        let context = context(&proposal, acts, snapshot, history, track, config);
         let reading = snapshot.readings.get(&proposal.key);
-        let mut inputs = reading.map(|reading| reading.to_json()).unwrap_or_default();
+        let context = context(&proposal, acts, reading, snapshot, history, track, config);
+        let (target, notes) = (proposal.target, Vec::new());
+        if !snapshot.explains {
+            let inputs = Value::Object(reading.map(Reading::watched_json).unwrap_or_default());
+            return Self { target, inputs, proposal, acts, explains: false, context, notes };
+        }
+        let mut inputs = reading.map(Reading::to_json).unwrap_or_default();
         if let Some(limit) = context.limit {
             // The limit that was read back after the last change may be newer than the last sample of it.
             inputs.insert("allocated".to_owned(), json!(limit));
@@ -163,7 +171,12 @@ impl Candidate {
         if !proposal.columns.is_empty() {
             inputs.insert("row".to_owned(), Value::Object(std::mem::take(&mut proposal.columns)));
         }
-        Self { target: proposal.target, inputs: Value::Object(inputs), proposal, acts, context, notes: Vec::new() }
+        Self { target, inputs: Value::Object(inputs), proposal, acts, explains: true, context, notes }
+    }
+
+    /// Those that would only write compete among themselves, so that they cannot displace one that does.
+    fn contest(&self) -> (&LimitKey, bool) {
+        (&self.proposal.key, self.acts)
     }
 
     fn as_move(&self) -> Move<'_> {
@@ -251,8 +264,9 @@ impl Candidate {
         let Proposal { rule, key, target, reason, nth, .. } = self.proposal;
         let limit = self.context.limit;
         let now = self.context.now;
+        let id = if self.explains { decision_id(now, &rule.name, rule.version, &key, nth) } else { String::new() };
         Decision {
-            id: decision_id(now, &rule.name, rule.version, &key, nth),
+            id,
             time: now,
             rule: rule.name.clone(),
             version: rule.version,
@@ -274,6 +288,7 @@ impl Candidate {
 fn context(
     proposal: &Proposal,
     acts: bool,
+    reading: Option<&Reading>,
     snapshot: &Snapshot,
     history: &History,
     track: &Track,
@@ -282,10 +297,10 @@ fn context(
     let Proposal { rule, key, .. } = proposal;
     let now = snapshot.now;
     let nothing = Reading::default();
-    let reading = snapshot.readings.get(key).unwrap_or(&nothing);
+    let reading = reading.unwrap_or(&nothing);
     let (last_up, last_down) = track.last_up_down(acts);
     let limit = track.limit(reading, now);
-    let (min, max) = snapshot.bounds(key);
+    let (min, max) = snapshot.bounds_as_read(key, reading);
     let options = &rule.resolved;
     Context {
         now,

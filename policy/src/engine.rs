@@ -204,6 +204,11 @@ impl Engine {
         self.recorded.store(false, Ordering::Relaxed);
     }
 
+    /// Whether somebody will read of decisions what was known, and why they were made.
+    pub(crate) fn explains(&self) -> bool {
+        self.recorded.load(Ordering::Relaxed) || self.announced.receiver_count() > 0
+    }
+
     /// Writes down decisions and tells the receivers. A decision that cannot be stored is still told.
     pub(crate) async fn record(&self, decisions: &[Decision]) {
         if decisions.is_empty() {

@@ -3,16 +3,17 @@
 //!
 //! Kept in memory and rebuilt from `decisions` at the start, so that a restart does not forget a cooldown.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, LazyLock, Weak};
 use std::time::Duration;
 
 use tidegate_actuator::{Drift, DriftAnswer};
-use tidegate_model::{Container, ContainerKey, Decision, OutcomeStatus, TimeMs};
+use tidegate_model::{Container, ContainerKey, Decision, OutcomeStatus, Resource, TimeMs};
 
 use crate::proposal::LimitKey;
 use crate::readings::{Figure, Reading};
 use crate::snapshot::Snapshot;
+use crate::tracks::Tracks;
 use crate::watch::Watches;
 
 /// The key of a decision's inputs under which it says what the limit returns to when the rule stops asking for it.
@@ -127,8 +128,6 @@ pub(crate) struct Track {
     /// Changes that shadow rules would have made; only shadow rules count from them.
     pub shadow_up: Option<TimeMs>,
     pub shadow_down: Option<TimeMs>,
-    /// Where its reading was last among all of them.
-    pub place: usize,
 }
 
 impl Track {
@@ -224,7 +223,9 @@ static UNTOUCHED: LazyLock<Track> = LazyLock::new(Track::default);
 /// The recent past of every limit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    tracks: HashMap<LimitKey, Track, ahash::RandomState>,
+    tracks: Tracks,
+    /// No mark of a track lies behind this instant.
+    latest: Option<TimeMs>,
     /// What decreases are doing.
     pub watches: Watches,
     /// Whether what happened before the start could not be read yet.
@@ -253,57 +254,66 @@ impl History {
         self.get(key).map_or_else(|| reading.get(Figure::Allocated), |track| track.limit(reading, now))
     }
 
-    fn track_mut(&mut self, key: &LimitKey) -> &mut Track {
-        self.tracks.entry(key.clone()).or_default()
+    /// When a container was shrunk last, as rules count it that write, or those that do not.
+    pub fn shrunk(&self, container: &ContainerKey, acts: bool) -> Option<TimeMs> {
+        let mut key = (container.clone(), Resource::Cpu);
+        Resource::ALL.into_iter().fold(None, |last, resource| {
+            key.1 = resource;
+            last.max(self.tracks.get(&key).and_then(|track| track.shrunk(acts)))
+        })
     }
 
-    /// By host, when each container was shrunk last, as rules count it that write, or those that do not.
-    pub fn shrunk(&self, acts: bool) -> HashMap<&str, BTreeMap<&str, TimeMs>> {
-        let mut shrunk: HashMap<&str, BTreeMap<&str, TimeMs>> = HashMap::new();
-        for ((container, _), track) in &self.tracks {
-            if let Some(at) = track.shrunk(acts) {
-                let last = shrunk.entry(&container.host).or_default().entry(&container.name).or_insert(at);
-                *last = at.max(*last);
+    /// By host, the containers that were shrunk less than `window` before `now`.
+    pub fn shrunk_lately(&self, now: TimeMs, window: Duration, acts: bool) -> HashMap<&str, BTreeSet<&str>> {
+        let mut lately: HashMap<&str, BTreeSet<&str>> = HashMap::new();
+        for ((container, _), track) in self.tracks.iter() {
+            if track.shrunk(acts).is_some_and(|at| now.since(at) < window) {
+                lately.entry(&container.host).or_default().insert(&container.name);
             }
         }
-        shrunk
+        lately
+    }
+
+    /// Notes that a mark of `at` is made.
+    fn marks(&mut self, at: TimeMs) {
+        self.latest = self.latest.max(Some(at));
     }
 
     /// Notes which limits have data at the snapshot's instant, and forgets those that are long gone and, after the clock was
     /// set back, what lies ahead of it.
     pub fn observe(&mut self, snapshot: &Snapshot) {
-        let ahead = snapshot.now.plus(Self::AHEAD);
-        let oldest = snapshot.now.minus(Self::KEPT);
-        let mut known = 0;
+        let now = snapshot.now;
+        let (ahead, oldest) = (now.plus(Self::AHEAD), now.minus(Self::KEPT));
+        if self.latest.is_some_and(|latest| latest > ahead) {
+            self.tracks.iter_mut().for_each(|(_, track)| track.forget_after(ahead));
+            self.latest = Some(ahead);
+        }
+        self.marks(now);
         let containers = Arc::downgrade(&snapshot.containers);
-        let anew = !Weak::ptr_eq(&self.containers, &containers);
-        self.containers = containers;
-        self.tracks.retain(|key, track| {
-            track.forget_after(ahead);
-            if anew && let Some(container) = snapshot.containers.get(&key.0) {
-                track.forget_before(container.first_seen);
-                self.watches.cancel_before(key, container.first_seen);
-            }
-            // Of a limit that was changed before the start, how long it has been without data counts from now.
-            track.last_data.get_or_insert(snapshot.now);
-            match snapshot.readings.get_at(key, &mut track.place) {
-                Some(reading) => {
-                    known += 1;
-                    track.see(reading, snapshot.now);
+        if !Weak::ptr_eq(&self.containers, &containers) {
+            for (key, track) in self.tracks.iter_mut() {
+                if let Some(container) = snapshot.containers.get(&key.0) {
+                    track.forget_before(container.first_seen);
+                    self.watches.cancel_before(key, container.first_seen);
                 }
-                None => track.first_data = None,
             }
-            track.newest().is_some_and(|newest| newest >= oldest)
-        });
+        }
+        self.containers = containers;
+        self.tracks.measured(
+            &snapshot.readings,
+            |track, reading| track.see(reading, now),
+            |track, reading| {
+                // Of a limit that was changed before the start, how long it has been without data counts from now.
+                track.last_data.get_or_insert(now);
+                track.see(reading, now);
+            },
+            |track| {
+                track.last_data.get_or_insert(now);
+                track.first_data = None;
+                track.newest().is_some_and(|newest| newest >= oldest)
+            },
+        );
         self.watches.forget_after(ahead);
-        if known == snapshot.readings.len() {
-            return;
-        }
-        for (key, reading) in snapshot.readings.iter() {
-            if !self.tracks.contains_key(key) {
-                self.track_mut(key).see(reading, snapshot.now);
-            }
-        }
     }
 
     /// What the limits were of containers that are there, but were not measured in the last minute.
@@ -326,13 +336,14 @@ impl History {
     pub fn begin(&mut self, decision: &Decision) {
         let to = decision.decided.unwrap_or(decision.proposed);
         let lowers = !is_increase(decision.limit_before, Some(to));
-        self.track_mut(&key_of(decision)).pending = Some(Pending { at: decision.time, to, lowers });
+        self.tracks.get_or_new(&key_of(decision)).pending = Some(Pending { at: decision.time, to, lowers });
     }
 
     /// A decision has its outcome.
     pub fn finish(&mut self, decision: &Decision, drift_hold: Duration, follow: Follow) {
         let key = key_of(decision);
-        let track = self.tracks.entry(key.clone()).or_default();
+        self.marks(decision.time.max(decision.outcome.at));
+        let track = self.tracks.get_or_new(&key);
         let own = track.pending.is_some_and(|pending| pending.at == decision.time);
         if own && decision.outcome.status != OutcomeStatus::Shadow {
             track.pending = None;
@@ -378,7 +389,8 @@ impl History {
     /// alone is another foreign change.
     pub fn drifted(&mut self, drift: &Drift, hold: Duration) -> bool {
         let key = (drift.container.clone(), drift.resource);
-        let track = self.track_mut(&key);
+        self.marks(drift.at);
+        let track = self.tracks.get_or_new(&key);
         if drift.answer == DriftAnswer::Over {
             return track.foreign.take().is_some();
         }
@@ -398,14 +410,14 @@ impl History {
 
     /// Whether any limit is to be put back that somebody else changed.
     pub fn owes_restores(&self) -> bool {
-        self.tracks.values().any(|track| track.foreign.as_ref().is_some_and(|foreign| foreign.owed.is_some()))
+        self.tracks.iter().any(|(_, track)| track.foreign.as_ref().is_some_and(|foreign| foreign.owed.is_some()))
     }
 
     /// The limits that are to be put back now, each with what was found there. What comes to nothing is tried again after
     /// another `hold`, a few times.
     pub fn due_restores(&mut self, now: TimeMs, hold: Duration) -> Vec<(LimitKey, f64, Option<f64>)> {
         let mut due = Vec::new();
-        for (key, track) in &mut self.tracks {
+        for (key, track) in self.tracks.iter_mut() {
             let Some(foreign) = &mut track.foreign else { continue };
             let Some(owed) = foreign.owed.filter(|owed| owed.next <= now) else { continue };
             due.push((key.clone(), owed.limit, foreign.found));
@@ -418,6 +430,7 @@ impl History {
 
     /// A rule asks for this limit, so what it changed there stands.
     pub fn renew(&mut self, key: &LimitKey, rule: &str, now: TimeMs) {
+        self.marks(now);
         let lease = self.tracks.get_mut(key).and_then(|track| track.lease.as_mut());
         if let Some(lease) = lease.filter(|lease| lease.rule == rule) {
             lease.renewed = lease.renewed.max(now);
@@ -426,21 +439,22 @@ impl History {
 
     /// All changes stand as if they had been asked for now: nobody could ask while no rule was evaluated.
     pub fn renew_all(&mut self, now: TimeMs) {
-        for lease in self.tracks.values_mut().filter_map(|track| track.lease.as_mut()) {
+        self.marks(now);
+        for lease in self.tracks.iter_mut().filter_map(|(_, track)| track.lease.as_mut()) {
             lease.renewed = lease.renewed.max(now);
         }
     }
 
     /// What the rule changed stands, whether it asks for it or not.
     pub fn end_leases(&mut self, rule: &str) {
-        for track in self.tracks.values_mut() {
+        for (_, track) in self.tracks.iter_mut() {
             track.lease.take_if(|lease| lease.rule == rule);
         }
     }
 
     /// Whether any change stands only as long as its rule asks for it.
     pub fn has_leases(&self) -> bool {
-        self.tracks.values().any(|track| track.lease.is_some())
+        self.tracks.iter().any(|(_, track)| track.lease.is_some())
     }
 
     /// What a rule stopped asking for more than `ttl` ago, in a fixed order. A limit that is back within `band`, a fraction
@@ -448,7 +462,7 @@ impl History {
     pub fn expired(&mut self, rule: &str, ttl: Duration, band: f64, snapshot: &Snapshot) -> Vec<(LimitKey, Lease)> {
         let now = snapshot.now;
         let mut expired = Vec::new();
-        for (key, track) in &mut self.tracks {
+        for (key, track) in self.tracks.iter_mut() {
             let Some(lease) = track.lease.clone().filter(|lease| lease.rule == rule) else { continue };
             // Without data there is nothing to judge a return by.
             let Some(reading) = snapshot.readings.get(key) else { continue };
@@ -470,9 +484,14 @@ impl History {
     /// each with that time. Each is told once in `hold_max`.
     pub fn silent(&mut self, now: TimeMs, hold_max: impl Fn(&str) -> Duration) -> Vec<(LimitKey, Duration)> {
         let mut silent = Vec::new();
-        for (key, track) in &mut self.tracks {
+        self.marks(now);
+        for (key, track) in self.tracks.iter_mut() {
             let (Some(rule), Some(last)) = (&track.changed_by, track.last_data) else { continue };
-            let (hold, since) = (hold_max(rule), now.since(last));
+            let since = now.since(last);
+            if since.is_zero() {
+                continue;
+            }
+            let hold = hold_max(rule);
             let tried = track.held.is_some_and(|held| now.since(held) < hold);
             if hold.is_zero() || since <= hold || tried {
                 continue;
@@ -487,7 +506,9 @@ impl History {
     /// Puts back what an earlier run of the program did; newer facts stay.
     pub fn restore(&mut self, key: &LimitKey, restored: Track) {
         self.containers = Weak::new();
-        let track = self.track_mut(key);
+        // Whatever it holds is looked at.
+        self.latest = Some(TimeMs(i64::MAX));
+        let track = self.tracks.get_or_new(key);
         let newer = |a: Option<Applied>, b: Option<Applied>| {
             if a.as_ref().map(|x| x.at) >= b.as_ref().map(|x| x.at) { a } else { b }
         };

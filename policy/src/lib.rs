@@ -47,6 +47,7 @@ mod statement;
 #[cfg(test)]
 mod storm;
 mod tick;
+mod tracks;
 mod watch;
 
 pub use config::PolicyConfig;

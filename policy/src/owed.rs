@@ -89,6 +89,8 @@ impl Engine {
         let watched = self.history.lock().watches.watched();
         // Some seconds on top, for samples that arrive a little late.
         let since = now.minus((reach + LATE).max(SHORTEST_REACH));
+        // What was counted of all of them is not read again.
+        let since = since.max(watched.iter().map(|(_, seen)| *seen).min().unwrap_or(since));
         let timeout = self.config.rule_timeout();
         let options = QueryOptions { timeout, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
         let (limits, seen): (Vec<LimitKey>, Vec<TimeMs>) = watched.into_iter().unzip();

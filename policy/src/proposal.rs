@@ -1,5 +1,6 @@
 //! From the rows that a rule returned to proposals and events.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, StringArray, TimestampMillisecondArray};
@@ -66,28 +67,29 @@ pub(crate) struct Parsed<T> {
     pub problem: Option<String>,
 }
 
-/// Reads a limit rule's rows. A row whose target is null proposes nothing.
-pub(crate) fn proposals(rule: &Arc<RuleDefinition>, batches: &[RecordBatch]) -> Parsed<Proposal> {
+/// Reads a limit rule's rows. A row whose target is null proposes nothing. Reasons and further columns are left out where
+/// nobody is told, which is where nothing `explains`.
+pub(crate) fn proposals(rule: &Arc<RuleDefinition>, batches: &[RecordBatch], explains: bool) -> Parsed<Proposal> {
     let mut parsed = Parsed { items: Vec::<Proposal>::new(), problem: None };
-    let mut seen = std::collections::HashMap::<LimitKey, usize>::new();
+    let mut seen = Seen::default();
     for batch in batches {
         let (Some(target), Some(reason)) = (numbers(batch, "target"), texts(batch, "reason")) else {
             parsed.problem = Some("the rule's result has lost its column 'target' or 'reason'".to_owned());
             continue;
         };
-        let (keys, further) = (Keys::of(batch), Further::all_of(batch));
+        let (keys, further) = (Keys::of(batch), if explains { Further::all_of(batch) } else { Vec::new() });
         for row in (0..batch.num_rows()).filter(|row| target.is_valid(*row)) {
             match keys.at(row) {
                 Ok(key) => {
-                    let nth = seen.entry(key.clone()).and_modify(|n| *n += 1).or_insert(0);
+                    let reason = text_at(&reason, row).filter(|_| explains);
                     parsed.items.push(Proposal {
                         rule: Arc::clone(rule),
                         origin: Origin::Row,
+                        nth: seen.count(&key, &parsed.items),
                         key,
                         target: target.value(row),
-                        reason: text_at(&reason, row).unwrap_or_default().to_owned(),
+                        reason: reason.unwrap_or_default().to_owned(),
                         columns: further.iter().map(|column| (column.name.to_owned(), column.json(row))).collect(),
-                        nth: *nth,
                     });
                 }
                 Err(why) => parsed.problem = Some(why),
@@ -95,6 +97,30 @@ pub(crate) fn proposals(rule: &Arc<RuleDefinition>, batches: &[RecordBatch]) -> 
         }
     }
     parsed
+}
+
+/// How many rows there were for each limit.
+#[derive(Default)]
+struct Seen {
+    /// Nothing, as long as the rows come in the order of their limits: then each limit has one.
+    counts: HashMap<LimitKey, usize>,
+}
+
+impl Seen {
+    /// How many of `items`, which are all there were, are for a limit.
+    fn count(&mut self, key: &LimitKey, items: &[Proposal]) -> usize {
+        if self.counts.is_empty() {
+            if items.last().is_none_or(|last| last.key < *key) {
+                return 0;
+            }
+            for item in items {
+                *self.counts.entry(item.key.clone()).or_default() += 1;
+            }
+        }
+        let count = self.counts.entry(key.clone()).or_default();
+        *count += 1;
+        *count - 1
+    }
 }
 
 /// Reads an event rule's rows. A missing or null value counts as 1; a row whose name is null is no event.
@@ -228,6 +254,7 @@ pub(crate) fn text_at(column: &StringArray, row: usize) -> Option<&str> {
 mod tests {
     use super::*;
     use arrow::array::{Int64Array, StringViewArray};
+    use proptest::prelude::*;
 
     fn rule(query: &str) -> Arc<RuleDefinition> {
         let config = crate::PolicyConfig::default();
@@ -251,22 +278,40 @@ mod tests {
 
     #[test]
     fn rows_become_proposals_with_their_further_columns() {
-        let parsed = proposals(
-            &rule("SELECT 1"),
-            &[batch(vec![Some("cpu"), Some("cpu"), Some("memory")], vec![Some(2), Some(3), None])],
-        );
+        let rows = [batch(vec![Some("cpu"), Some("cpu"), Some("memory")], vec![Some(2), Some(3), None])];
+        let parsed = proposals(&rule("SELECT 1"), &rows, true);
         assert_eq!(parsed.problem, None);
         assert_eq!(parsed.items.iter().map(|p| (p.target, p.nth)).collect::<Vec<_>>(), [(2.0, 0), (3.0, 1)]);
         assert_eq!(parsed.items[0].columns["hot"], Value::Bool(true));
         assert_eq!(parsed.items[0].reason, "because");
+        let short = proposals(&rule("SELECT 1"), &rows, false);
+        assert_eq!(short.items.iter().map(|p| (p.target, p.nth)).collect::<Vec<_>>(), [(2.0, 0), (3.0, 1)]);
+        assert!(short.items.iter().all(|p| p.reason.is_empty() && p.columns.is_empty()));
+    }
+
+    proptest! {
+        #[test]
+        fn rows_of_a_limit_are_counted_in_any_order(resources in prop::collection::vec(any::<bool>(), 0..9), sorted in any::<bool>()) {
+            let mut resources: Vec<Option<&str>> =
+                resources.into_iter().map(|cpu| Some(if cpu { "cpu" } else { "memory" })).collect();
+            if sorted {
+                resources.sort_unstable();
+            }
+            let targets = vec![Some(1); resources.len()];
+            // Over two batches, too.
+            let (first, second) = resources.split_at(resources.len() / 2);
+            let batches = [first, second].map(|part| batch(part.to_vec(), targets[..part.len()].to_vec()));
+            let parsed = proposals(&rule("SELECT 1"), &batches, true);
+            let counted: Vec<usize> = parsed.items.iter().map(|item| item.nth).collect();
+            let before = |at: usize| resources[..at].iter().filter(|one| **one == resources[at]).count();
+            prop_assert_eq!(counted, (0..resources.len()).map(before).collect::<Vec<_>>());
+        }
     }
 
     #[test]
     fn a_bad_row_is_reported_and_its_neighbours_count() {
-        let parsed = proposals(
-            &rule("SELECT 1"),
-            &[batch(vec![Some("cpu"), Some("gpu"), None], vec![Some(1), Some(1), Some(1)])],
-        );
+        let rows = [batch(vec![Some("cpu"), Some("gpu"), None], vec![Some(1), Some(1), Some(1)])];
+        let parsed = proposals(&rule("SELECT 1"), &rows, true);
         assert_eq!(parsed.items.len(), 1);
         assert_eq!(parsed.problem.unwrap(), "row 3: resource is null");
     }

@@ -1,6 +1,6 @@
 //! What was measured of every limit: the rows of `recent()`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef};
@@ -8,6 +8,48 @@ use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
 
 use crate::proposal::{Keys, LimitKey, numbers};
+
+/// The figures without which nothing can be judged.
+const USUAL: [Figure; 10] = [
+    Figure::Samples,
+    Figure::Age,
+    Figure::Usage,
+    Figure::Allocated,
+    Figure::AllocatedAge,
+    Figure::Min,
+    Figure::Max,
+    Figure::ThrottledLast,
+    Figure::OomKills,
+    Figure::Unreclaimable,
+];
+/// The figures that a decrease is judged by, and watched by afterwards. They take a pass over the whole window each.
+const OF_DECREASES: [Figure; 4] = [Figure::UsageStddev, Figure::UsageSlope, Figure::Throttled, Figure::Pressure];
+
+/// How much is read of each limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// All figures: decisions that are kept tell all that was known.
+    All,
+    /// What judging decreases takes.
+    Decreases,
+    /// What judging anything else takes.
+    Usual,
+}
+
+impl Extent {
+    /// The columns of `recent()` to read.
+    pub fn columns(self) -> Vec<&'static str> {
+        let figures: &[&[Figure]] = match self {
+            Extent::All => &[&Figure::ALL],
+            Extent::Decreases => &[&USUAL, &OF_DECREASES],
+            Extent::Usual => &[&USUAL],
+        };
+        KEY.into_iter().chain(figures.iter().copied().flatten().map(|figure| figure.column())).collect()
+    }
+}
+
+/// The columns that say what a row is about.
+const KEY: [&str; 3] = ["host", "container", "resource"];
 
 macro_rules! figures {
     ($($figure:ident = $column:literal),* $(,)?) => {
@@ -77,8 +119,17 @@ impl Reading {
 
     /// The reading as a JSON object, nulls left out.
     pub fn to_json(&self) -> Map<String, Value> {
-        let known = Figure::ALL.into_iter().zip(self.0).filter(|(_, value)| value.is_finite());
-        known.map(|(figure, value)| (figure.column().to_owned(), Value::from(value))).collect()
+        self.json_of(&Figure::ALL)
+    }
+
+    /// Of the reading what a watch over a decrease compares with afterwards.
+    pub fn watched_json(&self) -> Map<String, Value> {
+        self.json_of(&[Figure::Throttled, Figure::Pressure, Figure::OomKills])
+    }
+
+    fn json_of(&self, figures: &[Figure]) -> Map<String, Value> {
+        let known = figures.iter().filter_map(|figure| Some((figure.column().to_owned(), self.get(*figure)?.into())));
+        known.collect()
     }
 
     #[cfg(test)]
@@ -100,6 +151,8 @@ pub(crate) struct Limits {
     /// Each with its row.
     keys: Vec<(LimitKey, usize)>,
     places: HashMap<LimitKey, usize, ahash::RandomState>,
+    /// How many containers are on each host.
+    containers: BTreeMap<String, usize>,
 }
 
 impl Limits {
@@ -107,8 +160,16 @@ impl Limits {
     fn of(batch: &RecordBatch, columns: Vec<ArrayRef>) -> Self {
         let keys = Keys::of(batch);
         let keys: Vec<_> = (0..batch.num_rows()).filter_map(|row| Some((keys.at(row).ok()?, row))).collect();
+        Self::new(columns, keys)
+    }
+
+    fn new(columns: Vec<ArrayRef>, keys: Vec<(LimitKey, usize)>) -> Self {
         let places = keys.iter().zip(0..).map(|((key, _), place)| (key.clone(), place)).collect();
-        Self { columns, keys, places }
+        let mut containers = BTreeMap::new();
+        for container in keys.iter().map(|((container, _), _)| container).collect::<BTreeSet<_>>() {
+            *containers.entry(container.host.clone()).or_default() += 1;
+        }
+        Self { columns, keys, places, containers }
     }
 
     fn are(&self, columns: &[ArrayRef]) -> bool {
@@ -129,35 +190,41 @@ impl Readings {
     /// Reads the rows of `recent()` with all columns. `former` are the limits of the tick before, which are those of this one as
     /// a rule.
     pub fn read(batch: &RecordBatch, former: &mut Arc<Limits>) -> Self {
-        let columns: Vec<ArrayRef> =
-            ["host", "container", "resource"].iter().filter_map(|name| batch.column_by_name(name).cloned()).collect();
+        let columns: Vec<ArrayRef> = KEY.iter().filter_map(|name| batch.column_by_name(name).cloned()).collect();
         if !former.are(&columns) {
             *former = Arc::new(Limits::of(batch, columns));
         }
-        let figures = Figure::ALL.map(|figure| numbers(batch, figure.column()));
-        let reading = |(_, row): &(LimitKey, usize)| {
-            let value = |column: &Option<arrow::array::Float64Array>| {
-                column.as_ref().filter(|column| column.is_valid(*row)).map_or(f64::NAN, |column| column.value(*row))
-            };
-            Reading(figures.each_ref().map(value))
-        };
-        Self { limits: Arc::clone(former), rows: former.keys.iter().map(reading).collect() }
+        let mut rows = vec![Reading::default(); former.keys.len()];
+        for figure in Figure::ALL {
+            let Some(column) = numbers(batch, figure.column()) else { continue };
+            for (reading, (_, row)) in rows.iter_mut().zip(&former.keys).filter(|(_, (_, row))| column.is_valid(*row)) {
+                reading.0[figure as usize] = column.value(*row);
+            }
+        }
+        Self { limits: Arc::clone(former), rows }
     }
 
     pub fn get(&self, key: &LimitKey) -> Option<&Reading> {
         self.limits.places.get(key).map(|place| &self.rows[*place])
     }
 
-    /// As [`Readings::get`]; `place` is where it was found last, and is told where it is now.
-    pub fn get_at(&self, key: &LimitKey, place: &mut usize) -> Option<&Reading> {
-        if self.limits.keys.get(*place).is_none_or(|(known, _)| known != key) {
-            *place = *self.limits.places.get(key)?;
-        }
-        Some(&self.rows[*place])
+    /// The limits that the rows are about.
+    pub fn limits(&self) -> &Arc<Limits> {
+        &self.limits
+    }
+
+    /// The rows, in the order of the limits.
+    pub fn rows(&self) -> &[Reading] {
+        &self.rows
     }
 
     pub fn contains_key(&self, key: &LimitKey) -> bool {
         self.limits.places.contains_key(key)
+    }
+
+    /// How many containers of a host have readings.
+    pub fn containers_on(&self, host: &str) -> usize {
+        self.limits.containers.get(host).copied().unwrap_or(0)
     }
 
     pub fn len(&self) -> usize {
@@ -179,8 +246,7 @@ impl FromIterator<(LimitKey, Reading)> for Readings {
     fn from_iter<T: IntoIterator<Item = (LimitKey, Reading)>>(rows: T) -> Self {
         let (keys, rows): (Vec<_>, Vec<_>) =
             rows.into_iter().enumerate().map(|(at, (key, row))| ((key, at), row)).unzip();
-        let places = keys.iter().cloned().collect();
-        Self { limits: Arc::new(Limits { columns: Vec::new(), keys, places }), rows }
+        Self { limits: Arc::new(Limits::new(Vec::new(), keys)), rows }
     }
 }
 

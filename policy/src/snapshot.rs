@@ -23,6 +23,8 @@ pub(crate) struct Snapshot {
     pub readings: Readings,
     pub containers: Arc<BTreeMap<ContainerKey, Container>>,
     pub groups: Groups,
+    /// Whether decisions tell what was known, and why they were made. Where nobody reads that, it is not put together.
+    pub explains: bool,
     capacity: HashMap<String, (f64, f64)>,
     /// Made when somebody asks.
     membership: OnceLock<Membership>,
@@ -37,7 +39,7 @@ impl Snapshot {
     ) -> Self {
         let capacity = hosts.iter().map(|host| (host.name.clone(), (host.cpu.0, host.memory.0 as f64))).collect();
         let (groups, membership) = (Groups::default(), OnceLock::new());
-        Self { now, readings, containers, groups, capacity, membership }
+        Self { now, readings, containers, groups, explains: true, capacity, membership }
     }
 
     #[cfg(test)]
@@ -57,13 +59,17 @@ impl Snapshot {
 
     /// The operator's bounds of a limit, where they are set. They hold also while nothing is measured.
     pub fn bounds(&self, key: &LimitKey) -> (Option<f64>, Option<f64>) {
-        let reading = self.readings.get(key);
-        let bounds = self.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1));
-        let read = |end: Figure| reading.and_then(|reading| reading.get(end));
-        let (min, max) = (
-            read(Figure::Min).or(bounds.map(|bounds| bounds.min)),
-            read(Figure::Max).or(bounds.map(|bounds| bounds.max)),
-        );
+        self.bounds_as_read(key, self.readings.get(key).unwrap_or(&Reading::default()))
+    }
+
+    /// As [`Snapshot::bounds`], where the limit's reading is known.
+    pub fn bounds_as_read(&self, key: &LimitKey, reading: &Reading) -> (Option<f64>, Option<f64>) {
+        let (mut min, mut max) = (reading.get(Figure::Min), reading.get(Figure::Max));
+        if min.is_none() || max.is_none() {
+            let bounds = self.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1));
+            min = min.or(bounds.map(|bounds| bounds.min));
+            max = max.or(bounds.map(|bounds| bounds.max));
+        }
         // A bound of nothing would stop a container; it is taken for a bound that was not set.
         (min.filter(|min| *min > 0.0), max.filter(|max| *max > 0.0))
     }

@@ -16,9 +16,10 @@ use crate::canary;
 use crate::config::PolicyConfig;
 use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
+use crate::history::History;
 use crate::options::Emit;
 use crate::proposal::{self, LimitKey, Origin, Parsed, Proposal};
-use crate::readings::Readings;
+use crate::readings::{Extent, Readings};
 use crate::reads::Reads;
 use crate::remember::{self, Left};
 use crate::restore::Restored;
@@ -165,7 +166,7 @@ impl Engine {
         if !answers.is_empty() || stages.iter().any(|rules| !rules.is_empty()) || (at_period && self.owes()) {
             let gather_until = tokio::time::Instant::now() + self.config.gather();
             let mut together = Gathered::default();
-            let snapshot = match self.snapshot(now).await {
+            let mut snapshot = match self.snapshot(now).await {
                 Ok(snapshot) => {
                     self.history.lock().observe(&snapshot);
                     if at_period {
@@ -188,12 +189,12 @@ impl Engine {
                 let gather_until = tokio::time::Instant::now() + self.config.gather();
                 self.gather(gather_until, &mut answers, &snapshot, &mut together, &mut report).await;
             }
-            writes.extend(self.act_on(together, &snapshot, &mut report).await);
+            writes.extend(self.act_on(together, &mut snapshot, &mut report).await);
             // Whoever answers later is judged alone, against the history as it is by then.
             while let Some(answer) = answers.join_next().await {
                 let mut alone = Gathered::default();
                 self.take_answer(answer.ok(), &snapshot, &mut alone, &mut report);
-                writes.extend(self.act_on(alone, &snapshot, &mut report).await);
+                writes.extend(self.act_on(alone, &mut snapshot, &mut report).await);
             }
             for write in writes {
                 match write.await {
@@ -421,12 +422,17 @@ impl Engine {
     async fn act_on(
         self: &Arc<Self>,
         gathered: Gathered,
-        snapshot: &Snapshot,
+        snapshot: &mut Snapshot,
         report: &mut TickReport,
     ) -> Option<JoinHandle<Vec<Decision>>> {
         let Gathered { mut proposals, consumptions, mut left, answered } = gathered;
         self.renew(&proposals, snapshot.now);
         proposals.extend(self.expired(snapshot, &answered));
+        if let Err(error) = self.read_on(snapshot, &proposals).await {
+            tracing::error!(error, "limits are held, since what is known of them could not be read");
+            report.problems.push(error);
+            proposals.clear();
+        }
         let judged = (!proposals.is_empty()).then(|| self.settle(proposals, snapshot));
         if let Some(judged) = &judged {
             left.consumptions.extend(remember::acted_on(consumptions, judged));
@@ -445,21 +451,51 @@ impl Engine {
     }
 
     async fn snapshot(&self, now: TimeMs) -> Result<Snapshot, String> {
+        let explains = self.explains();
+        let readings = self.readings(now, if explains { Extent::All } else { Extent::Usual }).await?;
+        let mut snapshot = Snapshot::new(now, readings, &self.store.hosts(), self.store.container_map());
+        snapshot.explains = explains;
+        self.with_groups(snapshot).await
+    }
+
+    async fn readings(&self, now: TimeMs, extent: Extent) -> Result<Readings, String> {
         // Half a picture is worse than none: without all containers, none is touched.
         let options =
             QueryOptions { on_limit: OnLimit::Fail, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
         let limit = self.config.rule_timeout() + GRACE;
-        let rows = tokio::time::timeout(limit, self.store.recent(SNAPSHOT_WINDOW, &options)).await;
+        let rows = tokio::time::timeout(limit, self.store.recent(SNAPSHOT_WINDOW, &extent.columns(), &options)).await;
         let rows = rows.map_err(|_| format!("recent() did not answer within {limit:?}"))?;
         let rows = rows.map_err(|error| format!("recent() failed: {}", error.message))?;
-        let readings = Readings::read(&rows, &mut self.limits.lock());
-        self.with_groups(Snapshot::new(now, readings, &self.store.hosts(), self.store.container_map())).await
+        Ok(Readings::read(&rows, &mut self.limits.lock()))
+    }
+
+    /// Reads what else judging `proposals` takes.
+    async fn read_on(&self, snapshot: &mut Snapshot, proposals: &[Proposal]) -> Result<(), String> {
+        if snapshot.explains {
+            return Ok(());
+        }
+        let lowers = {
+            let history = self.history.lock();
+            proposals.iter().any(|proposal| may_lower(proposal, snapshot, &history))
+        };
+        if lowers {
+            snapshot.readings = self.readings(snapshot.now, Extent::Decreases).await?;
+        }
+        Ok(())
     }
 
     fn set_status(&self, rule: &str, now: TimeMs, took: Duration, rows: Option<u64>, error: Option<String>) {
         let status = RuleStatus { run: now, latency_ms: took.as_secs_f64() * 1e3, rows, error };
         self.store.put_rule_status(rule, status);
     }
+}
+
+/// Whether a limit may come out lower than it is, whatever guards make of the target.
+fn may_lower(Proposal { key, target, .. }: &Proposal, snapshot: &Snapshot, history: &History) -> bool {
+    let Some(reading) = snapshot.readings.get(key) else { return true };
+    let Some(limit) = history.limit(key, reading, snapshot.now) else { return true };
+    let highest = [snapshot.bounds(key).1, snapshot.capacity(key)].into_iter().flatten().fold(*target, f64::min);
+    highest < limit || highest.is_nan()
 }
 
 /// Held while a rule runs, also beyond the tick that started it.
@@ -506,19 +542,26 @@ async fn evaluate(store: Arc<Store>, rule: ActiveRule, mut options: QueryOptions
         Err(error) => return Answer { rule, view: None, took: started.elapsed(), result: Err(error) },
     };
     options.rule = Some(Arc::clone(&view));
-    let query = rule.definition.query.clone();
-    let task = tokio::spawn(async move {
-        let answer = store.query(&query, &options).await;
+    let result = if store.is_scratch() {
+        // On this very thread, which nothing can take it from.
+        let answer = store.query(&rule.definition.query, &options).await;
         drop(running);
-        answer
-    });
-    let result = match tokio::time::timeout(limit, task).await {
-        Err(_) => {
-            Err(format!("no answer within {limit:?}; the query is still running and the rule is skipped until it ends"))
+        answer.map(|answer| answer.batches).map_err(|error| error.message)
+    } else {
+        let query = rule.definition.query.clone();
+        let task = tokio::spawn(async move {
+            let answer = store.query(&query, &options).await;
+            drop(running);
+            answer
+        });
+        match tokio::time::timeout(limit, task).await {
+            Err(_) => Err(format!(
+                "no answer within {limit:?}; the query is still running and the rule is skipped until it ends"
+            )),
+            Ok(Err(error)) => Err(format!("the query was interrupted: {error}")),
+            Ok(Ok(Err(error))) => Err(error.message),
+            Ok(Ok(Ok(answer))) => Ok(answer.batches),
         }
-        Ok(Err(error)) => Err(format!("the query was interrupted: {error}")),
-        Ok(Ok(Err(error))) => Err(error.message),
-        Ok(Ok(Ok(answer))) => Ok(answer.batches),
     };
     let view = rule.reads.state.then_some(view);
     Answer { rule, view, took: started.elapsed(), result }

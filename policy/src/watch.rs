@@ -130,9 +130,9 @@ impl Record {
 /// All decreases that are looked after, and what came of former ones.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Watches {
-    under_way: HashMap<LimitKey, Watch>,
-    restoring: HashMap<LimitKey, (Regression, TimeMs)>,
-    backoffs: HashMap<LimitKey, HashMap<String, Backoff>>,
+    under_way: HashMap<LimitKey, Watch, ahash::RandomState>,
+    restoring: HashMap<LimitKey, (Regression, TimeMs), ahash::RandomState>,
+    backoffs: HashMap<LimitKey, HashMap<String, Backoff>, ahash::RandomState>,
     records: HashMap<String, Record>,
 }
 
@@ -143,7 +143,13 @@ impl Watches {
         let (from, to) = (decision.limit_before, decision.outcome.limit_after.or(decision.decided));
         let former = self.under_way.remove(key);
         let (Some(from), Some(to), false) = (from, to, watch.is_zero()) else { return };
-        self.records.entry(decision.rule.clone()).or_default().lowered.push_back(decision.time);
+        match self.records.get_mut(&decision.rule) {
+            Some(record) => record.lowered.push_back(decision.time),
+            None => {
+                let record = Record { lowered: [decision.time].into(), ..Record::default() };
+                self.records.insert(decision.rule.clone(), record);
+            }
+        }
         let read_at = decision.outcome.at;
         let since = read_at.plus(SETTLING);
         let before = Before::of(&decision.inputs);

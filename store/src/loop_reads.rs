@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::Float64Type;
+use arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer, MemoryPool};
 use tidegate_model::{ContainerKey, Resource, TimeMs};
@@ -16,6 +15,7 @@ use crate::query::QueryOptions;
 use crate::query::error::QueryError;
 use crate::query::guard::{Deadline, Stop};
 use crate::query::run::Run;
+use crate::scan::Wanted;
 use crate::store::Store;
 use crate::tables::{LabelFilter, PressureSource, Selected, Source, executed};
 
@@ -33,14 +33,19 @@ pub struct PressureSample {
 }
 
 impl Store {
-    /// All rows and columns of `recent(window)`. The parameters of `options` do not matter.
+    /// All rows of `recent(window)` with the columns that are named. The parameters of `options` do not matter.
     ///
     /// # Errors
     /// As [`Store::query`]; always when there are more rows than `options` allows.
-    pub async fn recent(&self, window: Duration, options: &QueryOptions) -> Result<RecordBatch, QueryError> {
+    pub async fn recent(
+        &self,
+        window: Duration,
+        columns: &[&str],
+        options: &QueryOptions,
+    ) -> Result<RecordBatch, QueryError> {
         let window_ms = i64::try_from(window.as_millis()).unwrap_or(i64::MAX);
         let (memory_bytes, max_rows) = (options.memory_bytes, options.max_rows);
-        let columns: Vec<usize> = (0..functions::recent_columns().len()).collect();
+        let columns = functions::recent_places(columns);
         self.read(options, move |run| {
             let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(memory_bytes));
             let rows = functions::recent_rows(run, window_ms, &columns, MemoryConsumer::new("recent").register(&pool))?;
@@ -98,16 +103,25 @@ fn pressure_of(
         let mut wanted: Vec<(u32, usize)> = wanted.collect();
         wanted.sort_unstable();
         let selected = Selected::only(part, wanted.iter().map(|(label, _)| *label).collect());
-        let blocks = selected.read(store, since.0.saturating_add(1), run.now.0);
-        for block in blocks.map_err(executed)? {
-            let [some, _, throttled] = block.values.as_slice() else { continue };
-            let [some, throttled] = [some, throttled].map(|column| column.as_primitive::<Float64Type>());
-            for (row, (label, time)) in block.label.values().iter().zip(block.time.values()).enumerate() {
-                let Ok(at) = wanted.binary_search_by_key(label, |(label, _)| *label) else { continue };
-                let [throttled, some_share] =
-                    [throttled, some].map(|column| column.is_valid(row).then(|| column.value(row)));
-                found.push(PressureSample { limit: wanted[at].1, time: TimeMs(*time), throttled, some_share });
+        let mut samples = Vec::new();
+        for (place, members) in selected.part.labels.members.iter().enumerate() {
+            let (from, series) = (since.0.saturating_add(1), selected.series(place));
+            let rows = store.scan_rows(&Wanted { metric: &members.metric, series, from, to: run.now.0 });
+            for row in rows.map_err(executed)? {
+                let at = members.rank.get(row.series).map(|of| wanted.binary_search_by_key(&of, |(label, _)| *label));
+                if let Some(Ok(at)) = at {
+                    samples.push((at, row.time, place, row.value));
+                }
             }
+        }
+        // As in `pressure`: of several series of a label the last one counts.
+        samples.sort_by_key(|(at, time, ..)| (*at, *time));
+        for row in samples.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let (at, time, ..) = row[0];
+            let last =
+                |metric: usize| row.iter().rev().find(|(.., place, _)| *place == metric).map(|(.., value)| *value);
+            let (throttled, some_share) = (last(PressureSource::THROTTLED), last(PressureSource::SOME));
+            found.push(PressureSample { limit: wanted[at].1, time: TimeMs(time), throttled, some_share });
         }
     }
     Ok(found)

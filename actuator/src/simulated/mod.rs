@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -129,6 +130,7 @@ pub struct SimulatedHost {
     containers: Mutex<Vec<Simulated>>,
     /// Where each container is among them.
     places: HashMap<ContainerKey, usize>,
+    terse: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -193,7 +195,14 @@ impl SimulatedHost {
         for (place, simulated) in containers.iter().enumerate() {
             places.entry(simulated.container.key.clone()).or_insert(place);
         }
-        Arc::new(Self { about, hosts, workload, containers: Mutex::new(containers), places })
+        let terse = AtomicBool::new(false);
+        Arc::new(Self { about, hosts, workload, containers: Mutex::new(containers), places, terse })
+    }
+
+    /// Outcomes say from now on what became of a change, but have no messages and no writes: for a replay, where nobody reads
+    /// them.
+    pub fn be_terse(&self) {
+        self.terse.store(true, Ordering::Relaxed);
     }
 
     /// A collector of the first host. Appearances are reported once, by whichever source collects first.
@@ -208,8 +217,10 @@ impl SimulatedHost {
 
     /// Lives on until `now`. `each` is told what was measured of each container, by its number.
     pub fn measure(&self, now: TimeMs, mut each: impl FnMut(usize, Resource, &Reading)) -> Measured {
-        let mut measured = Measured::default();
-        for (row, simulated) in self.containers.lock().iter_mut().enumerate() {
+        let mut containers = self.containers.lock();
+        let samples = SampleBatch::with_capacity(containers.len() * SERIES.len());
+        let mut measured = Measured { samples, keys: Vec::new() };
+        for (row, simulated) in containers.iter_mut().enumerate() {
             let life = simulated.life(now);
             let demand = self.workload.demand(row, now, life);
             simulated.measure(row, demand, now, &mut measured, &mut each);
@@ -226,7 +237,7 @@ impl SimulatedHost {
         }
     }
 
-    fn change(&self, change: &Change, writes: &mut Vec<Write>) -> Verdict {
+    fn change(&self, change: &Change, writes: Option<&mut Vec<Write>>) -> Verdict {
         let mut containers = self.containers.lock();
         let place = self.places.get(&change.container);
         let Some(found) = place.and_then(|place| containers.get_mut(*place)) else {
@@ -243,7 +254,8 @@ impl SimulatedHost {
 impl Actuator for SimulatedHost {
     fn apply(&self, change: &Change, clock: &dyn Clock) -> Outcome {
         let mut writes = Vec::new();
-        let verdict = self.change(change, &mut writes);
+        let told = (!self.terse.load(Ordering::Relaxed)).then_some(&mut writes);
+        let verdict = self.change(change, told);
         let limit_after = verdict.limit.and_then(Limit::value);
         Outcome { status: verdict.status, limit_after, writes, message: verdict.message, at: clock.now(), took_us: 1 }
     }
@@ -301,24 +313,27 @@ impl Simulated {
         format!("simulated:{}/{name}", self.container.path.display())
     }
 
-    fn change_cpu(&mut self, target: f64, writes: &mut Vec<Write>) -> Verdict {
+    /// What is written goes to `writes`; without that, the verdict has no message either.
+    fn change_cpu(&mut self, target: f64, writes: Option<&mut Vec<Write>>) -> Verdict {
         let before = self.cpu.limit();
         let quota = match plan_cpu(target, self.cpu, false) {
             Err(why) => return Verdict::new(OutcomeStatus::Refused, before, why),
-            Ok(Plan::Unchanged) => return unchanged(before, Resource::Cpu),
+            Ok(Plan::Unchanged) => return unchanged(before, Resource::Cpu, writes.is_some()),
             Ok(Plan::Write(quota)) => quota,
         };
         self.cpu.quota = quota;
+        let Some(writes) = writes else { return silent(OutcomeStatus::Applied, self.cpu.limit()) };
         let value = quota.map_or_else(|| format!("max {PERIOD_US}"), |quota| format!("{quota} {PERIOD_US}"));
         writes.push(Write { target: self.file("cpu.max"), value });
         applied(before, self.cpu.limit(), Resource::Cpu)
     }
 
-    fn change_memory(&mut self, target: f64, writes: &mut Vec<Write>) -> Verdict {
+    /// As [`Simulated::change_cpu`].
+    fn change_memory(&mut self, target: f64, writes: Option<&mut Vec<Write>>) -> Verdict {
         let before = self.memory;
         let bytes = match plan_memory(target, before, PAGE) {
             Err(why) => return Verdict::new(OutcomeStatus::Refused, before, why),
-            Ok(Plan::Unchanged) => return unchanged(before, Resource::Memory),
+            Ok(Plan::Unchanged) => return unchanged(before, Resource::Memory, writes.is_some()),
             Ok(Plan::Write(bytes)) => bytes,
         };
         let lowered = bytes.filter(|bytes| before.value().is_none_or(|before| (*bytes as f64) < before));
@@ -329,6 +344,7 @@ impl Simulated {
             return Verdict::new(OutcomeStatus::Infeasible, before, message);
         }
         self.memory = bytes.map_or(Limit::Unlimited, |bytes| Limit::At(bytes as f64));
+        let Some(writes) = writes else { return silent(OutcomeStatus::Applied, self.memory) };
         let value = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
         writes.push(Write { target: self.file("memory.max"), value });
         applied(before, self.memory, Resource::Memory)
@@ -391,7 +407,14 @@ impl Simulated {
     }
 }
 
-fn unchanged(limit: Limit, resource: Resource) -> Verdict {
+fn silent(status: OutcomeStatus, limit: Limit) -> Verdict {
+    Verdict::new(status, limit, String::new())
+}
+
+fn unchanged(limit: Limit, resource: Resource, told: bool) -> Verdict {
+    if !told {
+        return silent(OutcomeStatus::Unchanged, limit);
+    }
     Verdict::new(OutcomeStatus::Unchanged, limit, format!("{} stand there already", describe(limit, resource)))
 }
 
@@ -487,6 +510,26 @@ mod tests {
         assert!(value(&after, metrics::THROTTLED, "ml-train", Resource::Cpu) > 0.9);
         let again = host.apply(&change("ml-train", Resource::Cpu, 1.001), &SystemClock);
         assert_eq!((again.status, again.writes.len()), (OutcomeStatus::Unchanged, 0));
+    }
+
+    #[test]
+    fn a_terse_host_does_the_same_with_fewer_words() {
+        let (talking, terse) = (host(1), host(1));
+        terse.be_terse();
+        for host in [&talking, &terse] {
+            host.source().collect(TimeMs(0));
+        }
+        for target in [2.0, 2.0, 1.5, -1.0, 2e9, 1e8, 3e9] {
+            for resource in Resource::ALL {
+                let [said, done] =
+                    [&talking, &terse].map(|host| host.apply(&change("ml-train", resource, target), &SystemClock));
+                assert_eq!((done.status, done.limit_after), (said.status, said.limit_after), "{said:?}");
+                let is_told = matches!(said.status, OutcomeStatus::Applied | OutcomeStatus::Unchanged);
+                assert!(done.writes.is_empty() && !said.message.is_empty() && done.message.is_empty() == is_told);
+            }
+        }
+        let [said, done] = [talking, terse].map(|host| host.source().collect(TimeMs(1_000)).samples);
+        assert_eq!(said.values(), done.values());
     }
 
     #[test]

@@ -34,6 +34,8 @@ const FORGET_SAMPLES: usize = 500_000;
 const LIMITS_REACH: Duration = Duration::from_secs(20 * 60);
 /// Longest run of a rule's query: what is stuck ends, what is slow does not matter.
 const RULE_TIMEOUT_MS: u64 = 60_000;
+/// In how many parts progress is told.
+const PARTS_TOLD: u64 = 1_000;
 /// How many usual distances before the next sample the clock goes on after a gap.
 const LOOK_BACK: u32 = 4;
 /// A store that forgets nothing, in seconds.
@@ -144,7 +146,7 @@ impl Backtest {
         let mut score = Score::new(containers.into_iter().map(|container| container.key).collect());
         let instants = |span: Duration| (span.as_millis() / step.as_millis()) as u64;
         let all = instants(to.since(from));
-        let (mut now, mut hot) = (from, 0);
+        let (mut now, mut hot, mut told) = (from, 0, 0);
         while now < to {
             if stop.is_cancelled() {
                 return Err(PolicyError::stopped("the backtest was stopped"));
@@ -181,7 +183,13 @@ impl Backtest {
                 _ => {}
             }
             score.ticked(&engine.tick(now).await);
-            progress(Progress { done: instants(now.since(from)), all });
+            let done = instants(now.since(from));
+            // Whoever is told wakes up for it, which takes as long as a good part of an instant.
+            let parts = done * PARTS_TOLD / all.max(1);
+            if parts > told {
+                told = parts;
+                progress(Progress { done, all });
+            }
         }
         let took = began.elapsed().as_millis() as u64;
         let mut report = score.report(from, to, step.as_millis() as u64, took);
@@ -252,6 +260,7 @@ impl Backtest {
         // The store goes with the backtest, and the score reads each tick's own report.
         if !engine.rules().iter().any(|rule| rule.query.to_ascii_lowercase().contains("decisions")) {
             engine.forget_decisions();
+            host.be_terse();
         }
         Ok((engine, blind))
     }

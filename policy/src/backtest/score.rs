@@ -5,7 +5,7 @@
 //! unmet = integral of max(0, d - L) / integral of d; throttled = integral of the throttled share of time. The three of
 //! slack, over limit and changes only mean something together: each alone is easily had at the cost of the others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use serde::Serialize;
 use tidegate_actuator::simulated::Reading;
@@ -191,10 +191,11 @@ impl Sums {
 /// Adds up a replay as it goes.
 pub(crate) struct Score {
     keys: Vec<ContainerKey>,
-    numbers: BTreeMap<ContainerKey, usize>,
+    numbers: HashMap<ContainerKey, usize, ahash::RandomState>,
     /// For each container, CPU and memory.
     sums: Vec<[Sums; 2]>,
-    rules: BTreeMap<String, (RuleScore, f64)>,
+    /// Few, in the order in which they were first heard of; with how long their queries took, in ms.
+    rules: Vec<(RuleScore, f64)>,
     problems: BTreeMap<String, u64>,
     pub ticks: u64,
 }
@@ -210,7 +211,7 @@ impl Score {
     pub fn new(keys: Vec<ContainerKey>) -> Self {
         let numbers = keys.iter().cloned().enumerate().map(|(number, key)| (key, number)).collect();
         let sums = vec![[Sums::default(); 2]; keys.len()];
-        Self { keys, numbers, sums, rules: BTreeMap::new(), problems: BTreeMap::new(), ticks: 0 }
+        Self { keys, numbers, sums, rules: Vec::new(), problems: BTreeMap::new(), ticks: 0 }
     }
 
     /// A measurement of an interval of `dt` seconds.
@@ -241,15 +242,22 @@ impl Score {
     }
 
     fn rule(&mut self, name: &str) -> &mut (RuleScore, f64) {
-        let new = || (RuleScore { rule: name.to_owned(), ..RuleScore::default() }, 0.0);
-        self.rules.entry(name.to_owned()).or_insert_with(new)
+        let known = self.rules.iter().position(|(score, _)| score.rule == name);
+        let at = known.unwrap_or_else(|| {
+            self.rules.push((RuleScore { rule: name.to_owned(), ..RuleScore::default() }, 0.0));
+            self.rules.len() - 1
+        });
+        &mut self.rules[at]
     }
 
     fn decided(&mut self, decision: &Decision) {
         let (score, _) = self.rule(&decision.rule);
         score.proposals += 1;
         for report in decision.guards.iter().filter(|report| report.action != GuardAction::Passed) {
-            *score.guards.entry(report.guard.clone()).or_default() += 1;
+            match score.guards.get_mut(&report.guard) {
+                Some(count) => *count += 1,
+                None => drop(score.guards.insert(report.guard.clone(), 1)),
+            }
         }
         match decision.outcome.status {
             OutcomeStatus::Applied => score.applied += 1,
@@ -268,7 +276,7 @@ impl Score {
     }
 
     /// The figures of all.
-    pub fn report(self, from: TimeMs, to: TimeMs, step_ms: u64, took_ms: u64) -> Report {
+    pub fn report(mut self, from: TimeMs, to: TimeMs, step_ms: u64, took_ms: u64) -> Report {
         let mut resources = BTreeMap::new();
         let mut limits = Vec::new();
         for resource in Resource::ALL {
@@ -287,7 +295,8 @@ impl Score {
             }
         }
         limits.sort_by(|a, b| (&a.host, &a.container, a.resource).cmp(&(&b.host, &b.container, b.resource)));
-        let rules = self.rules.into_values().map(|(score, ms)| {
+        self.rules.sort_by(|(a, _), (b, _)| a.rule.cmp(&b.rule));
+        let rules = self.rules.into_iter().map(|(score, ms)| {
             let mean_ms = if score.runs > 0 { ms / score.runs as f64 } else { 0.0 };
             RuleScore { mean_ms, ..score }
         });

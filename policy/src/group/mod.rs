@@ -78,7 +78,7 @@ impl Engine {
         match batches.first().and_then(|batch| group_kind(&batch.schema())) {
             Some(kind) => rows::proposals(kind, rule, batches, snapshot, &self.history.lock(), &self.config),
             None => {
-                let mut parsed = proposal::proposals(rule, batches);
+                let mut parsed = proposal::proposals(rule, batches, snapshot.explains);
                 parsed.items.retain(|item| rule.is_for(&item.key.0, &snapshot.containers));
                 parsed
             }

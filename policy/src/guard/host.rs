@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
-use tidegate_model::{Resource, TimeMs};
+use tidegate_model::Resource;
 
 use super::capacity::{Wish, counted, grants};
 use super::shrink_share::{Shrinker, WINDOW, admitted, allowed};
@@ -54,9 +54,9 @@ pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {
     if growing.is_empty() && shrinking.is_empty() {
         return verdicts;
     }
-    let hosts: BTreeSet<&str> = growing.keys().map(|(host, _)| *host).chain(shrinking.keys().copied()).collect();
-    let fleet = by_host(view.snapshot, &hosts);
     growing.retain(|(host, resource), _| view.snapshot.capacity_of(host, *resource).is_some());
+    let hosts: BTreeSet<&str> = growing.keys().map(|(host, _)| *host).collect();
+    let fleet = if hosts.is_empty() { HashMap::new() } else { by_host(view.snapshot, &hosts) };
     let silent = if growing.is_empty() { HashMap::new() } else { silent_by_host(view) };
     for ((host, resource), members) in growing {
         let Some(capacity) = view.snapshot.capacity_of(host, resource) else { continue };
@@ -65,13 +65,13 @@ pub(crate) fn judge(moves: &[Move], view: View) -> Vec<Named> {
         let silent = silent.get(&(host, resource)).map_or(&[][..], Vec::as_slice);
         Room::of(here, silent, resource, capacity, lowered, view).share(moves, &members, view, &mut verdicts);
     }
-    let shrunk = if shrinking.is_empty() { HashMap::new() } else { view.history.shrunk(view.acting) };
+    let lately = match shrinking.is_empty() {
+        true => HashMap::new(),
+        false => view.history.shrunk_lately(view.snapshot.now, WINDOW, view.acting),
+    };
     for (host, members) in shrinking {
-        // They are sorted, so the limits of one container stand together.
-        let here = fleet.get(host).map_or(&[][..], Vec::as_slice);
-        let containers = here.chunk_by(|(a, _), (b, _)| a.0 == b.0).count();
-        let shrunk = shrunk.get(host).unwrap_or(&NOBODY);
-        hold_back(host, moves, &members, containers, shrunk, view, &mut verdicts);
+        let lately = lately.get(host).unwrap_or(&NOBODY);
+        hold_back(host, moves, &members, lately, view, &mut verdicts);
     }
     verdicts
 }
@@ -209,8 +209,8 @@ fn at_limit(change: &Move, snapshot: &Snapshot) -> bool {
     matches!((usage, change.context.limit), (Some(usage), Some(limit)) if usage >= AT_LIMIT * limit)
 }
 
-/// When each container was shrunk last, of a host with none.
-static NOBODY: BTreeMap<&str, TimeMs> = BTreeMap::new();
+/// Who was shrunk lately on a host where nobody was.
+static NOBODY: BTreeSet<&str> = BTreeSet::new();
 
 /// All readings of `hosts`, in a fixed order, so that sums are the same for the same limits.
 fn by_host<'a>(snapshot: &'a Snapshot, hosts: &BTreeSet<&str>) -> HashMap<&'a str, Vec<(&'a LimitKey, &'a Reading)>> {
@@ -239,26 +239,25 @@ fn hold_back(
     host: &str,
     moves: &[Move],
     members: &[usize],
-    containers: usize,
-    shrunk: &BTreeMap<&str, TimeMs>,
+    lately: &BTreeSet<&str>,
     view: View,
     verdicts: &mut [Named],
 ) {
-    let View { snapshot, config, .. } = view;
-    let lately: BTreeSet<&str> =
-        shrunk.iter().filter(|(_, at)| snapshot.now.since(**at) < WINDOW).map(|(name, _)| *name).collect();
+    let View { snapshot, history, config, acting } = view;
+    let containers = snapshot.readings.containers_on(host);
     let shrinker = |at: &usize| {
-        let container = moves[*at].key.0.name.as_str();
-        Shrinker { container, rank: moves[*at].class as u8, last: shrunk.get(container).copied() }
+        let (container, _) = moves[*at].key;
+        let last = history.shrunk(container, acting);
+        Shrinker { container: &container.name, rank: moves[*at].class as u8, last }
     };
     let shrinkers: Vec<Shrinker> = members.iter().map(shrinker).collect();
     let most = allowed(config.shrink_share, containers);
-    let chosen = admitted(most, &lately, &shrinkers);
+    let chosen = admitted(most, lately, &shrinkers);
     for at in members {
         if !chosen.contains(moves[*at].key.0.name.as_str()) {
             let why = format!(
                 "{} of {containers} containers on {host} were shrunk in the last {} s or are now, and no more than {most} may be",
-                lately.len().max(chosen.union(&lately).count()),
+                lately.len().max(chosen.union(lately).count()),
                 WINDOW.as_secs(),
             );
             verdicts[*at] = Some(("shrink_share", Verdict::Refuse(why)));

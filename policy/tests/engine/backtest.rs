@@ -98,6 +98,34 @@ async fn the_same_backtest_comes_to_the_same() {
     assert_eq!(run(&backtest).await, run(&backtest).await);
 }
 
+/// A container whose memory goes up and down, and its CPU.
+fn breathing(name: &str, limit: f64, nth: usize) -> Traced {
+    let wave = |second: usize| 0.5 + 0.4 * ((second + 37 * nth) as f64 / 23.0).sin();
+    let cpu: Vec<f64> = (0..400).map(|second| limit * wave(second) * if second % 97 < 3 { 2.5 } else { 0.7 }).collect();
+    let mut traced = traced(name, limit, &cpu);
+    for second in 0..400 {
+        let value = (1.0 + 3.0 * wave(second / 3)) * 1e8;
+        assert!(traced.memory.push(START.plus(Duration::from_secs(second as u64 + 1)), value, Some(0.9 * value)));
+    }
+    traced.member.memory = Limit::At(6e8);
+    traced
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_reads_of_decisions_changes_nothing_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let containers = || (0..12).map(|n| breathing(&format!("c{n}"), 0.5 + 0.25 * n as f64, n)).collect();
+    // A rule that may read them makes them whole.
+    let reader = "CREATE RULE reader WITH (mode = 'off') AS SELECT host, container, resource, 1.0 AS target, 'x' AS reason FROM decisions;";
+    for name in ["default", "cautious", "captain", "hybrid"] {
+        let pack = tidegate_policy::pack(name).unwrap().sql;
+        let short = run(&backtest(containers(), pack, dir.path())).await;
+        let whole = run(&backtest(containers(), &format!("{pack}\n{reader}"), dir.path())).await;
+        assert!(short.rules.iter().map(|rule| rule.applied).sum::<u64>() > 20, "{name}: {:?}", short.rules);
+        assert_eq!(short, whole, "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn rules_that_only_watch_act_in_a_backtest_and_those_that_are_off_do_not() {
     let dir = tempfile::tempdir().unwrap();

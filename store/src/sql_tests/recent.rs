@@ -7,6 +7,7 @@ use tidegate_model::{ContainerKey, Resource, SampleBatch, SeriesKey, TimeMs};
 
 use super::{NOW, TestStore, open, series};
 use crate::error::StoreError;
+use crate::functions::recent_columns;
 use crate::tables::{LabelFilter, Read, Selected, Source, TimeRange, UsageSource, each_row, unit};
 use crate::{PressureSample, QueryErrorKind, QueryOptions};
 
@@ -348,13 +349,18 @@ async fn what_is_asked_without_sql_is_what_sql_says() {
     }
     store.store.append(&batch, NOW).await.unwrap();
     let options = store.options();
-    let rows = store.store.recent(Duration::from_secs(60), &options).await.unwrap();
-    assert_eq!(
-        String::from_utf8(crate::export::json_rows(&[rows]).unwrap()).unwrap(),
-        store.rows("SELECT * FROM recent(INTERVAL '60 seconds')").await
-    );
+    let all: Vec<String> = recent_columns().into_iter().map(|column| column.name).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    let some = ["container", "usage_slope", "age"];
+    for (columns, sql) in [(&some[..], "container, usage_slope, age"), (&all, "*")] {
+        let rows = store.store.recent(Duration::from_secs(60), columns, &options).await.unwrap();
+        assert_eq!(
+            String::from_utf8(crate::export::json_rows(&[rows]).unwrap()).unwrap(),
+            store.rows(&format!("SELECT {sql} FROM recent(INTERVAL '60 seconds')")).await
+        );
+    }
     let few = QueryOptions { max_rows: 2, ..options.clone() };
-    let refused = store.store.recent(Duration::from_secs(60), &few).await.unwrap_err();
+    let refused = store.store.recent(Duration::from_secs(60), &all, &few).await.unwrap_err();
     assert_eq!(refused.kind, QueryErrorKind::Rows);
 
     let limit = |name: &str, resource| (ContainerKey { host: "h".to_owned(), name: name.to_owned() }, resource);

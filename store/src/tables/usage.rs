@@ -311,6 +311,12 @@ pub(crate) struct PressureSource;
 
 const PRESSURES: [&str; 3] = [metrics::PRESSURE_SOME, metrics::PRESSURE_FULL, metrics::THROTTLED];
 
+impl PressureSource {
+    /// Which members of its part are those of two of its columns.
+    pub(crate) const SOME: usize = 0;
+    pub(crate) const THROTTLED: usize = 2;
+}
+
 impl Source for PressureSource {
     fn name(&self) -> String {
         "pressure".to_owned()
