@@ -83,6 +83,7 @@ pub(crate) fn judge(proposals: Vec<Proposal>, snapshot: &Snapshot, history: &His
 }
 
 /// The last guards, which look at many limits at once, and the decisions.
+#[allow(clippy::vec_box, reason = "candidates are large, and are sorted and moved about")]
 fn conclude(mut winners: Vec<Box<Candidate>>, view: View, judged: &mut Judged) {
     for judge in [guard::group::judge, guard::host::judge] {
         let moves: Vec<Move> = winners.iter().map(|winner| winner.as_move()).collect();

@@ -57,6 +57,9 @@ struct Kept {
     retry_at: Option<TimeMs>,
 }
 
+/// Keeps what is known of a knob; nothing once it is given back.
+pub(crate) type Record<'a> = dyn Fn(Knob, Option<&KnobRecord>) -> Result<(), ActuatorError> + 'a;
+
 /// What a look at a container's knobs needs.
 pub(crate) struct Round<'a> {
     pub(crate) place: Place<'a>,
@@ -67,7 +70,7 @@ pub(crate) struct Round<'a> {
     /// Whether the lock of the limit that goes with a knob is free, and held for the round.
     pub(crate) may: &'a dyn Fn(Knob) -> bool,
     /// Puts on disk what is known of a knob, before it is changed.
-    pub(crate) record: &'a dyn Fn(Knob, Option<&KnobRecord>) -> Result<(), ActuatorError>,
+    pub(crate) record: &'a Record<'a>,
 }
 
 impl Knobs {
