@@ -148,6 +148,8 @@ impl Place<'_> {
         let dir = self.dir(knob)?;
         Ok(match (knob, found.parse::<u64>()) {
             (Knob::CpuBurst, Ok(us)) => self.cgroup.cpu_max(&dir)?.quota.map_or(us, |quota| quota.min(us)).to_string(),
+            // A group with processes has CPUs once it had some: all that it can have is what it had with none of its own.
+            (Knob::Cpus, _) if found.is_empty() => above(&dir, self.version())?.map(list_text).unwrap_or_default(),
             // Without a limit on memory v1 has none for swap either.
             (Knob::SwapMax, Ok(_)) if self.version() == CgroupVersion::V1 => {
                 match self.cgroup.own_limit(Resource::Memory)? {

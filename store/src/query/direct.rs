@@ -167,7 +167,8 @@ impl Direct {
             Self::Join { join, left, right } => {
                 let Some(left) = left.rows(run, memory)? else { return Ok(None) };
                 let Some(right) = right.rows(run, memory)? else { return Ok(None) };
-                join.rows(&left, right)?
+                let Some(joined) = join.rows(&left, right)? else { return Ok(None) };
+                joined
             }
         };
         run.deadline.check()?;

@@ -15,6 +15,9 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::HashJoinExec;
 
+/// Pairs of rows that are joined at once. Who has more has them from the operator, whose memory and time are bounded.
+const MAX_PAIRS: usize = 128 * 1024;
+
 /// A join of two inputs by texts that are equal.
 pub(crate) struct Join {
     /// By which expressions, of the left and the right input.
@@ -62,8 +65,8 @@ impl Join {
     }
 
     /// The rows in the order in which the operator gives them: those that match in the order of the right input, then, where
-    /// they stay, the other left ones.
-    pub(super) fn rows(&self, left: &[RecordBatch], right: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+    /// they stay, the other left ones. `None` when there are more than [`MAX_PAIRS`].
+    pub(super) fn rows(&self, left: &[RecordBatch], right: Vec<RecordBatch>) -> Result<Option<Vec<RecordBatch>>> {
         let left = match left {
             [one] => one.clone(),
             several => concat_batches(&self.left, several)?,
@@ -71,15 +74,21 @@ impl Join {
         let found = Found::new(self.keys(0, &left)?);
         let mut matched = vec![false; left.num_rows()];
         let mut joined = Vec::with_capacity(right.len() + 1);
+        let mut pairs = 0;
         for right in &right {
             let (mut of_left, mut of_right) =
                 (Vec::with_capacity(right.num_rows()), Vec::with_capacity(right.num_rows()));
             // Rows are counted in u32.
-            found.each_match(&self.keys(1, right)?, |left, right| {
+            let is_whole = found.each_match(&self.keys(1, right)?, |left, right| {
                 matched[left] = true;
                 of_left.push(left as u32);
                 of_right.push(right as u32);
+                pairs += 1;
+                pairs <= MAX_PAIRS
             });
+            if !is_whole {
+                return Ok(None);
+            }
             if !of_left.is_empty() {
                 joined.push(self.batch(&left, of_left, Some((right, of_right)))?);
             }
@@ -90,7 +99,7 @@ impl Join {
                 joined.push(self.batch(&left, others, None)?);
             }
         }
-        Ok(joined)
+        Ok(Some(joined))
     }
 
     fn keys(&self, side: usize, batch: &RecordBatch) -> Result<Keys> {
@@ -183,24 +192,29 @@ impl Found {
         Self { rows, keys }
     }
 
-    /// Calls `each` with all pairs of rows, in the order of the right ones.
-    fn each_match(&self, right: &Keys, mut each: impl FnMut(usize, usize)) {
+    /// Calls `each` with all pairs of rows, in the order of the right ones, until it says no; whether it never did.
+    fn each_match(&self, right: &Keys, mut each: impl FnMut(usize, usize) -> bool) -> bool {
         let (texts, of_right) = (self.keys.texts(), right.texts());
         let mut next = 0;
         for row in 0..right.rows {
             if let Some(rows) = &self.rows {
                 let known = whole(&of_right, row).and_then(|key| rows.get(&key));
-                known.into_iter().flatten().for_each(|left| each(*left, row));
+                if !known.into_iter().flatten().all(|left| each(*left, row)) {
+                    return false;
+                }
                 continue;
             }
             // As a rule the next one on this side is the next one on the other, too.
             let likely = next < self.keys.rows && order(&texts, next, &of_right, row) == Some(Ordering::Equal);
             let found = if likely { Some(next) } else { search(&texts, self.keys.rows, &of_right, row) };
             if let Some(left) = found {
-                each(left, row);
+                if !each(left, row) {
+                    return false;
+                }
                 next = left + 1;
             }
         }
+        true
     }
 }
 
@@ -308,11 +322,28 @@ mod tests {
                 false,
             ).unwrap();
             let join = Join::of(&operator).unwrap();
-            let found = join.rows(&[left], vec![right]).unwrap();
+            let found = join.rows(&[left], vec![right]).unwrap().unwrap();
             prop_assert!(found.iter().all(|batch| batch.schema() == operator.schema()));
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let wanted = runtime.block_on(collect(Arc::new(operator), SessionContext::new().task_ctx())).unwrap();
             prop_assert_eq!(table(&found), table(&wanted));
         }
+    }
+
+    #[test]
+    fn everything_joined_with_everything_is_left_to_the_operator() {
+        let pairs = |rows: usize| {
+            let all = input(true, &vec![(Some("a"), Some("c")); rows]);
+            let column = Arc::new(Column::new("host", 0)) as Arc<dyn PhysicalExpr>;
+            let (on, mode) = (vec![(Arc::clone(&column), column)], PartitionMode::CollectLeft);
+            let (left, right) = (operator(&all), operator(&all));
+            let null = NullEquality::NullEqualsNothing;
+            let operator =
+                HashJoinExec::try_new(left, right, on, None, &JoinType::Inner, None, mode, null, false).unwrap();
+            let joined = Join::of(&operator).unwrap().rows(std::slice::from_ref(&all), vec![all.clone()]).unwrap();
+            joined.map(|batches| batches.iter().map(RecordBatch::num_rows).sum::<usize>())
+        };
+        assert_eq!(pairs(300), Some(90_000));
+        assert_eq!(pairs(400), None);
     }
 }
