@@ -57,6 +57,14 @@ struct Kept {
     retry_at: Option<TimeMs>,
 }
 
+impl Kept {
+    /// Whether it failed so lately that it is not tried yet.
+    fn waits(&mut self, now: TimeMs) -> bool {
+        self.retry_at.take_if(|at| now >= *at);
+        self.retry_at.is_some()
+    }
+}
+
 /// Keeps what is known of a knob; nothing once it is given back.
 pub(crate) type Record<'a> = dyn Fn(Knob, Option<&KnobRecord>) -> Result<(), ActuatorError> + 'a;
 
@@ -220,7 +228,7 @@ fn keep(
     writes: &mut Vec<Write>,
 ) -> Result<Option<Told>, ActuatorError> {
     // What failed is not looked at each second; what stands is, for somebody else may change it.
-    if kept.retry_at.take_if(|at| round.now >= *at).is_none() && kept.retry_at.is_some() {
+    if kept.waits(round.now) {
         return Ok(None);
     }
     let (knob, place) = (setting.knob(), &round.place);
@@ -292,7 +300,7 @@ fn give_back(
     round: &Round<'_>,
     writes: &mut Vec<Write>,
 ) -> Result<Option<Told>, ActuatorError> {
-    if kept.retry_at.take_if(|at| round.now >= *at).is_none() && kept.retry_at.is_some() {
+    if kept.waits(round.now) {
         return Ok(None);
     }
     let found = round.place.read(knob)?;
