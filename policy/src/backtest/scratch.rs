@@ -1,8 +1,8 @@
 //! A directory that goes with the replay that made it.
 
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Metadata};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "tidegate-backtest-";
@@ -26,7 +26,9 @@ impl Scratch {
                 Ok(()) => {
                     let owner = File::create_new(path.join(LOCK))?;
                     owner.lock()?;
-                    return Ok(Self { path, _owner: owner });
+                    if still_there(&owner, &path.join(LOCK)) {
+                        return Ok(Self { path, _owner: owner });
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
@@ -48,6 +50,13 @@ impl Drop for Scratch {
     }
 }
 
+/// Whether nobody took the directory away before its owner had locked it: until then it looks abandoned.
+fn still_there(owner: &File, lock: &Path) -> bool {
+    let inode = |found: io::Result<Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
+    let ours = inode(owner.metadata());
+    ours.is_some() && ours == inode(std::fs::metadata(lock))
+}
+
 fn sweep(below: &Path) {
     for entry in std::fs::read_dir(below).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
@@ -55,8 +64,9 @@ fn sweep(below: &Path) {
             continue;
         }
         // Whoever is alive holds the lock, in whatever container he lives.
-        let abandoned = File::open(entry.path().join(LOCK)).is_ok_and(|owner| owner.try_lock().is_ok());
-        if abandoned {
+        let Ok(owner) = File::open(entry.path().join(LOCK)) else { continue };
+        // Kept until all is gone, so that an owner who was about to lock it sees that.
+        if owner.try_lock().is_ok() {
             let _ = std::fs::remove_dir_all(entry.path()); // the next one tries again
         }
     }
@@ -80,5 +90,18 @@ mod tests {
         let path = first.path().to_owned();
         drop(first);
         assert!(!path.exists() && second.path().exists());
+    }
+
+    #[test]
+    fn those_who_begin_at_once_have_a_directory_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = || {
+            for _ in 0..200 {
+                let own = Scratch::new(dir.path()).unwrap();
+                std::fs::File::create_new(own.path().join("store")).unwrap();
+            }
+        };
+        std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(begin))));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }
