@@ -67,14 +67,15 @@ WHERE s.resource = 'memory' AND s.allocated > 0 AND s.age <= 10 AND coalesce(n.s
 CREATE OR REPLACE RULE memory_down
 WITH (every = '60s', class = 'optimise', cooldown_down = '60s', step_down = 0.05, dead_band = 0.03)
 AS
--- Formula: want = max(1.25 peak of 5 min, 1.10 unreclaimable, 1.05 p98 with a half-life of 24 h); when want < 0.95 limit, with
+-- Formula: want = max(1.25 peak of 5 min, 1.10 unreclaimable, 1.10 peak with a half-life of 24 h); when want < 0.95 limit, with
 --          at least a minute of data, no OOM kill in the window and a limit more than 5 % above its lower bound (8 MiB where
 --          none is set, the engine's floor): max(want, 0.95 limit).
 -- Parameters: 1.25 is above the point at which memory_up acts (usage > 0.87 limit), so the two never chase each other.
+-- What a container has needed it may need again at once, so its peak counts for a day: 1.10 of it, less as it grows old.
 -- A limit below what is not reclaimable (anonymous, shared and kernel memory) would kill at once on cgroup v2.
 WITH calm AS (
     SELECT r.host, r.container, r.resource, r.allocated, r.usage_max,
-           greatest(1.25 * r.usage_max, 1.10 * r.unreclaimable, 1.05 * h.usage_p98) AS want
+           greatest(1.25 * r.usage_max, 1.10 * r.unreclaimable, 1.10 * h.usage_peak) AS want
     FROM recent(INTERVAL '300 seconds') AS r JOIN history(INTERVAL '24 hours') AS h USING (host, container, resource)
     WHERE r.resource = 'memory' AND r.allocated > 0 AND r.unreclaimable IS NOT NULL
       AND r.samples >= 60 AND coalesce(r.oom_kills, 0) = 0
@@ -90,23 +91,26 @@ WHERE want < 0.95 * allocated;
 
 -- Where most of it can be reclaimed, the limit follows usage as that of CPU does: too low a limit costs reads, not the process.
 CREATE OR REPLACE RULE memory_squeeze
-WITH (every = '1s', class = 'optimise', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02, warm_up = '3s', watch = '5s')
+WITH (every = '1s', class = 'optimise', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02, warm_up = '5s', watch = '5s')
 AS
--- Formula: want = max(1.05 peak of 3 s, 1.5 unreclaimable); when less than half of the usage cannot be reclaimed and
---          want < 0.95 limit: want.
--- Parameters: as cpu_down. Before a kill all of the cache would have to go, and memory_up acts long before that.
+-- Formula: want = max(1.03 peak of 2 s, 1.5 unreclaimable, unreclaimable + 256 MiB); when less than half of the usage cannot be
+--          reclaimed and want < 0.97 limit: want.
+-- Parameters: as cpu_down. Before a kill all of the cache would have to go and the room above it be filled, and memory_up acts
+-- when half of that is gone. It does so within two seconds, so 256 MiB are what a process may take at once, as a database does
+-- that fills its buffers with the first questions; who has a smaller limit is left to memory_down. Processes take most
+-- while they start, hence the warm-up.
 WITH cached AS (
     SELECT host, container, resource, usage_max, allocated, min, unreclaimable,
-           greatest(1.05 * usage_max, 1.5 * unreclaimable) AS want
-    FROM recent(INTERVAL '3 seconds')
-    WHERE resource = 'memory' AND allocated > 0 AND samples >= 3 AND unreclaimable < 0.5 * usage AND coalesce(oom_kills, 0) = 0
+           greatest(1.03 * usage_max, 1.5 * unreclaimable, unreclaimable + 268435456) AS want
+    FROM recent(INTERVAL '2 seconds')
+    WHERE resource = 'memory' AND allocated > 0 AND samples >= 2 AND unreclaimable < 0.5 * usage AND coalesce(oom_kills, 0) = 0
 )
 SELECT host, container, resource, want AS target,
        concat('it uses ', CAST(round(100 * usage_max / allocated) AS BIGINT), ' % of its limit, most of which can be reclaimed')
            AS reason,
        want
 FROM cached
-WHERE want < 0.95 * allocated AND allocated > 1.02 * coalesce(nullif(min, 0), 8388608);
+WHERE want < 0.97 * allocated AND allocated > 1.02 * coalesce(nullif(min, 0), 8388608);
 
 -- With samples further apart a limit comes from a day of history.
 CREATE OR REPLACE RULE memory_fit

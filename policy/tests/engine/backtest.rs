@@ -90,6 +90,23 @@ async fn the_shipped_rules_let_go_of_what_is_idle_and_give_what_is_wanted() {
     assert!(rule.applied > 0 && rule.runs == 300 && rule.errors == 0, "{rule:?}");
 }
 
+/// A database's cache is reclaimable while it idles, and its buffers are not once it is asked: they fill within a second.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_squeezed_cache_leaves_room_for_what_a_process_takes_at_once() {
+    const MIB: f64 = 1_048_576.0;
+    let dir = tempfile::tempdir().unwrap();
+    let mut database = traced("db", 1.0, &[0.02; 180]);
+    for second in 0..180 {
+        let (cache, held) = if second < 60 { (65.0, 25.0) } else { (65.0, 25.0 + 128.0) };
+        let at = START.plus(Duration::from_secs(second + 1));
+        assert!(database.memory.push(at, (cache + held) * MIB, Some(held * MIB)));
+    }
+    database.member.memory = Limit::At(512.0 * MIB);
+    let figures = run(&backtest(vec![database], DEFAULT_PACK, dir.path())).await.resources[&Resource::Memory];
+    assert_eq!(figures.oom_kills, 0, "{figures:?}");
+    assert!(figures.changes > 0 && figures.mean_limit < 450.0 * MIB, "{figures:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_backtest_comes_to_the_same() {
     let dir = tempfile::tempdir().unwrap();
