@@ -62,6 +62,18 @@ pub(crate) fn groups(only: Option<&GroupKey>) -> String {
     format!("SELECT * FROM group_recent(INTERVAL '60 seconds'){only} ORDER BY kind, name, resource")
 }
 
+/// How far back reports of knobs are looked through, and how many of them.
+const KNOBS_SINCE_MINUTES: u32 = 60;
+const MOST_KNOBS: usize = 5_000;
+
+/// What came of knobs lately, newest first.
+pub(crate) fn knobs() -> String {
+    format!(
+        "SELECT time, host, container, name FROM events WHERE rule = '(knobs)' \
+         AND time > now() - INTERVAL '{KNOBS_SINCE_MINUTES} minutes' ORDER BY time DESC LIMIT {MOST_KNOBS}"
+    )
+}
+
 /// A stretch of time cut into buckets of the same length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Buckets {

@@ -8,6 +8,7 @@ mod containers;
 pub(crate) mod decisions;
 mod freeze;
 mod groups;
+mod hosts;
 mod rules;
 mod schema;
 mod series;
@@ -26,6 +27,7 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/schema", get(schema::schema))
         .route("/api/v1/sql", post(sql::sql))
         .route("/api/v1/agents", get(agents::agents))
+        .route("/api/v1/hosts", get(hosts::hosts))
         .route("/api/v1/containers", get(containers::containers))
         .route("/api/v1/containers/{host}/{name}", get(containers::container))
         .route("/api/v1/containers/{host}/{name}/series", get(series::series))

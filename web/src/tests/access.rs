@@ -40,6 +40,7 @@ async fn each_right_opens_its_own_routes_and_no_others() {
         ("operate", Method::POST, "/api/v1/backup", ""),
         ("operate", Method::POST, "/api/v1/compact", ""),
         ("read", Method::GET, "/api/v1/agents", ""),
+        ("read", Method::GET, "/api/v1/hosts", ""),
         ("agent", Method::POST, "/api/v1/agents/far/reports", "[]"),
         ("agent", Method::POST, "/api/v1/agents/far/frames?spool=s", ""),
     ];

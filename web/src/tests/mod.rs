@@ -7,6 +7,7 @@ mod containers;
 mod decisions;
 mod freeze;
 mod groups;
+mod hosts;
 mod rules;
 mod sql;
 mod stream;
