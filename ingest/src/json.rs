@@ -45,6 +45,29 @@ pub(crate) fn for_each<'a>(body: &'a [u8], each: impl FnMut(Element<'a>)) -> Res
     Ok(json.end()?)
 }
 
+/// The lines on which the elements of [`for_each`] begin, from 1; none when the body is not JSON even with its bare words
+/// in quotes, which move nothing to another line.
+#[cfg(feature = "routes")]
+pub(crate) fn lines(body: &[u8]) -> Vec<usize> {
+    let lines = element_lines(body).ok();
+    let lines = lines.or_else(|| element_lines(&quote_non_numbers(body)?).ok());
+    lines.unwrap_or_default()
+}
+
+#[cfg(feature = "routes")]
+fn element_lines(body: &[u8]) -> Result<Vec<usize>, JsonError> {
+    let mut lines = Vec::new();
+    let (mut seen, mut line) = (0, 1);
+    for_each(body, |element| {
+        // An element is a part of the body, so the distance between the two is its place.
+        let at = element.json().as_ptr() as usize - body.as_ptr() as usize;
+        line += memchr::memchr_iter(b'\n', &body[seen..at]).count();
+        seen = at;
+        lines.push(line);
+    })?;
+    Ok(lines)
+}
+
 /// The first byte that is not white space.
 pub(crate) fn first_byte(body: &[u8]) -> Option<u8> {
     body.iter().copied().find(|byte| !byte.is_ascii_whitespace())
@@ -205,6 +228,15 @@ pub(crate) fn quote_non_numbers(body: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "routes")]
+    #[test]
+    fn elements_are_found_on_their_lines() {
+        assert_eq!(lines(b"[\n  1,\n  {\n\"a\": 2},   3\n]"), [2, 3, 4]);
+        assert_eq!(lines(b"\n\n {\"a\":\n1}"), [3]);
+        assert_eq!(lines(b"[NaN,\n1, -Infinity]"), [1, 2, 2]);
+        assert_eq!(lines(b"[1,\n2"), [0_usize; 0]);
+    }
 
     fn elements(body: &[u8]) -> Result<Vec<&str>, JsonError> {
         let mut found = Vec::new();

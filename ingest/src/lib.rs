@@ -27,6 +27,8 @@ mod counters;
 #[cfg(feature = "routes")]
 mod error;
 #[cfg(feature = "routes")]
+mod preview;
+#[cfg(feature = "routes")]
 mod routes;
 
 pub use json::JsonError;
@@ -36,5 +38,6 @@ pub use spellings::{Known, Learnt, Spellings};
 pub use {
     counters::{Counters, IngestCounters, ProtocolCounts},
     error::IngestError,
+    preview::{Asked, Preview, PreviewError, PreviewSample, preview},
     routes::{IngestState, routes, store_batch},
 };

@@ -60,6 +60,8 @@ pub enum Refusal {
         description: String,
         /// The number of all metrics of the request.
         total: usize,
+        /// The position of the first invalid metric, from 0.
+        first: usize,
     },
 }
 
@@ -96,7 +98,7 @@ fn decode_strict(body: &[u8]) -> Result<SampleBatch, Refusal> {
     if invalid > 1 {
         description.push_str(&format!("; {} more are invalid", invalid - 1));
     }
-    Err(Refusal::Invalid { description, total })
+    Err(Refusal::Invalid { description, total, first: index })
 }
 
 /// Reads and validates one metric, with the order of Monasca's checks.

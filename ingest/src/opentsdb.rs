@@ -43,6 +43,9 @@ pub struct PointError {
     pub datapoint: Option<Datapoint>,
     /// OpenTSDB's text of the reason, or the store's.
     pub error: String,
+    /// Its position in the body, from 0; `None` when the store refused it. No part of OpenTSDB's answer.
+    #[serde(skip)]
+    pub at: Option<usize>,
 }
 
 /// A point as an answer repeats it.
@@ -90,13 +93,18 @@ impl Decoded {
             value: Some(self.batch.values()[row].to_string()),
             tags: key.map(|key| key.tags().map(owned).collect()),
         };
-        self.note(Some(datapoint), reason.to_owned());
+        self.note(Some(datapoint), reason.to_owned(), None);
     }
 
-    fn note(&mut self, datapoint: Option<Datapoint>, error: String) {
+    /// The position of the next point: each one before it was either good or refused.
+    fn next(&self) -> usize {
+        self.batch.len() + self.failed
+    }
+
+    fn note(&mut self, datapoint: Option<Datapoint>, error: String, at: Option<usize>) {
         self.failed += 1;
         if self.errors.len() < MAX_NAMED {
-            self.errors.push(PointError { datapoint, error });
+            self.errors.push(PointError { datapoint, error, at });
         }
     }
 }
@@ -128,12 +136,13 @@ fn decode_strict(body: &[u8]) -> Result<Decoded, JsonError> {
 
 /// Adds a point, or what is wrong with it, and returns the position of its series' key.
 fn read_element(element: Element<'_>, decoded: &mut Decoded) -> Option<u32> {
+    let at = Some(decoded.next());
     if element.kind() == Kind::Null {
-        decoded.note(None, "Unexpected null datapoint encountered in set.".to_owned());
+        decoded.note(None, "Unexpected null datapoint encountered in set.".to_owned(), at);
         return None;
     }
     let Some(members) = element.members() else {
-        decoded.note(None, "The datapoint is not a JSON object".to_owned());
+        decoded.note(None, "The datapoint is not a JSON object".to_owned(), at);
         return None;
     };
     let point = Point::of(&members);
@@ -145,7 +154,7 @@ fn read_element(element: Element<'_>, decoded: &mut Decoded) -> Option<u32> {
             Some(at)
         }
         Err(error) => {
-            decoded.note(Some(point.datapoint()), error);
+            decoded.note(Some(point.datapoint()), error, at);
             None
         }
     }

@@ -20,6 +20,11 @@ impl Protocol {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::OpenTsdb, Self::Monasca, Self::Influx, Self::Prometheus];
 
+    /// The protocol of a name that [`Protocol::as_str`] gives.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.as_str() == name)
+    }
+
     /// The name, as a label of a metric.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -296,7 +296,7 @@ async fn monasca_store(state: &IngestState, headers: &HeaderMap, body: Body) -> 
     match decoded {
         Ok(_) => {}
         Err(Refusal::Json(error)) => return Err(error.into()),
-        Err(Refusal::Invalid { description, total }) => {
+        Err(Refusal::Invalid { description, total, .. }) => {
             add(&state.counters.of(protocol).failed_requests, 1);
             note_rejected(state, protocol, total, Some(&description));
             return Ok(unprocessable(&description));

@@ -1,6 +1,7 @@
 //! The write path: which samples are accepted, then the write-ahead log, then memory.
 
 use std::borrow::Cow;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -192,15 +193,14 @@ impl Store {
     /// longer than needed.
     fn admit<'a>(&self, batch: &'a SampleBatch, now: TimeMs) -> Result<(Admitted<'a>, AppendReport), StoreError> {
         let index = self.index.read();
-        let latest = now.plus(Duration::from_secs(self.config.max_future_s)).0;
-        let earliest = now.minus(Duration::from_secs(self.config.max_past_s())).0;
+        let accepted = self.accepted_times(now);
         let mut keys = Keys { store: self, index: &index, found: vec![None; batch.keys().len()], new: Vec::new() };
         let mut report = AppendReport::default();
         let mut series = Vec::with_capacity(batch.len());
         let mut metrics = Vec::with_capacity(batch.len());
         let columns = batch.times().iter().zip(batch.values()).zip(batch.series());
         for (row, ((&time, &value), &of)) in columns.enumerate() {
-            if !value.is_finite() || !(earliest..=latest).contains(&time) {
+            if !value.is_finite() || !accepted.contains(&time) {
                 report.refuse(row, || self.why_refused(time, value, now));
                 continue;
             }
@@ -227,6 +227,19 @@ impl Store {
             _ => (Cow::Owned(without(batch.times(), &report)), Cow::Owned(without(batch.values(), &report))),
         };
         Ok((Admitted { series, metrics, times, values, new: keys.new }, report))
+    }
+
+    fn accepted_times(&self, now: TimeMs) -> RangeInclusive<i64> {
+        let latest = now.plus(Duration::from_secs(self.config.max_future_s));
+        let earliest = now.minus(Duration::from_secs(self.config.max_past_s()));
+        earliest.0..=latest.0
+    }
+
+    /// Why a sample of that time and value would be refused at `now`; `None` when neither is a reason. Whether there is
+    /// room for a new series shows only when it is stored.
+    pub fn why_not(&self, time: TimeMs, value: f64, now: TimeMs) -> Option<String> {
+        let is_acceptable = value.is_finite() && self.accepted_times(now).contains(&time.0);
+        (!is_acceptable).then(|| self.why_refused(time.0, value, now))
     }
 
     fn why_refused(&self, time: i64, value: f64, now: TimeMs) -> String {

@@ -9,6 +9,7 @@ pub(crate) mod decisions;
 mod freeze;
 mod groups;
 mod hosts;
+mod ingest;
 mod rules;
 mod schema;
 mod series;
@@ -31,6 +32,7 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/containers", get(containers::containers))
         .route("/api/v1/containers/{host}/{name}", get(containers::container))
         .route("/api/v1/containers/{host}/{name}/series", get(series::series))
+        .route("/api/v1/ingest/preview", post(ingest::preview))
         .route("/api/v1/groups", get(groups::groups))
         .route("/api/v1/groups/{kind}/{name}", get(groups::group))
         .route("/api/v1/rules", get(rules::rules))

@@ -36,6 +36,7 @@ async fn each_right_opens_its_own_routes_and_no_others() {
         ("read", Method::GET, "/metrics", ""),
         ("read", Method::POST, "/api/v1/sql", "SELECT 1"),
         ("read", Method::POST, "/api/v1/rules/validate", "SELECT 1"),
+        ("read", Method::POST, "/api/v1/ingest/preview?protocol=opentsdb", put),
         ("operate", Method::POST, "/api/v1/rules", rule),
         ("operate", Method::POST, "/api/v1/backup", ""),
         ("operate", Method::POST, "/api/v1/compact", ""),

@@ -8,6 +8,7 @@ mod decisions;
 mod freeze;
 mod groups;
 mod hosts;
+mod ingest;
 mod rules;
 mod sql;
 mod stream;
