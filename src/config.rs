@@ -1,5 +1,6 @@
 //! The configuration: defaults, then the file, then `TIDEGATE_...` variables, then flags; the later wins.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use tidegate_actuator::ActuatorConfig;
 use tidegate_actuator::agent::AgentConfig;
 use tidegate_policy::PolicyConfig;
 use tidegate_store::StoreConfig;
-use tidegate_web::{TokenRecord, WebConfig};
+use tidegate_web::{Origin, TokenRecord, WebConfig};
 
 use crate::settings::{self, Given};
 
@@ -94,25 +95,41 @@ impl Config {
     /// # Errors
     /// A key that is unknown (with the nearest known one), a value of another type, a file that cannot be read.
     pub fn load(file: Option<&Path>, given: &Given) -> Result<Self> {
+        Ok(Self::load_with_origins(file, given)?.0)
+    }
+
+    /// As [`Config::load`], with where each setting comes from that is not as it is by default.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with_origins(file: Option<&Path>, given: &Given) -> Result<(Self, BTreeMap<String, Origin>)> {
+        let mut origins = BTreeMap::new();
         if let Some((name, meant)) = settings::unknown_variable() {
             bail!("unknown setting {name} in the environment{}", did_you_mean(meant.as_deref()));
         }
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = find_file(file)? {
             let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            check_keys(&text, &path)?;
+            let table = check_keys(&text, &path)?;
+            let in_file = settings::known().into_keys().filter(|path| holds(&table, path));
+            origins.extend(in_file.map(|path| (path, Origin::File)));
             figment = figment.merge(Toml::string(&text));
         }
-        for (path, text) in &given.0 {
+        for (path, (text, origin)) in &given.0 {
+            origins.insert(path.clone(), *origin);
             figment = figment.merge(Serialized::default(path, typed(path, text)));
         }
         let mut config: Self = figment.extract().map_err(|error| anyhow::anyhow!("configuration: {error}"))?;
         if config.store.dir == StoreConfig::default().dir {
             config.store.dir = config.data_dir.join("store");
+            origins.insert("store.dir".to_owned(), Origin::Derived);
         }
-        config.actuator.state_dir.get_or_insert_with(|| config.data_dir.join("actuator"));
+        if config.actuator.state_dir.is_none() {
+            config.actuator.state_dir = Some(config.data_dir.join("actuator"));
+            origins.insert("actuator.state_dir".to_owned(), Origin::Derived);
+        }
         config.check()?;
-        Ok(config)
+        Ok((config, origins))
     }
 
     /// Times that do not fit together would break what is promised of orders.
@@ -170,13 +187,24 @@ fn typed(path: &str, text: &str) -> serde_json::Value {
         .unwrap_or_else(|| serde_json::Value::String(text.to_owned()))
 }
 
-fn check_keys(text: &str, file: &Path) -> Result<()> {
+/// Whether a setting, or a part of one that has parts, stands in a file.
+fn holds(table: &toml::Table, path: &str) -> bool {
+    match path.split_once('.') {
+        None => table.contains_key(path),
+        Some((section, rest)) => {
+            table.get(section).and_then(toml::Value::as_table).is_some_and(|table| holds(table, rest))
+        }
+    }
+}
+
+/// The file's table, in which every key is known.
+fn check_keys(text: &str, file: &Path) -> Result<toml::Table> {
     let table: toml::Table = toml::from_str(text).map_err(|error| anyhow::anyhow!("{}: {error}", file.display()))?;
     let known = settings::known();
     let mut unknown = Vec::new();
     find_unknown(&table, "", &known.keys().map(String::as_str).collect::<Vec<_>>(), &mut unknown);
     match unknown.first() {
-        None => Ok(()),
+        None => Ok(table),
         Some(path) => {
             bail!("{}: unknown setting '{path}'{}", file.display(), did_you_mean(settings::nearest(path).as_deref()))
         }
@@ -203,16 +231,35 @@ fn did_you_mean(nearest: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn load(text: &str, given: &[(&str, &str)]) -> Result<Config> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("t.toml");
         std::fs::write(&path, text)?;
-        let given: BTreeMap<_, _> = given.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-        Config::load(Some(&path), &Given(given))
+        Ok(load_all(&path, given)?.0)
+    }
+
+    fn load_all(path: &Path, given: &[(&str, &str)]) -> Result<(Config, BTreeMap<String, Origin>)> {
+        let given = given.iter().map(|(k, v)| (k.to_string(), (v.to_string(), Origin::Flag))).collect();
+        Config::load_with_origins(Some(path), &Given(given))
+    }
+
+    #[test]
+    fn every_setting_knows_where_it_comes_from() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("t.toml");
+        std::fs::write(&path, "collect_every_ms = 500\n[store]\nhot_s = 60\nretention_s = 5000\n").expect("written");
+        let (_, origins) = load_all(&path, &[("store.hot_s", "90")]).expect("valid");
+        for (path, origin) in [
+            ("collect_every_ms", Some(Origin::File)),
+            ("store.retention_s", Some(Origin::File)),
+            ("store.hot_s", Some(Origin::Flag)),
+            ("store.dir", Some(Origin::Derived)),
+            ("store.flush_every_s", None),
+        ] {
+            assert_eq!(origins.get(path).copied(), origin, "{path}");
+        }
     }
 
     #[test]

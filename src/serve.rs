@@ -1,5 +1,6 @@
 //! Wiring: one store, one engine, one host behind the actuator's traits, one web server, and their orderly end.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use tidegate_ingest::IngestState;
 use tidegate_model::{Clock, SystemClock};
 use tidegate_policy::{DEFAULT_PACK, Engine};
 use tidegate_store::{Controller, Store};
-use tidegate_web::{Auth, Readiness, ServerInfo, WebState};
+use tidegate_web::{Auth, Origin, Readiness, ServerInfo, WebState};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::collect::Collection;
 use crate::config::Config;
+use crate::settings;
 
 /// How long an orderly end may take before what is left is cut off.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -136,7 +138,13 @@ async fn tend_knobs(engine: Arc<Engine>, shutdown: CancellationToken) -> Result<
 ///
 /// # Errors
 /// The store cannot be opened, the shipped rules do not apply, or a part ended by itself.
-pub async fn run(config: Config, world: World, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<()> {
+pub async fn run(
+    config: Config,
+    origins: &BTreeMap<String, Origin>,
+    world: World,
+    listener: TcpListener,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let started = clock.now();
     let store_config = config.store.clone();
@@ -191,6 +199,7 @@ pub async fn run(config: Config, world: World, listener: TcpListener, stop: impl
             cgroup: world.cgroup,
             started,
         },
+        settings: settings::shown(&config, origins).into(),
         health: readiness,
         config: config.web.clone(),
         shutdown: shutdown.clone(),

@@ -21,13 +21,13 @@ pub struct ServeArgs {
 
 /// Serves until SIGTERM or Ctrl-C.
 pub fn run(args: ServeArgs) -> Result<ExitCode> {
-    let config = Config::load(args.config.as_deref(), &args.given)?;
+    let (config, origins) = Config::load_with_origins(args.config.as_deref(), &args.given)?;
     let world = World::of_this_host(&config)?;
     serve::runtime()?.block_on(async {
         let stop = serve::until_signalled();
         let listener = serve::listen(config.listen).await?;
         println!("tidegate {} on http://{}/", env!("CARGO_PKG_VERSION"), listener.local_addr()?);
-        serve::run(config, world, listener, stop).await
+        serve::run(config, &origins, world, listener, stop).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

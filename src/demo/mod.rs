@@ -20,10 +20,12 @@ use clap::Args;
 use tidegate_actuator::sandbox::Sandbox;
 use tidegate_actuator::{AppRule, BoundsRule};
 use tidegate_model::{Mode, Resource};
+use tidegate_web::Origin;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::serve::{self, World};
+use crate::settings;
 
 #[derive(Args)]
 pub struct DemoArgs {
@@ -55,6 +57,7 @@ pub fn run(args: DemoArgs) -> Result<ExitCode> {
         // Made anew and for us alone: in a directory that somebody else made, root could be led to another's files.
         DirBuilder::new().mode(0o700).create(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let config = demo_config(&name, &dir, listener.local_addr()?);
+        let origins = settings::changed(&config).map(|path| (path, Origin::Demo)).collect();
         let obstacle = if args.simulate { Some("asked for by --simulate".to_owned()) } else { Sandbox::obstacle() };
         let (world, _warden) = match obstacle {
             Some(why) => {
@@ -82,7 +85,7 @@ pub fn run(args: DemoArgs) -> Result<ExitCode> {
                 },
             }
         };
-        serve::run(config, world, listener, stop).await
+        serve::run(config, &origins, world, listener, stop).await
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,36 @@
-//! Every bound of the HTTP surface, by name.
+//! Every bound of the HTTP surface, by name; and how the program's whole configuration is shown.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Where the value of a setting comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// It follows from another setting.
+    Derived,
+    /// The configuration file.
+    File,
+    /// A `TIDEGATE_...` variable.
+    Environment,
+    /// The command line.
+    Flag,
+    /// The demo, which sets what it needs.
+    Demo,
+}
+
+/// A setting of the program as people may see it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Setting {
+    /// Its path in the configuration file, such as `store.retention_s`.
+    pub path: String,
+    /// What is in force; a secret is masked.
+    pub value: Value,
+    /// Who set it.
+    pub origin: Origin,
+}
 
 /// Limits and names of the HTTP server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -44,7 +44,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use auth::{Auth, Right, TokenRecord};
 pub use collected::{Findings, keep};
-pub use config::WebConfig;
+pub use config::{Origin, Setting, WebConfig};
 pub use error::WebError;
 pub use ready::Readiness;
 pub use rescaler::rescaler;
@@ -67,6 +67,8 @@ pub struct WebState {
     pub auth: Auth,
     /// What `/api/v1/status` says of this process.
     pub info: ServerInfo,
+    /// What `/api/v1/config` shows: all settings of the program, without secrets.
+    pub settings: Arc<[Setting]>,
     /// What `/ready` waits for, besides the first policy tick.
     pub health: Arc<Readiness>,
     /// The bounds of requests.

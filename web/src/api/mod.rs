@@ -25,6 +25,7 @@ use crate::App;
 pub(crate) fn reading() -> Router<App> {
     Router::new()
         .route("/api/v1/status", get(status::status))
+        .route("/api/v1/config", get(status::config))
         .route("/api/v1/schema", get(schema::schema))
         .route("/api/v1/sql", post(sql::sql))
         .route("/api/v1/agents", get(agents::agents))

@@ -15,6 +15,11 @@ pub(crate) async fn status(State(app): State<App>) -> Json<Value> {
     Json(snapshot(&app))
 }
 
+/// `GET /api/v1/config`: every setting in force with its origin. To read only: what it says is decided before the start.
+pub(crate) async fn config(State(app): State<App>) -> Json<Value> {
+    Json(json!({ "settings": *app.settings }))
+}
+
 /// The status as of now; also an event of the live stream.
 pub(crate) fn snapshot(app: &App) -> Value {
     let now = app.clock.now();
@@ -32,6 +37,7 @@ pub(crate) fn snapshot(app: &App) -> Value {
         "rules": rules.len(),
         "store": {
             "series": store.series,
+            "metrics": store.metrics,
             "hot_samples": store.hot_samples,
             "segments": store.segments,
             "segment_bytes": store.segment_bytes,
@@ -39,6 +45,7 @@ pub(crate) fn snapshot(app: &App) -> Value {
             "appended_total": store.appended_total,
             "rejected_total": store.rejected_total,
         },
+        "pushed": app.ingest.counters.snapshot(),
         "ingest_per_s": app.ingest_rate.per_second(store.appended_total),
         "clients": app.hub.clients(),
         "tick_lag_ms": overdue(&rules, now).as_millis() as u64,

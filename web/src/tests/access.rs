@@ -29,6 +29,7 @@ async fn each_right_opens_its_own_routes_and_no_others() {
     let cases = [
         ("push", Method::POST, "/api/put", put),
         ("read", Method::GET, "/api/v1/status", ""),
+        ("read", Method::GET, "/api/v1/config", ""),
         ("read", Method::GET, "/api/v1/containers", ""),
         ("read", Method::GET, "/api/v1/rules", ""),
         ("read", Method::GET, "/api/v1/packs", ""),

@@ -115,6 +115,15 @@ async fn status_schema_and_metrics_tell_of_the_server() {
         assert!(!status[field].is_null(), "{field}: {status}");
     }
 
+    assert_eq!(
+        (&status["store"]["metrics"], &status["pushed"]["influx"]["accepted"]),
+        (&json!(5), &json!(0)),
+        "{status}"
+    );
+    let config = server.get("/api/v1/config").await.json();
+    let setting = json!({ "path": "store.hot_s", "value": 60, "origin": "environment" });
+    assert_eq!(config, json!({ "settings": [setting] }));
+
     let schema = server.get("/api/v1/schema").await.json();
     let usage = schema["tables"].as_array().unwrap().iter().find(|table| table["name"] == "usage").unwrap();
     assert!(usage["columns"].as_array().unwrap().iter().any(|column| column["name"] == "resource"));

@@ -34,7 +34,7 @@ use tidegate_store::{Store, StoreConfig};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::{Auth, Readiness, ServerInfo, WebConfig, WebState, router};
+use crate::{Auth, Origin, Readiness, ServerInfo, Setting, WebConfig, WebState, router};
 
 /// The present of every test, ms.
 const NOW: i64 = 1_800_000_000_000;
@@ -112,6 +112,11 @@ impl Server {
                 started: TimeMs(NOW - 90_000),
                 version: "1.2.3".to_owned(),
             },
+            settings: Arc::new([Setting {
+                path: "store.hot_s".to_owned(),
+                value: json!(60),
+                origin: Origin::Environment,
+            }]),
             health: Arc::new(Readiness::new()),
             config,
             shutdown: CancellationToken::new(),
