@@ -1,16 +1,18 @@
 // A server for developing the dashboard and for its journeys: the built files and a made-up API, node alone.
-//   node dev/mock.mjs            PORT (8499), TOKEN (asks for it), SIMULATED=0 (no badge), COPIES (times 14 containers), DIST, PREFIX (such as /tide/)
+//   node dev/mock.mjs            PORT (8499), TOKEN (asks for it), SIMULATED=0 (no badge), COPIES (times 14 containers), DIST, PREFIX (such as /tide/), EMPTY=1
 import { createReadStream, existsSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { MIB, Sim, pathOf } from './sim.mjs';
+import { HOSTS, MIB, Sim, pathOf } from './sim.mjs';
 import { answer, check, FUNCTIONS, TABLES } from './sql.mjs';
 
 const PORT = Number(process.env.PORT ?? 8499);
 const DIST = process.env.DIST ?? fileURLToPath(new URL('../../dist', import.meta.url));
 const TOKEN = process.env.TOKEN ?? '';
 const PREFIX = process.env.PREFIX ?? '/';
+/** Nothing is known yet, to look at what pages say then. */
+const EMPTY = process.env.EMPTY === '1';
 const CSP = "default-src 'self'; script-src 'self'; style-src 'self' 'unsafe-inline'";
 const TYPES = {
   '.html': 'text/html; charset=utf-8',
@@ -94,7 +96,7 @@ function fleet() {
   const column = (at) => last.map((point) => point[at]);
   return {
     t: sim.t,
-    ids: sim.containers.map((c) => `${sim.host}/${c.name}`),
+    ids: sim.containers.map((c) => `${c.host}/${c.name}`),
     cpu: column(1),
     cpu_limit: column(2),
     cpu_upper: column(2).map((v) => v * 0.9),
@@ -109,7 +111,7 @@ function row(c) {
   const [, cpu, cpuLimit, mem, memLimit, throttled] = c.series.at(-1);
   const now = (usage, limit) => ({ usage, limit, upper: limit * 0.9, lower: limit * 0.8, pressure: 0.01 });
   return {
-    host: sim.host,
+    host: c.host,
     name: c.name,
     app: c.app || null,
     user: c.app ? 'alice' : null,
@@ -125,6 +127,40 @@ function row(c) {
     cpu: { ...now(cpu, cpuLimit), throttled },
     memory: { ...now(mem, memLimit), oom_kills: c.oom, unreclaimable: mem * 0.7 },
   };
+}
+
+function hosts() {
+  const rows = HOSTS.map(({ name, cpu, memory, own = false, agent, knobs, silentSince = 0 }) => {
+    const heard = silentSince > 0 ? started - silentSince : sim.t;
+    return {
+      name,
+      cpu,
+      memory,
+      last_seen: heard,
+      own,
+      agent:
+        agent === undefined
+          ? null
+          : {
+              host: name,
+              address: `10.0.0.${name.at(-1)}`,
+              connected: silentSince === 0,
+              since: started - 86_400_000,
+              last_frame: heard,
+              clock_ahead_ms: -40,
+              behind: 0,
+              frozen: false,
+              ...agent,
+            },
+      knobs: knobs
+        ? [
+            { container: 'cart', knob: 'io.max 8:0', status: 'failed', time: sim.t - 40_000 },
+            { container: 'redis', knob: 'cpu.weight', status: 'refused', time: sim.t - 400_000 },
+          ]
+        : [],
+    };
+  });
+  return { now: sim.t, hosts: EMPTY ? [] : rows };
 }
 
 function series(c, from, to, points) {
@@ -208,7 +244,7 @@ function preview() {
         : [];
     const template = {
       ...(sim.decisions[0] ?? {}),
-      container: { host: sim.host, name: c.name },
+      container: { host: c.host, name: c.name },
       resource: 'cpu',
       guards,
       mode: 'shadow',
@@ -270,6 +306,7 @@ function route(method, path, query, body) {
   const sql = body?.sql ?? '';
   if (path === 'status') return ok(status());
   if (path === 'schema') return ok({ tables: TABLES, functions: FUNCTIONS });
+  if (path === 'hosts') return ok(hosts());
   if (path === 'containers') return ok({ now: sim.t, containers: sim.containers.map(row) });
   if (parts[0] === 'containers') {
     if (!container()) return fail(404, { message: `there is no container '${parts[1]}/${parts[2]}'` });
@@ -285,6 +322,7 @@ function route(method, path, query, body) {
       ? ok(parts[2] === 'explain' ? explain(found) : found)
       : fail(404, { message: `there is no decision '${parts[1]}'` });
   }
+  if (path === 'packs') return ok({ packs: [] });
   if (path === 'rules/validate') {
     const error = check(sql);
     return ok(

@@ -34,6 +34,16 @@ const KINDS = [
   ['backup.service', '', 'systemd', 0.12, 64],
 ];
 
+/** `own` is the server itself, the others have agents; the last one has fallen silent. */
+export const HOSTS = [
+  { name: 'node0', cpu: 16, memory: 64 * 1024 * MIB, own: true },
+  { name: 'node1', cpu: 8, memory: 16 * 1024 * MIB, agent: { version: '0.1.0' } },
+  { name: 'node2', cpu: 4, memory: 8 * 1024 * MIB, agent: { version: '0.0.9', behind: 14 }, knobs: true },
+  { name: 'node3', cpu: 8, memory: 32 * 1024 * MIB, agent: { version: '0.1.0' }, silentSince: 95_000 },
+];
+/** Hosts that are heard of. */
+const HEARD = HOSTS.filter((host) => host.silentSince === undefined);
+
 export class Sim {
   constructor(now, seed = 7, copies = 1) {
     const all = Array.from({ length: copies }, (_, copy) =>
@@ -47,6 +57,7 @@ export class Sim {
       app,
       runtime,
       at,
+      host: HEARD[[0, 0, 1, 0, 2][at % 5]].name,
       base: { cpu, memory: mem * MIB },
       limit: { cpu: Math.max(0.1, cpu * 1.25), memory: mem * 1.3 * MIB },
       phase: this.random() * 600,
@@ -190,7 +201,7 @@ export class Sim {
       time: this.t,
       rule,
       version: 3,
-      container: { host: this.host, name: c.name },
+      container: { host: c.host, name: c.name },
       resource,
       limit_before: before,
       proposed,

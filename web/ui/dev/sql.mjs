@@ -162,7 +162,7 @@ function binned(sim, seconds, step, pick, wanted) {
     for (const [bin, points] of bins) {
       for (const [resource, at] of Object.entries(pick)) {
         if (wanted(resource))
-          rows.push([bin, sim.host, c.name, resource, points.reduce((sum, p) => sum + p[at], 0) / points.length]);
+          rows.push([bin, c.host, c.name, resource, points.reduce((sum, p) => sum + p[at], 0) / points.length]);
       }
     }
   }
@@ -182,7 +182,7 @@ function recent(sim, sql) {
       const limit = c.limit[resource];
       const value = (n) => (resource === 'cpu' ? n : Math.round(n));
       rows.push([
-        sim.host,
+        c.host,
         c.name,
         c.app || null,
         resource,
@@ -255,7 +255,7 @@ export function answer(sql, sim, limit) {
   } else if (from === 'containers') {
     result = {
       columns: typed(COLUMNS.containers),
-      rows: sim.containers.map((c) => [sim.host, c.name, c.app || null, c.runtime, `/docker/${c.name}`]),
+      rows: sim.containers.map((c) => [c.host, c.name, c.app || null, c.runtime, `/docker/${c.name}`]),
     };
   } else {
     result = { columns: typed([['Int64(1)', 'bigint']]), rows: [[1]] };

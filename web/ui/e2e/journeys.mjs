@@ -224,6 +224,32 @@ const journeys = {
     );
   },
 
+  async 'a host leads to its containers'() {
+    await open('#/hosts');
+    await isLive();
+    await page.waitForSelector('[data-host]');
+    const name = await page.getAttribute('[data-host]', 'data-host');
+    await page.fill('[data-filter]', name);
+    await until(
+      () => page.url(),
+      (url) => url.includes(`q=${encodeURIComponent(name)}`),
+      'the filter is not in the address',
+    );
+    await page.selectOption('main select', 'cpu');
+    check(page.url().includes('sort=cpu'), 'the order is not in the address');
+    const text = await page.textContent('[data-host]');
+    for (const word of ['used', 'allocated', 'limits changed by', 'last heard'])
+      check(text.includes(word), `the card does not tell ${word}`);
+    check((await page.textContent('main')).includes('tidegate agent --server http'), 'no command adds a host');
+    await page.click('[data-host] .all');
+    await page.waitForSelector('[data-container]');
+    const shown = await page.locator('[data-container]').evaluateAll((all) => all.map((one) => one.dataset.container));
+    check(
+      shown.every((id) => id.startsWith(`${name}/`)),
+      `the fleet shows ${shown.join(', ')}`,
+    );
+  },
+
   async 'a typo in a rule is underlined where it is'() {
     await open('#/rules');
     await page.waitForSelector('[data-rule]');
@@ -327,6 +353,7 @@ const journeys = {
       ['r', '#/rules'],
       ['d', '#/decisions'],
       ['s', '#/sql'],
+      ['h', '#/hosts'],
     ]) {
       await page.keyboard.press('g');
       await page.keyboard.press(key);
@@ -405,6 +432,7 @@ async function routes() {
     ['fleet-list', '#/?view=list'],
     ['container', container],
     ['container-explain', `${container}?sel=${encodeURIComponent(id)}`],
+    ['hosts', '#/hosts'],
     ['rules', '#/rules'],
     ['rule', rule],
     ['decisions', '#/decisions'],
@@ -421,6 +449,7 @@ async function settled(name) {
     'fleet-list': 'tbody tr',
     container: '[data-chart="memory"] canvas',
     'container-explain': '[data-sentence]',
+    hosts: '[data-host]',
     rules: '[data-rule]',
     rule: '[data-verdict="ok"]',
     decisions: '[data-decision]',

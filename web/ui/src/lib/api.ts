@@ -9,6 +9,7 @@ import type {
   ErrorPlace,
   Explanation,
   Freeze,
+  HostRow,
   Mode,
   Pack,
   Rule,
@@ -32,6 +33,11 @@ export class ApiError extends Error {
 
 export function apiUrl(path: string): string {
   return new URL(`api/v1/${path}`, document.baseURI.replace(/#.*$/, '')).href;
+}
+
+/** Where this server is, as agents and senders are told: without the slash at its end. */
+export function serverUrl(): string {
+  return new URL('.', document.baseURI.replace(/#.*$/, '')).href.replace(/\/$/, '');
 }
 
 /** The command that sends a text of SQL to this server. */
@@ -112,6 +118,7 @@ export const api = {
   thaw: async () => void (await call('freeze', { method: 'DELETE' })),
   login: (token: string) => post<unknown>('login', { token }),
   containers: () => get<{ now: number; containers: ContainerRow[] }>('containers'),
+  hosts: () => get<{ now: number; hosts: HostRow[] }>('hosts'),
   container: (host: string, name: string) => get<ContainerRow>(`containers/${seg(host)}/${seg(name)}`),
   series: (host: string, name: string, from: number, to: number, points: number, signal?: AbortSignal) =>
     get<ContainerSeries>(

@@ -5,6 +5,7 @@ export const SHORTCUTS: { keys: string; does: string }[] = [
   { keys: 'g r', does: 'go to the rules' },
   { keys: 'g d', does: 'go to the decisions' },
   { keys: 'g s', does: 'go to the SQL console' },
+  { keys: 'g h', does: 'go to the hosts' },
   { keys: '/', does: 'filter' },
   { keys: 'l', does: 'back to live (container page)' },
   { keys: 't', does: 'theme: auto, light, dark' },
@@ -14,7 +15,7 @@ export const SHORTCUTS: { keys: string; does: string }[] = [
   { keys: '?', does: 'this help' },
 ];
 
-const PAGES: Record<string, string> = { f: '#/', r: '#/rules', d: '#/decisions', s: '#/sql' };
+const PAGES: Record<string, string> = { f: '#/', r: '#/rules', d: '#/decisions', s: '#/sql', h: '#/hosts' };
 
 export interface Actions {
   go: (hash: string) => void;

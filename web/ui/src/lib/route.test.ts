@@ -12,6 +12,7 @@ describe('addresses', () => {
       '#/decisions?rule=a',
       '#/decisions/x-1',
       '#/sql',
+      '#/hosts?q=a&sort=cpu',
     ]) {
       expect(hashOfRoute(parseHash(hash))).toBe(hash);
     }

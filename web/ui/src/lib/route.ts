@@ -1,7 +1,7 @@
 /** The dashboard's addresses. All state that is worth sharing stands in the hash: `#/c/node0/web-1?range=1h`. */
 
 export type PageName =
-  'fleet' | 'container' | 'rules' | 'rule' | 'new-rule' | 'decisions' | 'decision' | 'sql' | 'missing';
+  'fleet' | 'container' | 'rules' | 'rule' | 'new-rule' | 'decisions' | 'decision' | 'sql' | 'hosts' | 'missing';
 
 export interface Route {
   page: PageName;
@@ -27,6 +27,7 @@ function pageOf(segments: string[]): PageName {
   if (first === 'decisions' && rest.length === 0) return 'decisions';
   if (first === 'decisions' && rest.length === 1) return 'decision';
   if (first === 'sql' && rest.length === 0) return 'sql';
+  if (first === 'hosts' && rest.length === 0) return 'hosts';
   return 'missing';
 }
 
@@ -57,6 +58,7 @@ const FIRST: Record<PageName, string | null> = {
   decisions: 'decisions',
   decision: 'decisions',
   sql: 'sql',
+  hosts: 'hosts',
   missing: null,
 };
 
@@ -68,6 +70,8 @@ export function hashOfRoute(route: Route): string {
 
 export const containerHash = (host: string, name: string, query: Record<string, string> = {}) =>
   hashOf(['c', host, name], query);
+/** The fleet's containers of one host. */
+export const hostFleetHash = (host: string) => hashOf([], { q: `host:${host}`, group: 'host' });
 export const decisionHash = (id: string) => hashOf(['decisions', id]);
 export const ruleHash = (name: string) => hashOf(['rules', name]);
 /** Decisions that are no rule's have a name in brackets, and no page to go to. */

@@ -99,6 +99,38 @@ export interface ContainerRow {
   memory: ResourceNow;
 }
 
+/** What the server knows of an agent. */
+export interface Agent {
+  host: string;
+  version: string;
+  address: string;
+  connected: boolean;
+  since: number;
+  last_frame: Num;
+  clock_ahead_ms: number;
+  behind: number;
+  frozen: boolean;
+}
+
+/** A knob that does not stand as it was asked for. */
+export interface KnobTrouble {
+  container: string;
+  knob: string;
+  status: string;
+  time: number;
+}
+
+export interface HostRow {
+  name: string;
+  cpu: Num;
+  memory: Num;
+  last_seen: Num;
+  /** The server measures and changes it itself. */
+  own: boolean;
+  agent: Agent | null;
+  knobs: KnobTrouble[];
+}
+
 export interface SeriesColumns {
   usage: Num[];
   usage_max: Num[];
