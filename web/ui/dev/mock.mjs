@@ -66,6 +66,15 @@ const ruleRow = (rule) => ({
   last_rows: rule.mode === 'off' ? null : (sim.t / 1000 + rule.name.length) % 4,
 });
 
+const counts = (requests, each) => ({
+  requests,
+  failed_requests: 0,
+  bytes: requests * each * 60,
+  accepted: requests * each,
+  rejected: Math.floor(requests / 50),
+  skipped: 0,
+});
+
 const status = () => ({
   version: '0.1.0',
   host: sim.host,
@@ -87,6 +96,12 @@ const status = () => ({
     rejected_total: 0,
   },
   ingest_per_s: 168,
+  pushed: {
+    influx: counts(Math.floor((sim.t - sim.start) / 10_000), 40),
+    opentsdb: counts(0, 0),
+    monasca: counts(0, 0),
+    prometheus: counts(Math.floor((sim.t - sim.start) / 15_000), 900),
+  },
   clients: clients.size,
   tick_lag_ms: 1.2,
 });
@@ -161,6 +176,41 @@ function hosts() {
     };
   });
   return { now: sim.t, hosts: EMPTY ? [] : rows };
+}
+
+/** As much of the decoders as it takes to develop the page: one sample a line, or a point of JSON. */
+function previewPush(protocol, text) {
+  const [samples, errors] = [[], []];
+  const push = (line, metric, tags, value) => samples.push({ line, metric, tags, time: sim.t, value });
+  if (protocol === 'influx') {
+    text.split('\n').forEach((line, at) => {
+      if (line.trim() === '' || line.startsWith('#')) return;
+      const [, series, fields] = /^(\S+) (\S+)( \d+)?$/.exec(line.trim()) ?? [];
+      const good = fields?.split(',').every((field) => /^[^=]+=[\d.]+i?$/.test(field));
+      if (!good) return void errors.push({ line: at + 1, column: null, message: 'field has no value' });
+      const [measurement, ...tags] = series.split(',');
+      for (const field of fields.split(',')) {
+        const [name, value] = field.split('=');
+        push(
+          at + 1,
+          `${measurement}.${name}`,
+          Object.fromEntries(tags.map((tag) => tag.split('='))),
+          parseFloat(value),
+        );
+      }
+    });
+  } else if (protocol !== 'prometheus') {
+    try {
+      const points = [JSON.parse(text)].flat();
+      points.forEach((point, at) =>
+        push(at + 2, point.metric ?? point.name, point.tags ?? point.dimensions, point.value),
+      );
+    } catch (error) {
+      errors.push({ line: 1, column: 1, message: String(error.message) });
+    }
+  }
+  const series = new Set(samples.map(({ metric, tags }) => metric + JSON.stringify(tags))).size;
+  return { samples, total: samples.length, series, errors, failed: errors.length, skipped: 0 };
 }
 
 function series(c, from, to, points) {
@@ -322,6 +372,7 @@ function route(method, path, query, body) {
       ? ok(parts[2] === 'explain' ? explain(found) : found)
       : fail(404, { message: `there is no decision '${parts[1]}'` });
   }
+  if (path === 'ingest/preview') return ok(previewPush(query.get('protocol'), sql));
   if (path === 'packs') return ok({ packs: [] });
   if (path === 'rules/validate') {
     const error = check(sql);

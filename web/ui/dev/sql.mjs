@@ -104,7 +104,7 @@ export const FUNCTIONS = [
 const WORDS = new Set(
   (
     'select from where group by order having limit as and or not in is null between like case when then else end join left on using union all distinct with ' +
-    'interval desc asc over partition explain cast create replace rule every class mode cooldown_down cooldown_up step_down step_up true false bigint t v bin cores ' +
+    'interval desc asc samples metric tags newest series over partition explain cast create replace rule every class mode cooldown_down cooldown_up step_down step_up true false bigint t v bin cores ' +
     'target reason min max count sum avg greatest least coalesce date_bin now recent abs round p metric'
   ).split(' '),
 );
@@ -251,6 +251,23 @@ export function answer(sql, sim, limit) {
           d.mode,
           d.outcome.status,
         ]),
+    };
+  } else if (from === 'samples') {
+    const metrics = [
+      ['tidegate.usage', 280, 28],
+      ['tidegate.limit', 280, 28],
+      ['node_cpu_seconds_total', 96, 144],
+      ['queue.depth', 20, 2],
+      ['http.requests', 10, 1],
+    ];
+    result = {
+      columns: typed([
+        ['metric', 'text'],
+        ['samples', 'bigint'],
+        ['series', 'bigint'],
+        ['newest', 'timestamp'],
+      ]),
+      rows: metrics.map((row) => [...row, iso(sim.t)]),
     };
   } else if (from === 'containers') {
     result = {

@@ -250,6 +250,32 @@ const journeys = {
     );
   },
 
+  async 'a body is previewed before it is sent'() {
+    await open('#/send?protocol=influx');
+    await page.waitForSelector('[data-preview-push="0"]');
+    await page.fill('textarea', 'queue,host=a depth=1\nqueue,host=a depth=\n');
+    await page.waitForSelector('[data-preview-push="1"]');
+    check((await page.textContent('.errors')).includes('line 2'), 'the error is not on its line');
+    check((await page.locator('.becomes tbody tr').count()) === 1, 'the good line is no sample');
+    await page.click('.errors button');
+    const picked = await page.evaluate(() => {
+      const field = document.querySelector('textarea');
+      return field.value.slice(field.selectionStart, field.selectionEnd);
+    });
+    check(picked === 'queue,host=a depth=', `picked is ${picked}`);
+    await page.selectOption('[data-preview-push] select', 'ms');
+    check(page.url().includes('precision=ms'), 'the precision is not in the address');
+    await page.click('[data-tab="opentsdb"]');
+    await page.waitForSelector('[data-preview-push="0"]');
+    check(page.url().includes('protocol=opentsdb'), 'the protocol is not in the address');
+    check((await page.textContent('[data-snippet]')).includes(BASE.replace(/\/$/, '')), 'the snippet is of elsewhere');
+    await page.keyboard.press('ArrowRight');
+    await page.waitForSelector('[data-protocol="monasca"]');
+    await page.click('text=also what Tidegate measures itself');
+    await page.click('[data-metric^="tidegate."] >> text=query');
+    await page.waitForSelector('[data-result]');
+  },
+
   async 'a typo in a rule is underlined where it is'() {
     await open('#/rules');
     await page.waitForSelector('[data-rule]');
@@ -354,6 +380,7 @@ const journeys = {
       ['d', '#/decisions'],
       ['s', '#/sql'],
       ['h', '#/hosts'],
+      ['p', '#/send'],
     ]) {
       await page.keyboard.press('g');
       await page.keyboard.press(key);
@@ -433,6 +460,8 @@ async function routes() {
     ['container', container],
     ['container-explain', `${container}?sel=${encodeURIComponent(id)}`],
     ['hosts', '#/hosts'],
+    ['send', '#/send?own=1'],
+    ['send-prometheus', '#/send?protocol=prometheus&token=1'],
     ['rules', '#/rules'],
     ['rule', rule],
     ['decisions', '#/decisions'],
@@ -450,6 +479,8 @@ async function settled(name) {
     container: '[data-chart="memory"] canvas',
     'container-explain': '[data-sentence]',
     hosts: '[data-host]',
+    send: '[data-preview-push="0"]',
+    'send-prometheus': '[data-snippet]',
     rules: '[data-rule]',
     rule: '[data-verdict="ok"]',
     decisions: '[data-decision]',

@@ -10,6 +10,7 @@ import type {
   Explanation,
   Freeze,
   HostRow,
+  IngestPreview,
   Mode,
   Pack,
   Rule,
@@ -136,6 +137,12 @@ export const api = {
   setMode: (name: string, mode: Mode) => post<unknown>(`rules/${seg(name)}/mode`, { mode }),
   validate: (sql: string, signal?: AbortSignal) => post<Validation>('rules/validate', { sql }, signal),
   preview: (sql: string, signal?: AbortSignal) => post<{ decisions: Decision[] }>('rules/preview', { sql }, signal),
+  previewPush: async (protocol: string, precision: string, body: Blob | string, signal?: AbortSignal) => {
+    const type = protocol === 'prometheus' ? 'application/x-protobuf' : 'text/plain';
+    const query = new URLSearchParams({ protocol, ...(precision ? { precision } : {}) }).toString();
+    const init = { method: 'POST', headers: { 'content-type': type }, body, ...(signal ? { signal } : {}) };
+    return (await (await call(`ingest/preview?${query}`, init)).json()) as IngestPreview;
+  },
   schema: () => get<Schema>('schema'),
   sql: (sql: string, limit?: number, signal?: AbortSignal) =>
     post<SqlResult | StatementResults>('sql', { sql, format: 'json', ...(limit ? { limit } : {}) }, signal),

@@ -6,6 +6,7 @@ export const SHORTCUTS: { keys: string; does: string }[] = [
   { keys: 'g d', does: 'go to the decisions' },
   { keys: 'g s', does: 'go to the SQL console' },
   { keys: 'g h', does: 'go to the hosts' },
+  { keys: 'g p', does: 'go to sending (pushing) data' },
   { keys: '/', does: 'filter' },
   { keys: 'l', does: 'back to live (container page)' },
   { keys: 't', does: 'theme: auto, light, dark' },
@@ -15,7 +16,14 @@ export const SHORTCUTS: { keys: string; does: string }[] = [
   { keys: '?', does: 'this help' },
 ];
 
-const PAGES: Record<string, string> = { f: '#/', r: '#/rules', d: '#/decisions', s: '#/sql', h: '#/hosts' };
+const PAGES: Record<string, string> = {
+  f: '#/',
+  r: '#/rules',
+  d: '#/decisions',
+  s: '#/sql',
+  h: '#/hosts',
+  p: '#/send',
+};
 
 export interface Actions {
   go: (hash: string) => void;

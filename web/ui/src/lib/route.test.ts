@@ -13,6 +13,7 @@ describe('addresses', () => {
       '#/decisions/x-1',
       '#/sql',
       '#/hosts?q=a&sort=cpu',
+      '#/send?protocol=influx&tool=curl',
     ]) {
       expect(hashOfRoute(parseHash(hash))).toBe(hash);
     }

@@ -1,7 +1,17 @@
 /** The dashboard's addresses. All state that is worth sharing stands in the hash: `#/c/node0/web-1?range=1h`. */
 
 export type PageName =
-  'fleet' | 'container' | 'rules' | 'rule' | 'new-rule' | 'decisions' | 'decision' | 'sql' | 'hosts' | 'missing';
+  | 'fleet'
+  | 'container'
+  | 'rules'
+  | 'rule'
+  | 'new-rule'
+  | 'decisions'
+  | 'decision'
+  | 'sql'
+  | 'hosts'
+  | 'send'
+  | 'missing';
 
 export interface Route {
   page: PageName;
@@ -28,6 +38,7 @@ function pageOf(segments: string[]): PageName {
   if (first === 'decisions' && rest.length === 1) return 'decision';
   if (first === 'sql' && rest.length === 0) return 'sql';
   if (first === 'hosts' && rest.length === 0) return 'hosts';
+  if (first === 'send' && rest.length === 0) return 'send';
   return 'missing';
 }
 
@@ -59,6 +70,7 @@ const FIRST: Record<PageName, string | null> = {
   decision: 'decisions',
   sql: 'sql',
   hosts: 'hosts',
+  send: 'send',
   missing: null,
 };
 

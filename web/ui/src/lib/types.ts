@@ -61,8 +61,19 @@ export interface Status {
   rules: number;
   store: Record<string, number>;
   ingest_per_s: number;
+  /** What came in through each protocol since the start. */
+  pushed?: Record<string, PushCounts>;
   clients: number;
   tick_lag_ms: Num;
+}
+
+export interface PushCounts {
+  requests: number;
+  failed_requests: number;
+  bytes: number;
+  accepted: number;
+  rejected: number;
+  skipped: number;
 }
 
 export interface ResourceNow {
@@ -232,6 +243,16 @@ export interface ErrorPlace {
 }
 
 export type Validation = { ok: true; rule: Partial<Rule> & { name: string } } | { ok: false; error: ErrorPlace };
+
+/** What a pushed body would become. */
+export interface IngestPreview {
+  samples: { line: Num; metric: string; tags: Record<string, string>; time: number; value: number }[];
+  total: number;
+  series: number;
+  errors: { line: Num; column: Num; message: string }[];
+  failed: number;
+  skipped: number;
+}
 
 export interface SqlResult {
   columns: { name: string; type: string }[];
