@@ -24,6 +24,7 @@ const TYPES = {
 const started = Date.now();
 const sim = new Sim(started, 7, Number(process.env.COPIES ?? 1));
 const clients = new Set();
+let frozen = null;
 const ruleSql = (name, mode, where) =>
   `CREATE RULE ${name}\nWITH (every = '1s', class = 'protect', mode = '${mode}', cooldown_down = '60s')\nAS\nSELECT host, container, resource,\n       usage_max * 1.25 AS target,\n       'peak of the last minute plus 25 %' AS reason\nFROM recent(INTERVAL '60 seconds')\nWHERE ${where}`;
 const rules = new Map(
@@ -78,7 +79,7 @@ const counts = (requests, each) => ({
 const status = () => ({
   version: '0.1.0',
   host: sim.host,
-  frozen: null,
+  frozen,
   simulated: process.env.SIMULATED === '0' ? null : 'made-up containers, nothing on this machine is changed',
   started,
   uptime_s: (Date.now() - started) / 1000,
@@ -95,7 +96,7 @@ const status = () => ({
     appended_total: 1_000_000,
     rejected_total: 0,
   },
-  ingest_per_s: 168,
+  ingest_per_s: 1680 + 300 * Math.sin(sim.t / 20_000) + 60 * Math.sin(sim.t / 1700),
   pushed: {
     influx: counts(Math.floor((sim.t - sim.start) / 10_000), 40),
     opentsdb: counts(0, 0),
@@ -274,6 +275,22 @@ function explain(d) {
   };
 }
 
+const SETTINGS = [
+  ['agent.hold_after_s', 30],
+  ['collect_every_ms', 1000, 'environment'],
+  ['data_dir', '/var/lib/tidegate', 'file'],
+  ['listen', '0.0.0.0:8642', 'flag'],
+  ['actuator.bounds', [{ container: '*', resource: 'cpu', min: 0.05, max: 4 }], 'file'],
+  ['actuator.state_dir', '/var/lib/tidegate/actuator', 'derived'],
+  ['policy.default_mode', 'shadow'],
+  ['store.dir', '/var/lib/tidegate/store', 'derived'],
+  ['store.max_bytes', null],
+  ['store.page_cache_bytes', 32 * MIB],
+  ['store.retention_s', 604_800],
+  ['tokens', [{ name: 'ops', rights: ['operate', 'read'], sha256: '•••' }], 'file'],
+  ['web.max_sse_clients', 64],
+].map(([path, value, origin = 'default']) => ({ path, value, origin }));
+
 const fail = (code, error) => ({ code, body: { error } });
 const ok = (body) => ({ code: 200, body });
 
@@ -356,6 +373,11 @@ function route(method, path, query, body) {
   const sql = body?.sql ?? '';
   if (path === 'status') return ok(status());
   if (path === 'schema') return ok({ tables: TABLES, functions: FUNCTIONS });
+  if (path === 'freeze') {
+    frozen = method === 'DELETE' ? null : { since: Date.now(), by: 'local', why: body?.why ?? '' };
+    return ok({ freeze: frozen, failed: [] });
+  }
+  if (path === 'config') return ok({ settings: SETTINGS });
   if (path === 'hosts') return ok(hosts());
   if (path === 'containers') return ok({ now: sim.t, containers: sim.containers.map(row) });
   if (parts[0] === 'containers') {

@@ -276,6 +276,28 @@ const journeys = {
     await page.waitForSelector('[data-result]');
   },
 
+  async 'the status tells how the server is and what it was told'() {
+    await open('#/status');
+    await page.waitForSelector('[data-status]');
+    await page.waitForSelector('[data-latencies] tbody tr');
+    await until(attribute('[data-points]', 'data-points'), (n) => Number(n) >= 3, 'the curve does not grow');
+    await page.fill('[data-filter]', 'retention_s');
+    await until(
+      () => page.locator('[data-setting]').count(),
+      (n) => n >= 1 && n < 5,
+      'the filter does not work',
+    );
+    check((await page.textContent('[data-setting="store.retention_s"]')).includes('7 d'), 'a week is not told as such');
+    await page.fill('[data-filter]', '');
+    await page.click('text=only what was set');
+    check(page.url().includes('set=1'), 'it is not in the address');
+    const origins = await page.locator('[data-setting] .tag').allTextContents();
+    check(origins.length > 0 && !origins.includes('default'), `origins are ${origins.join(', ')}`);
+    await page.click('text=Freeze or restore');
+    await page.waitForSelector('dialog[open] >> text=Freeze and restore baselines');
+    await page.keyboard.press('Escape');
+  },
+
   async 'a typo in a rule is underlined where it is'() {
     await open('#/rules');
     await page.waitForSelector('[data-rule]');
@@ -381,6 +403,7 @@ const journeys = {
       ['s', '#/sql'],
       ['h', '#/hosts'],
       ['p', '#/send'],
+      ['t', '#/status'],
     ]) {
       await page.keyboard.press('g');
       await page.keyboard.press(key);
@@ -462,6 +485,7 @@ async function routes() {
     ['hosts', '#/hosts'],
     ['send', '#/send?own=1'],
     ['send-prometheus', '#/send?protocol=prometheus&token=1'],
+    ['status', '#/status'],
     ['rules', '#/rules'],
     ['rule', rule],
     ['decisions', '#/decisions'],
@@ -481,6 +505,7 @@ async function settled(name) {
     hosts: '[data-host]',
     send: '[data-preview-push="0"]',
     'send-prometheus': '[data-snippet]',
+    status: '[data-latencies] tbody tr',
     rules: '[data-rule]',
     rule: '[data-verdict="ok"]',
     decisions: '[data-decision]',

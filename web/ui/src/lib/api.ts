@@ -15,6 +15,7 @@ import type {
   Pack,
   Rule,
   Schema,
+  Setting,
   SqlResult,
   StatementResults,
   Status,
@@ -119,6 +120,7 @@ export const api = {
   thaw: async () => void (await call('freeze', { method: 'DELETE' })),
   login: (token: string) => post<unknown>('login', { token }),
   containers: () => get<{ now: number; containers: ContainerRow[] }>('containers'),
+  config: () => get<{ settings: Setting[] }>('config'),
   hosts: () => get<{ now: number; hosts: HostRow[] }>('hosts'),
   container: (host: string, name: string) => get<ContainerRow>(`containers/${seg(host)}/${seg(name)}`),
   series: (host: string, name: string, from: number, to: number, points: number, signal?: AbortSignal) =>

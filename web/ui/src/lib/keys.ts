@@ -7,6 +7,7 @@ export const SHORTCUTS: { keys: string; does: string }[] = [
   { keys: 'g s', does: 'go to the SQL console' },
   { keys: 'g h', does: 'go to the hosts' },
   { keys: 'g p', does: 'go to sending (pushing) data' },
+  { keys: 'g t', does: 'go to the status' },
   { keys: '/', does: 'filter' },
   { keys: 'l', does: 'back to live (container page)' },
   { keys: 't', does: 'theme: auto, light, dark' },
@@ -23,6 +24,7 @@ const PAGES: Record<string, string> = {
   s: '#/sql',
   h: '#/hosts',
   p: '#/send',
+  t: '#/status',
 };
 
 export interface Actions {

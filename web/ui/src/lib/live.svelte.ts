@@ -9,6 +9,9 @@ import type { ContainerRow, Decision, Status } from './types';
 /** Data older than this is shown as old. */
 export const STALE_MS = 5_000;
 const KEEP_DECISIONS = 200;
+const KEEP_STATUSES = 300;
+/** The server measures its rate over a second. */
+const LEAST_APART_MS = 900;
 const RETRY_MS = 3_000;
 const CONTAINERS_EVERY_MS = 15_000;
 
@@ -23,6 +26,8 @@ class Live {
   /** How long ago the newest fleet message came, by this browser's clock. */
   age = $state(0);
   status = $state.raw<Status | null>(null);
+  /** Samples stored a second, as each status told. */
+  ingest = $state.raw<{ t: number; v: number }[]>([]);
   containers = $state.raw<ContainerRow[]>([]);
   containersLoaded = $state(false);
   /** Those that changed something or would have; newest first. */
@@ -46,6 +51,16 @@ class Live {
       this.age = this.#received === 0 ? 0 : performance.now() - this.#received;
     }, 1000);
     void this.#first();
+  }
+
+  /** Takes a status in. */
+  take(status: Status): void {
+    this.status = status;
+    const last = this.ingest.at(-1)?.t ?? -Infinity;
+    // A server that was set back begins anew.
+    const before = status.now < last ? [] : this.ingest;
+    if (status.now - last < LEAST_APART_MS && before.length > 0) return;
+    this.ingest = [...before, { t: status.now, v: status.ingest_per_s }].slice(-KEEP_STATUSES);
   }
 
   /** Server time now, going on while no message comes. */
@@ -73,7 +88,7 @@ class Live {
     source.addEventListener('decision', (event) => this.#merge([JSON.parse(event.data as string) as Decision]));
     // The server dropped events for this client, so what it knows may have holes.
     source.addEventListener('resync', () => void this.#first());
-    source.addEventListener('status', (event) => (this.status = JSON.parse(event.data as string) as Status));
+    source.addEventListener('status', (event) => this.take(JSON.parse(event.data as string) as Status));
   }
 
   /** The browser reconnects by itself unless the answer was no stream at all, such as 401. */

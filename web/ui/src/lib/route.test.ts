@@ -14,6 +14,7 @@ describe('addresses', () => {
       '#/sql',
       '#/hosts?q=a&sort=cpu',
       '#/send?protocol=influx&tool=curl',
+      '#/status?set=1',
     ]) {
       expect(hashOfRoute(parseHash(hash))).toBe(hash);
     }

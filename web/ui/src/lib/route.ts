@@ -11,6 +11,7 @@ export type PageName =
   | 'sql'
   | 'hosts'
   | 'send'
+  | 'status'
   | 'missing';
 
 export interface Route {
@@ -39,6 +40,7 @@ function pageOf(segments: string[]): PageName {
   if (first === 'sql' && rest.length === 0) return 'sql';
   if (first === 'hosts' && rest.length === 0) return 'hosts';
   if (first === 'send' && rest.length === 0) return 'send';
+  if (first === 'status' && rest.length === 0) return 'status';
   return 'missing';
 }
 
@@ -71,6 +73,7 @@ const FIRST: Record<PageName, string | null> = {
   sql: 'sql',
   hosts: 'hosts',
   send: 'send',
+  status: 'status',
   missing: null,
 };
 

@@ -67,6 +67,13 @@ export interface Status {
   tick_lag_ms: Num;
 }
 
+/** A setting in force; a secret is masked. */
+export interface Setting {
+  path: string;
+  value: unknown;
+  origin: 'default' | 'derived' | 'file' | 'environment' | 'flag' | 'demo';
+}
+
 export interface PushCounts {
   requests: number;
   failed_requests: number;
