@@ -125,12 +125,12 @@ function fleet() {
 
 function row(c) {
   const [, cpu, cpuLimit, mem, memLimit, throttled] = c.series.at(-1);
-  const now = (usage, limit) => ({ usage, limit, upper: limit * 0.9, lower: limit * 0.8, pressure: 0.01 });
+  const now = (usage, limit) => ({ usage, limit, upper: limit * 0.9, lower: limit * 0.8, pressure: c.at / 60 });
   return {
     host: c.host,
     name: c.name,
     app: c.app || null,
-    user: c.app ? 'alice' : null,
+    user: c.app ? (c.app === 'shop' ? 'alice' : 'bob') : null,
     runtime: c.runtime,
     id: `${c.name}-3f2a9c`,
     path: pathOf(c),

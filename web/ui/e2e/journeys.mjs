@@ -224,6 +224,31 @@ const journeys = {
     );
   },
 
+  async 'the heat grid is walked by keyboard and opens a container'() {
+    await open('#/?view=grid');
+    await isLive();
+    await until(attribute('[data-grid]', 'data-grid'), (n) => Number(n) >= 1, 'no cell is painted');
+    await page.selectOption('.bar label:has-text("Fill") select', 'memory');
+    await page.selectOption('.bar label:has-text("Size") select', 'memory');
+    await page.selectOption('.bar label:has-text("Group") select', 'host');
+    for (const part of ['view=grid', 'fill=memory', 'size=memory', 'group=host'])
+      check(page.url().includes(part), `${part} is not in the address`);
+    check((await page.textContent('[data-summary]')).includes('memory used / limit'), 'the summary is of another fill');
+    await page.selectOption('.bar label:has-text("Size") select', 'equal');
+    await page.focus('[data-grid]');
+    const first = await attribute('[data-grid]', 'data-focused')();
+    await page.keyboard.press('ArrowRight');
+    await until(attribute('[data-grid]', 'data-focused'), (id) => id !== first, 'the arrow key does not move');
+    await page.waitForSelector('[data-tip]');
+    await page.click('text=As a table');
+    await page.waitForSelector('details tbody tr');
+    await page.focus('[data-grid]');
+    const id = await attribute('[data-grid]', 'data-focused')();
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('main[data-page="container"]');
+    check(decodeURIComponent(page.url()).endsWith(`#/c/${id}`), `${page.url()} is not of ${id}`);
+  },
+
   async 'a host leads to its containers'() {
     await open('#/hosts');
     await isLive();
@@ -480,6 +505,7 @@ async function routes() {
   known = [
     ['fleet', '#/'],
     ['fleet-list', '#/?view=list'],
+    ['fleet-grid', '#/?view=grid'],
     ['container', container],
     ['container-explain', `${container}?sel=${encodeURIComponent(id)}`],
     ['hosts', '#/hosts'],
@@ -500,6 +526,7 @@ async function settled(name) {
   const wanted = {
     fleet: '[data-container]',
     'fleet-list': 'tbody tr',
+    'fleet-grid': '[data-grid]',
     container: '[data-chart="memory"] canvas',
     'container-explain': '[data-sentence]',
     hosts: '[data-host]',

@@ -1,9 +1,10 @@
-/** The filter box of the fleet: words that all must match; `app:web`, `host:n1`, `throttled`, `oom`. */
+/** The filter box of the fleet: words that all must match; `app:web`, `host:n1`, `user:ann`, `throttled`, `oom`. */
 
 export interface Filterable {
   host: string;
   name: string;
   app: string;
+  user: string;
   throttled: boolean;
   oom: boolean;
 }
@@ -11,6 +12,7 @@ export interface Filterable {
 function matchesTerm(row: Filterable, term: string): boolean {
   if (term.startsWith('app:')) return row.app.toLowerCase().includes(term.slice(4));
   if (term.startsWith('host:')) return row.host.toLowerCase().includes(term.slice(5));
+  if (term.startsWith('user:')) return row.user.toLowerCase().includes(term.slice(5));
   if (term === 'throttled') return row.throttled;
   if (term === 'oom') return row.oom;
   return `${row.host}/${row.name} ${row.app}`.toLowerCase().includes(term);

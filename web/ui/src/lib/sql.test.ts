@@ -143,9 +143,9 @@ it('a text is one argument of a shell, whatever is in it', () => {
 });
 
 it('a filter wants all of its words', () => {
-  const row = { host: 'n1', name: 'web-1', app: 'shop', throttled: true, oom: false };
-  expect(['', 'web', 'WEB shop', 'app:shop n1', 'throttled', 'host:n1'].every((filter) => matches(row, filter))).toBe(
-    true,
-  );
-  expect(['web db', 'app:web', 'oom', 'host:n2'].some((filter) => matches(row, filter))).toBe(false);
+  const row = { host: 'n1', name: 'web-1', app: 'shop', user: 'ann', throttled: true, oom: false };
+  expect(
+    ['', 'web', 'WEB shop', 'app:shop n1', 'throttled', 'host:n1', 'user:ann'].every((filter) => matches(row, filter)),
+  ).toBe(true);
+  expect(['web db', 'user:bob', 'app:web', 'oom', 'host:n2'].some((filter) => matches(row, filter))).toBe(false);
 });
