@@ -69,7 +69,7 @@ AS
 -- Source: growth on saturation as in the hybrid law of peaks and percentiles, with the throttle signal of Autothrottle's
 -- Captain (Wang et al., NSDI 2024). Usage cannot exceed the limit, so demand above it is hidden; the share of throttled periods
 -- tells how far it is. A container that is throttled in all of them wants nobody knows how much: it gets all it may have, and
--- cpu_down takes back what it does not use two seconds later. In small steps it would starve for as many seconds.
+-- cpu_down takes back what it does not use three seconds later. In small steps it would starve for as many seconds.
 -- One that has all it may have is not asked about: the bounds would refuse the same thing each second.
 WITH seen AS (
     SELECT r.host, r.container, r.resource, r.usage, r.allocated, r."max", coalesce(r.throttled_last, 0) AS throttling,
@@ -104,7 +104,7 @@ WHERE (saturated OR throttled OR (fine AND headroom * usage > 1.02 * allocated))
 CREATE OR REPLACE RULE cpu_down
 WITH (every = '1s', class = 'optimise', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02, warm_up = '3s', watch = '0s')
 AS
--- Formula: need = peak of 2 s, or of 60 s when it was throttled in more than 5 % of that minute's periods;
+-- Formula: need = peak of 3 s, or of 60 s when it was throttled in more than 5 % of that minute's periods;
 --          when it was not throttled in the last second, the limit is more than a fifth above its lower bound and
 --          headroom need < (1 - h) limit, with h = headroom - 1 or 0.15, whatever is less: headroom need.
 -- Parameters: cpu_up makes good an error within a second or two, so no more history than that is needed. Who is throttled for
@@ -118,11 +118,11 @@ AS
 WITH needed AS (
     SELECT s.host, s.container, s.resource, s.allocated, s.min, coalesce(p.value, 1.05) AS headroom,
            CASE WHEN m.throttled > 0.05 THEN m.usage_max ELSE s.usage_max END AS need,
-           CASE WHEN m.throttled > 0.05 THEN 60 ELSE 2 END AS seconds
-    FROM recent(INTERVAL '2 seconds') AS s JOIN recent(INTERVAL '60 seconds') AS m USING (host, container, resource)
+           CASE WHEN m.throttled > 0.05 THEN 60 ELSE 3 END AS seconds
+    FROM recent(INTERVAL '3 seconds') AS s JOIN recent(INTERVAL '60 seconds') AS m USING (host, container, resource)
     LEFT JOIN (SELECT host, container, resource, value FROM params WHERE rule = 'cpu_headroom') AS p
         USING (host, container, resource)
-    WHERE s.resource = 'cpu' AND s.allocated > 0 AND s.samples >= 2 AND coalesce(s.throttled_last, 0) = 0
+    WHERE s.resource = 'cpu' AND s.allocated > 0 AND s.samples >= 3 AND coalesce(s.throttled_last, 0) = 0
 )
 SELECT host, container, resource, greatest(headroom * need, coalesce(nullif(min, 0), 0.05)) AS target,
        concat('its peak of the last ', seconds, ' s was ', CAST(round(100 * need / allocated) AS BIGINT), ' % of its limit, and ',
