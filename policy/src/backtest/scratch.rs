@@ -65,8 +65,9 @@ fn sweep(below: &Path) {
         }
         // Whoever is alive holds the lock, in whatever container he lives.
         let Ok(owner) = File::open(entry.path().join(LOCK)) else { continue };
-        // Kept until all is gone, so that an owner who was about to lock it sees that.
-        if owner.try_lock().is_ok() {
+        // Kept until all is gone, so that an owner who was about to lock it sees that. What is locked may have gone meanwhile,
+        // and another have taken its place.
+        if owner.try_lock().is_ok() && still_there(&owner, &entry.path().join(LOCK)) {
             let _ = std::fs::remove_dir_all(entry.path()); // the next one tries again
         }
     }
