@@ -95,7 +95,7 @@ WITH (every = '1s', class = 'optimise', cooldown_down = '1s', step_down = 0.9, d
 AS
 -- Formula: want = max(1.03 peak of 2 s, 1.5 unreclaimable, unreclaimable + 256 MiB); when less than half of the usage cannot be
 --          reclaimed and want < 0.97 limit: want.
--- Parameters: as cpu_down. Before a kill all of the cache would have to go and the room above it be filled, and memory_up acts
+-- Parameters: as cpu_down, but for two seconds of calm. Before a kill all of the cache would have to go and the room above it be filled, and memory_up acts
 -- when half of that is gone. It does so within two seconds, so 256 MiB are what a process may take at once, as a database does
 -- that fills its buffers with the first questions; who has a smaller limit is left to memory_down. Processes take most
 -- while they start, hence the warm-up.

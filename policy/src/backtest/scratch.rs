@@ -50,7 +50,8 @@ impl Drop for Scratch {
     }
 }
 
-/// Whether nobody took the directory away before its owner had locked it: until then it looks abandoned.
+/// Whether what was opened and locked is what stands there: a directory looks abandoned until its owner has locked it, and
+/// another may have taken the place of one that is gone.
 fn still_there(owner: &File, lock: &Path) -> bool {
     let inode = |found: io::Result<Metadata>| found.ok().map(|found| (found.dev(), found.ino()));
     let ours = inode(owner.metadata());
@@ -65,8 +66,7 @@ fn sweep(below: &Path) {
         }
         // Whoever is alive holds the lock, in whatever container he lives.
         let Ok(owner) = File::open(entry.path().join(LOCK)) else { continue };
-        // Kept until all is gone, so that an owner who was about to lock it sees that. What is locked may have gone meanwhile,
-        // and another have taken its place.
+        // Kept until all is gone, so that an owner who was about to lock it sees that.
         if owner.try_lock().is_ok() && still_there(&owner, &entry.path().join(LOCK)) {
             let _ = std::fs::remove_dir_all(entry.path()); // the next one tries again
         }
