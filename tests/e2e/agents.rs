@@ -282,7 +282,8 @@ fn the_agents_own_kill_switch_works_without_a_controller() {
         String::from_utf8(output.stdout).unwrap()
     };
     let said = command(&["freeze", "--restore"]);
-    assert!(said.contains("1 baselines put back"), "{said}");
+    // The CPU's, and memory's too if the rules had moved that by then.
+    assert!(said.contains("1 baselines put back") || said.contains("2 baselines put back"), "{said}");
     assert!(is_back(&host).is_some());
 }
 
