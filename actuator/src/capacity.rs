@@ -28,11 +28,12 @@ impl Capacity {
         Ok(Self { cpus, memory })
     }
 
-    /// The capacity in the resource's base unit.
+    /// The capacity in the resource's base unit; of a weight there is no end.
     pub(crate) fn of(self, resource: Resource) -> f64 {
         match resource {
             Resource::Cpu => f64::from(self.cpus),
-            Resource::Memory => self.memory as f64,
+            Resource::CpuWeight => f64::INFINITY,
+            Resource::Memory | Resource::MemoryHigh => self.memory as f64,
         }
     }
 

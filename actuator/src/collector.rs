@@ -14,6 +14,7 @@ use crate::capacity::Capacity;
 use crate::cgroup::parse::Stall;
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling, sampler};
 use crate::discovery::{Found, identify, is_pause, walk};
+use crate::drift::Owned;
 use crate::error::ActuatorError;
 use crate::host::{LocalHost, Tracked};
 use crate::knobs::keeper::Knobs;
@@ -28,6 +29,8 @@ const ASKING_TIME: Duration = Duration::from_secs(1);
 /// How long a container is kept back whose runtime cannot tell its name, or whose name a container has that is about to go.
 /// After that it goes by its short identifier or its path, for as long as it lives: a name is a history.
 const NAME_PATIENCE: Duration = Duration::from_secs(5);
+/// The `cpu.weight` of whoever was given none.
+pub(crate) const USUAL_WEIGHT: f64 = 100.0;
 
 /// The collector of one host.
 pub(crate) struct Collector {
@@ -308,7 +311,11 @@ fn is_patient(nameless: &mut BTreeMap<(PathBuf, u64), TimeMs>, found: &Found, no
 /// The own limits as found, those of a former process's record first.
 fn first_limits(cgroup: &crate::cgroup::Cgroup, recorded: &BTreeMap<Resource, Limit>) -> BTreeMap<Resource, Limit> {
     let found = |resource| recorded.get(&resource).copied().or_else(|| cgroup.own_limit(resource).ok());
-    Resource::ALL.into_iter().filter_map(|resource| Some((resource, found(resource)?))).collect()
+    let limits = Resource::ALL.into_iter().filter_map(|resource| Some((resource, found(resource)?)));
+    // What a knob was is of interest once a rule has moved it.
+    limits
+        .chain(recorded.iter().filter(|(resource, _)| resource.is_knob()).map(|(knob, found)| (*knob, *found)))
+        .collect()
 }
 
 /// `name`, or when another container has it, the path with dots for slashes, which no other has.
@@ -339,7 +346,10 @@ impl Round {
         self.reopen_where_needed(host, watched);
         let tags = Tags::of(&watched.tracked.container.read());
         for resource in Resource::ALL {
-            self.sample_limit(host, capacity, watched, &tags, resource);
+            let in_force = self.sample_limit(host, capacity, watched, &tags, resource);
+            for knob in Resource::KNOBS.into_iter().filter(|knob| knob.of() == resource) {
+                self.sample_knob(host, watched, &tags, knob, in_force);
+            }
         }
         let reading = watched.sampler.read(&mut self.gaps);
         let former = watched.former.replace(reading);
@@ -369,6 +379,7 @@ impl Round {
         }
     }
 
+    /// The limit in force, if it is known.
     fn sample_limit(
         &mut self,
         host: &LocalHost,
@@ -376,31 +387,63 @@ impl Round {
         watched: &mut Watched,
         tags: &Tags,
         resource: Resource,
-    ) {
+    ) -> Option<f64> {
         // Locked before the file is read: otherwise a change that ends in between would look like somebody else's. While a
         // change is in progress nothing is compared.
         let mut owned = watched.tracked.owned(resource).try_lock();
         let limit = watched.sampler.limit(resource);
-        let Some(own) = self.gaps.take(limit) else { return };
-        let Some(own) = own else {
+        let Some(own) = self.gaps.take(limit)? else {
             let container = watched.tracked.container.read();
-            return self
-                .gaps
-                .note(format!("{} has no directory in the {resource} hierarchy", container.path.display()));
+            self.gaps.note(format!("{} has no directory in the {resource} hierarchy", container.path.display()));
+            return None;
         };
-        if let Some(owned) = &mut owned {
+        let drifted = owned.as_mut().and_then(|owned| {
             if !owned.baseline_recorded {
                 watched.tracked.container.write().baseline.insert(resource, own);
             }
-            owned.claim.observe(own, self.now, host.config.drift());
-            if let Some((answer, expected)) = owned.claim.take_news() {
-                self.note_drift(host, watched, resource, Drifted { expected, found: own, answer });
-            }
-        }
+            self.compare(host, owned, own)
+        });
         drop(owned);
-        if let Some(effective) = self.effective(host, capacity, watched, resource, own) {
-            self.push(metrics::LIMIT, tags, resource, effective);
+        if let Some(drifted) = drifted {
+            self.note_drift(host, watched, resource, drifted);
         }
+        let effective = self.effective(host, capacity, watched, resource, own)?;
+        self.push(metrics::LIMIT, tags, resource, effective);
+        Some(effective)
+    }
+
+    /// A knob that stands where everybody's does has no sample, unless a rule moved it: most containers have none to tell of.
+    /// A memory.high that is none is the limit `in_force` then.
+    fn sample_knob(
+        &mut self,
+        host: &LocalHost,
+        watched: &mut Watched,
+        tags: &Tags,
+        knob: Resource,
+        in_force: Option<f64>,
+    ) {
+        let of = watched.tracked.owned(knob.of()).try_lock();
+        let mut owned = of.as_ref().and_then(|_| watched.tracked.owned(knob).try_lock());
+        let limit = watched.sampler.limit(knob);
+        // Where the controller is missing, the limit's sample said so.
+        let Some(own) = self.gaps.take_optional(limit).flatten() else { return };
+        let moved = owned.as_ref().is_some_and(|owned| owned.baseline_recorded);
+        let drifted = owned.as_mut().and_then(|owned| self.compare(host, owned, own));
+        drop((owned, of));
+        if let Some(drifted) = drifted {
+            self.note_drift(host, watched, knob, drifted);
+        }
+        let usual = if knob == Resource::CpuWeight { Limit::At(USUAL_WEIGHT) } else { Limit::Unlimited };
+        if moved || own != usual {
+            self.push_some(metrics::LIMIT, tags, knob, own.value().or(in_force));
+        }
+    }
+
+    /// Whether somebody else changed what was written, as far as that was not told yet.
+    fn compare(&self, host: &LocalHost, owned: &mut Owned, found: Limit) -> Option<Drifted> {
+        owned.claim.observe(found, self.now, host.config.drift());
+        let (answer, expected) = owned.claim.take_news()?;
+        Some(Drifted { expected, found, answer })
     }
 
     fn note_drift(&mut self, host: &LocalHost, watched: &Watched, resource: Resource, drifted: Drifted) {

@@ -188,6 +188,13 @@ impl<T: Clone + PartialEq> Claim<T> {
     }
 }
 
+impl Claim<Limit> {
+    /// Whether a value of ours stands there that is a limit at all.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.is_ours() && self.written.is_some_and(|written| written != Limit::Unlimited)
+    }
+}
+
 /// `0.45 cores`, `96.0 MiB` or `unlimited`.
 pub(crate) fn describe(limit: Limit, resource: Resource) -> String {
     limit.value().map_or_else(|| "unlimited".to_owned(), |value| resource.display(value))

@@ -63,7 +63,9 @@ pub(crate) struct Tracked {
     pub(crate) cgroup: RwLock<Arc<Cgroup>>,
     pub(crate) knobs: Mutex<Knobs>,
     cpu: Mutex<Owned>,
+    cpu_weight: Mutex<Owned>,
     memory: Mutex<Owned>,
+    memory_high: Mutex<Owned>,
 }
 
 impl Tracked {
@@ -83,17 +85,28 @@ impl Tracked {
             cgroup: RwLock::new(Arc::new(cgroup)),
             knobs: Mutex::new(knobs),
             cpu: owned(Resource::Cpu),
+            cpu_weight: owned(Resource::CpuWeight),
             memory: owned(Resource::Memory),
+            memory_high: owned(Resource::MemoryHigh),
         }
     }
 
     /// What this process wrote. Held by a change from its first read to its read-back, for a memory limit that goes down
-    /// that is seconds: whoever must not wait uses `try_lock`.
+    /// that is seconds: whoever must not wait uses `try_lock`. Whoever looks at a knob holds the lock of its resource, too,
+    /// and takes that one first: a change of memory moves `memory.high` on its way.
     pub(crate) fn owned(&self, resource: Resource) -> &Mutex<Owned> {
         match resource {
             Resource::Cpu => &self.cpu,
+            Resource::CpuWeight => &self.cpu_weight,
             Resource::Memory => &self.memory,
+            Resource::MemoryHigh => &self.memory_high,
         }
+    }
+
+    /// Whether memory.high is kept where the configuration or a rule set it, whatever the limit is. Needs that lock.
+    fn keeps_high(&self) -> bool {
+        let by_rule = self.memory_high.try_lock().is_some_and(|owned| owned.claim.holds_back());
+        by_rule || self.knobs.lock().keeps_high()
     }
 }
 
@@ -177,13 +190,15 @@ impl LocalHost {
         if let Some(verdict) = forbidden(&tracked.container.read(), change) {
             return verdict;
         }
+        let _of = resource.is_knob().then(|| tracked.owned(resource.of()).lock());
         let mut owned = tracked.owned(resource).lock();
-        if let Some(message) = refuse() {
+        if let Some(message) = refuse().or_else(|| tracked.knobs.lock().is_configured(resource)) {
             return Verdict::new(OutcomeStatus::Refused, None, message);
         }
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
-        let owner = self.owner_of(&whom, &cgroup);
+        // Runtimes keep no record of what rules do to knobs.
+        let owner = if resource.is_knob() { None } else { self.owner_of(&whom, &cgroup) };
         // Giving a baseline back is told at once, as is what has no limit: that is how things are left.
         let is_final = change.limit_before.is_none() || change.target.is_infinite();
         let waits = self.config.write_via == WriteVia::Auto
@@ -209,7 +224,7 @@ impl LocalHost {
             owner: owner.as_deref().filter(|_| !waits),
             record_baseline: &record_baseline,
             record_squeeze: &record_squeeze,
-            keeps_high: tracked.knobs.lock().keeps_high(),
+            keeps_high: tracked.keeps_high(),
             ..self.job(&whom, &cgroup, resource, clock.now(), &told)
         };
         let burst = tracked.knobs.lock().kept_burst().filter(|_| resource == Resource::Cpu);
@@ -253,7 +268,12 @@ impl LocalHost {
             squeeze_timeout: self.config.squeeze_timeout(),
             owner: None,
             told,
-            other_changed: via_owner && self.baselines.recorded(whom.life()).keys().any(|changed| *changed != resource),
+            other_changed: via_owner
+                && self
+                    .baselines
+                    .recorded(whom.life())
+                    .keys()
+                    .any(|changed| !changed.is_knob() && *changed != resource),
             keeps_high: false,
             owner_only: self.config.write_via == WriteVia::Owner,
             whole_percent: via_owner && owner::unit(&cgroup.path).is_some(),

@@ -64,13 +64,9 @@ fn take(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> {
             }
         }
         "cpu.min" | "cpu.max" | "memory.min" | "memory.max" => {
-            let (resource, amount) = match key.starts_with("cpu") {
-                true => (Resource::Cpu, cores(value)),
-                false => (Resource::Memory, bytes(value)),
-            };
-            let expected = match resource {
-                Resource::Cpu => "a number of cores such as 0.5 or 500m",
-                Resource::Memory => "a number of bytes such as 512MiB or 2GiB",
+            let (resource, amount, expected) = match key.starts_with("cpu") {
+                true => (Resource::Cpu, cores(value), "a number of cores such as 0.5 or 500m"),
+                false => (Resource::Memory, bytes(value), "a number of bytes such as 512MiB or 2GiB"),
             };
             let amount = amount.filter(|amount| amount.is_finite() && *amount >= 0.0);
             let amount = amount.filter(|amount| *amount > 0.0 || key.ends_with("min"));

@@ -1,9 +1,9 @@
 -- Memory limits: ahead of growth, down slowly, and quickly only where the kernel can take back what is above.
 --
 -- A memory limit that is reached kills, unless what is above it can be reclaimed. So what counts is how much of its memory a
--- container holds for good: anonymous, shared and kernel memory, `unreclaimable`. Squeezing by pressure, with `memory.high` in
--- steps as TMO and Senpai do it, would need a knob that rules do not have: they move the hard limit (`memory.max`) alone,
--- before which the actuator squeezes with `memory.high` on its own.
+-- container holds for good: anonymous, shared and kernel memory, `unreclaimable`. With cgroup v2 the quick part goes by
+-- `memory.high`, which reclaims and slows down but never kills, and the hard limit (`memory.max`) follows long history. With v1,
+-- whose soft limit does nothing until the host itself is short, all there is is the hard limit.
 
 -- Memory grows ahead of the process.
 CREATE OR REPLACE RULE memory_up
@@ -89,13 +89,60 @@ SELECT host, container, resource,
 FROM calm
 WHERE want < 0.95 * allocated;
 
--- Where most of it can be reclaimed, the limit follows usage as that of CPU does: too low a limit costs reads, not the process.
+-- Where most of it can be reclaimed, memory.high follows usage as the limit of CPU does: too low a one costs reads, not the process.
 CREATE OR REPLACE RULE memory_squeeze
-WITH (every = '1s', class = 'optimise', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02, warm_up = '5s', watch = '5s')
+WITH (every = '1s', class = 'optimise', scope = 'cgroup = v2', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02,
+      warm_up = '5s', watch = '5s')
+AS
+-- Formula: want = max(1.03 peak of 2 s, 1.2 unreclaimable); when less than half of the usage cannot be reclaimed, tasks waited for
+--          memory in less than 5 % of the time and want < 0.97 high, which is the limit where there is none: want.
+-- Source: TMO and Senpai, which squeeze as long as pressure stays low. They creep by a share of the usage each few seconds; as
+--          nothing is killed here, it goes to what was used at once, and memory_release gives back as quickly.
+-- Parameters: as cpu_down, but for two seconds of calm. The working set does not count page cache on the inactive list, so that
+--          goes first. Processes take most while they start, hence the warm-up.
+WITH set_ AS (
+    SELECT host, container, allocated AS high FROM recent(INTERVAL '2 seconds') WHERE resource = 'memory.high'
+), cached AS (
+    SELECT r.host, r.container, r.usage_max, least(r.allocated, coalesce(s.high, r.allocated)) AS high,
+           greatest(1.03 * r.usage_max, 1.2 * r.unreclaimable) AS want
+    FROM recent(INTERVAL '2 seconds') AS r LEFT JOIN set_ AS s USING (host, container)
+    WHERE r.resource = 'memory' AND r.allocated > 0 AND r.samples >= 2 AND r.unreclaimable < 0.5 * r.usage
+      AND coalesce(r.oom_kills, 0) = 0 AND coalesce(r.pressure, 0) < 0.05
+)
+SELECT host, container, 'memory.high' AS resource, want AS target,
+       concat('it uses ', CAST(round(100 * usage_max / high) AS BIGINT), ' % of what it may, most of which can be reclaimed') AS reason,
+       want
+FROM cached
+WHERE want < 0.97 * high;
+
+-- What needs more than memory.high gets it at once.
+CREATE OR REPLACE RULE memory_release
+WITH (every = '1s', class = 'protect', scope = 'cgroup = v2', cooldown_up = '1s', dead_band = 0, hold_max = '1h')
+AS
+-- Formula: usage >= 0.97 high, tasks that waited for memory in 5 % of the last 2 s, or half of the usage that cannot be
+--          reclaimed: the limit, which takes memory.high away; 1.05 usage > 1.02 high: 1.05 usage.
+WITH set_ AS (
+    SELECT host, container, allocated AS high FROM recent(INTERVAL '2 seconds') WHERE resource = 'memory.high'
+), squeezed AS (
+    SELECT r.host, r.container, r.usage, r.allocated, s.high,
+           r.usage >= 0.97 * s.high OR r.pressure >= 0.05 OR r.unreclaimable >= 0.5 * r.usage AS suffers
+    FROM recent(INTERVAL '2 seconds') AS r JOIN set_ AS s USING (host, container)
+    WHERE r.resource = 'memory' AND s.high < 0.99 * r.allocated
+)
+SELECT host, container, 'memory.high' AS resource, CASE WHEN suffers THEN allocated ELSE 1.05 * usage END AS target,
+       concat('it uses ', CAST(round(100 * usage / high) AS BIGINT), ' % of memory.high') AS reason
+FROM squeezed
+WHERE suffers OR 1.05 * usage > 1.02 * high;
+
+-- The same with the hard limit, which kills when it is too low.
+CREATE OR REPLACE RULE memory_squeeze_v1
+WITH (every = '1s', class = 'optimise', scope = 'cgroup = v1', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02,
+      warm_up = '5s', watch = '5s')
 AS
 -- Formula: want = max(1.03 peak of 2 s, 1.5 unreclaimable, unreclaimable + 256 MiB); when less than half of the usage cannot be
 --          reclaimed and want < 0.97 limit: want.
--- Parameters: as cpu_down, but for two seconds of calm. Before a kill all of the cache would have to go and the room above it be filled, and memory_up acts
+-- Parameters: as cpu_down, but for two seconds of calm. Before a kill all of the cache would have to go and the room above it be
+-- filled, and memory_up acts
 -- when half of that is gone. It does so within two seconds, so 256 MiB are what a process may take at once, as a database does
 -- that fills its buffers with the first questions; who has a smaller limit is left to memory_down. Processes take most
 -- while they start, hence the warm-up.

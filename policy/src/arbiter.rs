@@ -143,7 +143,8 @@ impl Candidate {
     fn new(mut proposal: Proposal, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Self {
         let acts = canary::acts(proposal.rule.mode, &proposal.key.0) && snapshot.scales(&proposal.key.0);
         let track = history.track(&proposal.key);
-        let reading = snapshot.readings.get(&proposal.key);
+        let reading = snapshot.reading(&proposal.key);
+        let reading = reading.as_deref();
         let context = context(&proposal, acts, reading, snapshot, history, track, config);
         let (target, notes) = (proposal.target, Vec::new());
         if !snapshot.explains {
@@ -309,7 +310,7 @@ fn context(
         limit,
         age: reading.get(Figure::Age),
         samples: reading.get(Figure::Samples).unwrap_or(0.0),
-        first_data: track.first_data,
+        first_data: if key.1.is_knob() { history.track(&(key.0.clone(), key.1.of())) } else { track }.first_data,
         usage: reading.get(Figure::Usage),
         throttled_last: reading.get(Figure::ThrottledLast),
         unreclaimable: reading.get(Figure::Unreclaimable),

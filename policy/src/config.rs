@@ -238,23 +238,18 @@ impl PolicyConfig {
     pub(crate) fn floor(&self, resource: Resource) -> f64 {
         match resource {
             Resource::Cpu => self.floor_cpu_cores,
-            Resource::Memory => self.floor_memory_bytes as f64,
+            Resource::CpuWeight => 1.0,
+            Resource::Memory | Resource::MemoryHigh => self.floor_memory_bytes as f64,
         }
     }
 
     /// What the limits of a host may add up to, as a multiple of what it has.
     pub(crate) fn capacity_ratio(&self, resource: Resource) -> f64 {
-        match resource {
-            Resource::Cpu => self.capacity_ratio_cpu,
-            Resource::Memory => self.capacity_ratio_memory,
-        }
+        if resource.of() == Resource::Cpu { self.capacity_ratio_cpu } else { self.capacity_ratio_memory }
     }
 
     pub(crate) fn step_down(&self, resource: Resource) -> f64 {
-        match resource {
-            Resource::Cpu => self.step_down_cpu,
-            Resource::Memory => self.step_down_memory,
-        }
+        if resource.of() == Resource::Cpu { self.step_down_cpu } else { self.step_down_memory }
     }
 }
 

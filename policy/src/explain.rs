@@ -109,10 +109,11 @@ pub fn explain_sentence(decision: &Decision) -> String {
 
 fn limit_of(decision: &Decision) -> String {
     let resource = match decision.resource {
-        Resource::Cpu => "CPU",
-        Resource::Memory => "memory",
+        Resource::Cpu => "CPU limit",
+        Resource::Memory => "memory limit",
+        knob @ (Resource::CpuWeight | Resource::MemoryHigh) => knob.as_str(),
     };
-    format!("{resource} limit of {} on {}", decision.container.name, decision.container.host)
+    format!("{resource} of {} on {}", decision.container.name, decision.container.host)
 }
 
 fn because(reason: &str) -> String {
@@ -154,7 +155,8 @@ fn pair(resource: Resource, from: f64, to: f64) -> (String, String) {
     match resource {
         Resource::Cpu if format!("{from:.2}") == format!("{to:.2}") => (format!("{from:.3}"), format!("{to:.3} cores")),
         Resource::Cpu => (format!("{from:.2}"), format!("{to:.2} cores")),
-        Resource::Memory => (resource.display(from), resource.display(to)),
+        Resource::CpuWeight => (format!("{from:.0}"), format!("{to:.0}")),
+        Resource::Memory | Resource::MemoryHigh => (resource.display(from), resource.display(to)),
     }
 }
 

@@ -150,7 +150,7 @@ impl Engine {
     fn put_baselines_back(&self, now: TimeMs) -> Vec<Decision> {
         let containers = self.store.containers();
         // CPU first, since it never blocks and memory may.
-        let limits = Resource::ALL.into_iter().flat_map(|resource| {
+        let limits = Resource::with_knobs().flat_map(|resource| {
             let baseline =
                 move |container: &Container| Some((container.key.clone(), *container.baseline.get(&resource)?));
             containers.iter().filter_map(baseline).map(move |(container, baseline)| (container, resource, baseline))

@@ -257,7 +257,7 @@ impl History {
     /// When a container was shrunk last, as rules count it that write, or those that do not.
     pub fn shrunk(&self, container: &ContainerKey, acts: bool) -> Option<TimeMs> {
         let mut key = (container.clone(), Resource::Cpu);
-        Resource::ALL.into_iter().fold(None, |last, resource| {
+        Resource::with_knobs().fold(None, |last, resource| {
             key.1 = resource;
             last.max(self.tracks.get(&key).and_then(|track| track.shrunk(acts)))
         })
@@ -465,8 +465,8 @@ impl History {
         for (key, track) in self.tracks.iter_mut() {
             let Some(lease) = track.lease.clone().filter(|lease| lease.rule == rule) else { continue };
             // Without data there is nothing to judge a return by.
-            let Some(reading) = snapshot.readings.get(key) else { continue };
-            let Some(limit) = track.limit(reading, now) else { continue };
+            let Some(reading) = snapshot.reading(key) else { continue };
+            let Some(limit) = track.limit(&reading, now) else { continue };
             if now.since(lease.renewed) <= ttl {
                 continue;
             }

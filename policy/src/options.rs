@@ -111,10 +111,7 @@ impl RuleOptions {
     /// Largest decrease at once, as a fraction of the limit.
     pub fn step_down(&self, resource: Resource) -> f64 {
         let (cpu, memory) = self.step_down_default;
-        self.step_down.unwrap_or(match resource {
-            Resource::Cpu => cpu,
-            Resource::Memory => memory,
-        })
+        self.step_down.unwrap_or(if resource.of() == Resource::Cpu { cpu } else { memory })
     }
 
     /// Fills in what `given` does not say. `given` holds checked values, as [`check`] returns them or the store kept them.

@@ -75,7 +75,7 @@ impl Engine {
                 return;
             }
         };
-        let kills = |key: &LimitKey| snapshot.readings.get(key)?.get(Figure::OomKills);
+        let kills = |key: &LimitKey| snapshot.reading(key)?.get(Figure::OomKills);
         let tuning = Tuning::of(&self.config);
         let worse = self.history.lock().watches.look(now, &samples, kills, &tuning);
         for regression in &worse {
@@ -94,7 +94,9 @@ impl Engine {
         let timeout = self.config.rule_timeout();
         let options = QueryOptions { timeout, pool: QueryPool::Rules, ..self.store.default_query_options(now) };
         let (limits, seen): (Vec<LimitKey>, Vec<TimeMs>) = watched.into_iter().unzip();
-        let rows = self.store.pressure_of(limits.clone(), since, &options);
+        // What a knob does shows in the pressure of its resource.
+        let of = limits.iter().map(|(container, resource)| (container.clone(), resource.of())).collect();
+        let rows = self.store.pressure_of(of, since, &options);
         let rows = tokio::time::timeout(timeout + GRACE, rows).await;
         let rows = rows.map_err(|_| format!("pressure could not be read within {timeout:?}"))?;
         let rows = rows.map_err(|error| format!("pressure could not be read: {}", error.message))?;

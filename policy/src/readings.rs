@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef};
 use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value};
+use tidegate_model::Resource;
 
 use crate::proposal::{Keys, LimitKey, numbers};
 
@@ -24,6 +25,11 @@ const USUAL: [Figure; 10] = [
 ];
 /// The figures that a decrease is judged by, and watched by afterwards. They take a pass over the whole window each.
 const OF_DECREASES: [Figure; 4] = [Figure::UsageStddev, Figure::UsageSlope, Figure::Throttled, Figure::Pressure];
+
+/// Samples whose ages differ by less, in seconds, are of one collection.
+const SAME_SAMPLE_S: f64 = 0.5;
+/// The `cpu.weight` of whoever was given none.
+const USUAL_WEIGHT: f64 = 100.0;
 
 /// How much is read of each limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +120,30 @@ impl Reading {
         let mut reading = Self::default();
         reading.0[Figure::Allocated as usize] = limit;
         reading.0[Figure::AllocatedAge as usize] = age;
+        reading
+    }
+
+    /// What is known of a knob, out of what was read of its resource and of the knob itself, if anything was.
+    pub fn of_knob(&self, knob: Resource, own: Option<&Reading>) -> Self {
+        let mut reading = self.clone();
+        let age = |reading: &Reading| reading.get(Figure::AllocatedAge);
+        // Measured at one time; an older sample is of a knob that is not set any more.
+        let own = own.filter(|own| age(own).is_some_and(|own| own <= age(self).unwrap_or(own) + SAME_SAMPLE_S));
+        let stands = own.and_then(|own| own.get(Figure::Allocated));
+        match knob {
+            Resource::CpuWeight => {
+                reading = Self::default();
+                for figure in [Figure::Samples, Figure::Age, Figure::AllocatedAge, Figure::Throttled, Figure::Pressure]
+                {
+                    reading.0[figure as usize] = self.0[figure as usize];
+                }
+                reading.0[Figure::Allocated as usize] = stands.unwrap_or(USUAL_WEIGHT);
+            }
+            _ => {
+                let limit = self.0[Figure::Allocated as usize];
+                reading.0[Figure::Allocated as usize] = stands.map_or(limit, |high| high.min(limit));
+            }
+        }
         reading
     }
 
@@ -254,7 +284,7 @@ impl FromIterator<(LimitKey, Reading)> for Readings {
 mod tests {
     use super::*;
     use arrow::array::{Float64Array, StringArray};
-    use tidegate_model::{ContainerKey, Resource};
+    use tidegate_model::ContainerKey;
 
     fn batch(containers: &[&str], usage: &[f64]) -> RecordBatch {
         let text = |value: &str| Arc::new(StringArray::from(vec![value; containers.len()])) as ArrayRef;

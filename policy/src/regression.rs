@@ -78,7 +78,7 @@ pub(crate) fn regression(resource: Resource, before: &Before, after: &After, tun
         return Some(format!("it was throttled in {now} of the periods, before in {before}"));
     }
     // CPU pressure is also waiting for a busy host; a limit that throttles nobody is not what they wait for.
-    if resource == Resource::Cpu && throttled.is_some_and(|now| now <= throttled_before) {
+    if resource.of() == Resource::Cpu && throttled.is_some_and(|now| now <= throttled_before) {
         return None;
     }
     let pressure_before = before.pressure.unwrap_or(0.0);

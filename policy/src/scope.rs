@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tidegate_model::{Container, ContainerKey};
 
 /// A filter such as `app = shop, tier in (web, api), !batch`: all of its terms must hold. A key is `host`, `container`,
-/// `app`, `user`, `runtime` or the name of a label; `*` in a value stands for any characters.
+/// `app`, `user`, `runtime`, `cgroup` (`v1` or `v2`) or the name of a label; `*` in a value stands for any characters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Scope(Vec<Term>);
 
@@ -40,6 +40,7 @@ fn value_of<'a>(name: &str, key: &'a ContainerKey, known: Option<&'a Container>)
         "app" => known?.app.as_deref(),
         "user" => known?.user.as_deref(),
         "runtime" => known.map(|container| container.runtime.as_str()),
+        "cgroup" => known.map(|container| container.cgroup.as_str()),
         label => known?.labels.get(label).map(String::as_str),
     }
 }

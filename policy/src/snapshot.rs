@@ -1,5 +1,6 @@
 //! What the engine knows of every limit at one instant: one read of `recent()`, shared by all rules of the tick.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,6 +13,9 @@ use crate::readings::{Figure, Reading, Readings};
 
 /// The label that says how much of what is short on a host a container gets, relative to the others there.
 const WEIGHT: &str = "tidegate.weight";
+
+/// The weights that the kernel takes.
+const WEIGHTS: (f64, f64) = (1.0, 10_000.0);
 
 /// The window of `recent()` behind a [`Snapshot`].
 pub(crate) const SNAPSHOT_WINDOW: Duration = Duration::from_secs(60);
@@ -57,16 +61,29 @@ impl Snapshot {
         self.readings.get(key).or_else(|| self.groups.silent.get(key))
     }
 
+    /// What is known of a limit or a knob. A knob is judged by what was read of its resource: a `memory.high` that is not set
+    /// stands where the limit does, a `cpu.weight` at everybody's.
+    pub fn reading(&self, key: &LimitKey) -> Option<Cow<'_, Reading>> {
+        if !key.1.is_knob() {
+            return self.readings.get(key).map(Cow::Borrowed);
+        }
+        let of = self.readings.get(&(key.0.clone(), key.1.of()))?;
+        Some(Cow::Owned(of.of_knob(key.1, self.readings.get(key))))
+    }
+
     /// The operator's bounds of a limit, where they are set. They hold also while nothing is measured.
     pub fn bounds(&self, key: &LimitKey) -> (Option<f64>, Option<f64>) {
-        self.bounds_as_read(key, self.readings.get(key).unwrap_or(&Reading::default()))
+        self.bounds_as_read(key, &self.reading(key).unwrap_or_default())
     }
 
     /// As [`Snapshot::bounds`], where the limit's reading is known.
     pub fn bounds_as_read(&self, key: &LimitKey, reading: &Reading) -> (Option<f64>, Option<f64>) {
+        if key.1 == Resource::CpuWeight {
+            return (Some(WEIGHTS.0), Some(WEIGHTS.1));
+        }
         let (mut min, mut max) = (reading.get(Figure::Min), reading.get(Figure::Max));
         if min.is_none() || max.is_none() {
-            let bounds = self.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1));
+            let bounds = self.containers.get(&key.0).and_then(|container| container.bounds.get(&key.1.of()));
             min = min.or(bounds.map(|bounds| bounds.min));
             max = max.or(bounds.map(|bounds| bounds.max));
         }
@@ -74,17 +91,21 @@ impl Snapshot {
         (min.filter(|min| *min > 0.0), max.filter(|max| *max > 0.0))
     }
 
-    /// What the host of a limit has of its resource, when that is known.
+    /// What the host of a limit has of its resource, when that is known. No knob is of use beyond it.
     pub fn capacity(&self, (container, resource): &LimitKey) -> Option<f64> {
-        self.capacity_of(&container.host, *resource)
+        match resource {
+            Resource::CpuWeight => None,
+            resource => self.capacity_of(&container.host, resource.of()),
+        }
     }
 
-    /// What a host has of a resource, when that is known.
+    /// What a host has of a resource, when that is known; of a knob it has nothing that could run out.
     pub fn capacity_of(&self, host: &str, resource: Resource) -> Option<f64> {
         let (cpu, memory) = self.capacity.get(host)?;
         let value = match resource {
             Resource::Cpu => *cpu,
             Resource::Memory => *memory,
+            Resource::CpuWeight | Resource::MemoryHigh => return None,
         };
         // A host that reports nothing yet has no capacity, not a capacity of nothing.
         (value > 0.0).then_some(value)

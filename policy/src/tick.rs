@@ -492,8 +492,8 @@ impl Engine {
 
 /// Whether a limit may come out lower than it is, whatever guards make of the target.
 fn may_lower(Proposal { key, target, .. }: &Proposal, snapshot: &Snapshot, history: &History) -> bool {
-    let Some(reading) = snapshot.readings.get(key) else { return true };
-    let Some(limit) = history.limit(key, reading, snapshot.now) else { return true };
+    let Some(reading) = snapshot.reading(key) else { return true };
+    let Some(limit) = history.limit(key, &reading, snapshot.now) else { return true };
     let highest = [snapshot.bounds(key).1, snapshot.capacity(key)].into_iter().flatten().fold(*target, f64::min);
     highest < limit || highest.is_nan()
 }

@@ -2,6 +2,7 @@
 //! container's owner where there is one.
 
 mod cpu;
+mod knob;
 pub(crate) mod memory;
 mod memory_v1;
 pub(crate) mod memory_v2;
@@ -43,7 +44,7 @@ pub(crate) struct Job<'a> {
     pub(crate) told: &'a Cell<bool>,
     /// Whether the limit of the other resource was ever changed by us.
     pub(crate) other_changed: bool,
-    /// Whether memory.high is kept at a value of its own, whatever the limit is.
+    /// Whether memory.high is kept at a value of its own, by the configuration or by a rule, whatever the limit is.
     pub(crate) keeps_high: bool,
     /// Whether an owner that fails makes the change fail.
     pub(crate) owner_only: bool,
@@ -120,6 +121,7 @@ fn attempt(
     match job.resource {
         Resource::Cpu => cpu::change(job, dir, found, owned, writes),
         Resource::Memory => memory::change(job, dir, found, owned, writes),
+        Resource::CpuWeight | Resource::MemoryHigh => knob::change(job, found, owned, writes),
     }
 }
 
@@ -176,10 +178,7 @@ fn tell(
     ask: impl FnOnce(&dyn Owner) -> Result<Told, NotTold>,
     writes: &mut Vec<Write>,
 ) -> Result<(bool, Option<String>), NotTold> {
-    let other = match job.resource {
-        Resource::Cpu => Resource::Memory,
-        Resource::Memory => Resource::Cpu,
-    };
+    let other = if job.resource.of() == Resource::Cpu { Resource::Memory } else { Resource::Cpu };
     let before = job.cgroup.own_limit(other).ok();
     let told = ask(owner)?;
     job.told.set(true);
@@ -201,15 +200,15 @@ fn tell(
 pub(crate) fn tell_present(job: &Job<'_>, writes: &mut Vec<Write>) -> Result<(), NotTold> {
     let (Some(owner), Some(dir)) = (job.owner, job.cgroup.dir(job.resource)) else { return Ok(()) };
     let (cpu, memory) = (memory::present_cpu(job), memory::present(job));
-    let ask = |owner: &dyn Owner| match job.resource {
-        Resource::Cpu => owner.set_cpu(cpu, memory, job.other_changed),
+    let ask = |owner: &dyn Owner| match job.resource.of() {
         Resource::Memory => owner.set_memory(memory, cpu, job.other_changed),
+        _ => owner.set_cpu(cpu, memory, job.other_changed),
     };
     if let (false, _) = tell(job, owner, ask, writes)? {
         // It knows the machine's capacity now, and so does the file; it was unlimited.
-        let file = match job.resource {
-            Resource::Cpu => job.cgroup.write_quota(dir, cpu.quota, cpu.period).map(|write| writes.push(write)),
+        let file = match job.resource.of() {
             Resource::Memory => memory::raise_file(job, dir, Limit::Unlimited, Limit::Unlimited, writes),
+            _ => job.cgroup.write_quota(dir, cpu.quota, cpu.period).map(|write| writes.push(write)),
         };
         file.map_err(|error| NotTold(error.to_string()))?;
     }
@@ -226,18 +225,18 @@ fn put_back(
     writes: &mut Vec<Write>,
 ) -> Result<(), ActuatorError> {
     let Some(dir) = job.cgroup.dir(resource) else { return Ok(()) };
-    match resource {
-        Resource::Cpu => {
-            let period = job.cgroup.cpu_max(dir)?.period;
-            let quota = before.value().map(|cores| (cores * period as f64).round() as u64);
-            writes.push(job.cgroup.write_quota(dir, quota, period)?);
-        }
+    match resource.of() {
         Resource::Memory => {
             let is_raised = before.value().is_some_and(|before| after.value().is_none_or(|after| after > before));
             if is_raised {
                 return Err(ActuatorError::Config("it stays so".to_owned()));
             }
             memory::raise_file(job, dir, after, before, writes)?;
+        }
+        _ => {
+            let period = job.cgroup.cpu_max(dir)?.period;
+            let quota = before.value().map(|cores| (cores * period as f64).round() as u64);
+            writes.push(job.cgroup.write_quota(dir, quota, period)?);
         }
     }
     Ok(())
@@ -276,7 +275,7 @@ fn is_same(job: &Job<'_>, written: Limit, stands: Limit) -> bool {
     let tolerance = match job.resource {
         _ if job.owner.is_none() => 0.0,
         Resource::Cpu => PERCENT,
-        Resource::Memory => page_size() as f64,
+        _ => page_size() as f64,
     };
     match (written, stands) {
         (Limit::At(written), Limit::At(stands)) => (written - stands).abs() <= tolerance,

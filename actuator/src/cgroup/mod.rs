@@ -17,6 +17,9 @@ use crate::cgroup::mounts::Mounts;
 use crate::error::ActuatorError;
 use crate::quota::CpuMax;
 
+/// The weights that v2 knows (`CGROUP_WEIGHT_MIN`, `_MAX` in include/linux/cgroup.h).
+pub(crate) const WEIGHTS: std::ops::RangeInclusive<u64> = 1..=10_000;
+
 /// Where the controllers of this host are. On v2 all of them are in one place.
 #[derive(Clone, Debug)]
 pub(crate) struct Hierarchy {
@@ -164,19 +167,27 @@ impl Cgroup {
 
     /// The directory of the controller that limits `resource`.
     pub(crate) fn dir(&self, resource: Resource) -> Option<&Dir> {
-        match resource {
-            Resource::Cpu => self.cpu.as_deref(),
+        match resource.of() {
             Resource::Memory => self.memory.as_deref(),
+            _ => self.cpu.as_deref(),
         }
     }
 
-    /// The cgroup's own limit as it stands in its file.
+    /// The cgroup's own limit, or the knob, as it stands in its file.
     pub(crate) fn own_limit(&self, resource: Resource) -> Result<Limit, ActuatorError> {
         let dir = self.dir(resource).ok_or_else(|| self.no_controller(resource))?;
         match (resource, self.version) {
             (Resource::Cpu, _) => Ok(self.cpu_max(dir)?.limit()),
             (Resource::Memory, CgroupVersion::V1) => v1::memory_limit(dir, v1::LIMIT),
             (Resource::Memory, CgroupVersion::V2) => v2::memory_limit(dir, v2::MAX),
+            (Resource::MemoryHigh, CgroupVersion::V1) => v1::memory_limit(dir, v1::SOFT_LIMIT),
+            (Resource::MemoryHigh, CgroupVersion::V2) => v2::memory_limit(dir, v2::HIGH),
+            (Resource::CpuWeight, CgroupVersion::V1) => {
+                v1::weight(&dir.read(v1::SHARES)?, &dir.path().join(v1::SHARES))
+            }
+            (Resource::CpuWeight, CgroupVersion::V2) => {
+                v2::weight(&dir.read(v2::WEIGHT)?, &dir.path().join(v2::WEIGHT))
+            }
         }
     }
 
@@ -214,6 +225,10 @@ impl Cgroup {
             (Resource::Cpu, CgroupVersion::V2) => v2::CPU_MAX,
             (Resource::Memory, CgroupVersion::V1) => v1::LIMIT,
             (Resource::Memory, CgroupVersion::V2) => v2::MAX,
+            (Resource::MemoryHigh, CgroupVersion::V1) => v1::SOFT_LIMIT,
+            (Resource::MemoryHigh, CgroupVersion::V2) => v2::HIGH,
+            (Resource::CpuWeight, CgroupVersion::V1) => v1::SHARES,
+            (Resource::CpuWeight, CgroupVersion::V2) => v2::WEIGHT,
         }
     }
 }
@@ -226,13 +241,17 @@ pub(crate) struct AncestorLimit {
 }
 
 impl Hierarchy {
-    /// The tightest limit among the ancestors of `path`, the root excluded since it has none.
+    /// The tightest limit among the ancestors of `path`, the root excluded since it has none. Knobs are each cgroup's own:
+    /// for them there is none.
     pub(crate) fn tightest_ancestor(
         &self,
         path: &Path,
         resource: Resource,
     ) -> Result<Option<AncestorLimit>, ActuatorError> {
         let mut tightest: Option<AncestorLimit> = None;
+        if resource.is_knob() {
+            return Ok(tightest);
+        }
         for ancestor in path.ancestors().skip(1).filter(|a| a.components().count() > 1) {
             let Some(value) = self.limit_at(ancestor, resource)? else { continue };
             if tightest.as_ref().is_none_or(|t| value < t.value) {

@@ -81,7 +81,7 @@ pub(crate) trait Sampler: Send {
     /// Reads usage, throttling, pressure and OOM kills.
     fn read(&mut self, gaps: &mut Gaps) -> Reading;
 
-    /// Reads the own limit; `None` when the cgroup has no directory for that resource.
+    /// Reads the own limit or a knob; `None` when the cgroup has no directory for that resource.
     fn limit(&mut self, resource: Resource) -> Result<Option<Limit>, ActuatorError>;
 }
 

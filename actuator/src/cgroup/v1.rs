@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use tidegate_model::{Limit, Resource};
 
-use crate::cgroup::Cgroup;
 use crate::cgroup::dir::{DescriptorBudget, Dir, KeptFile};
 use crate::cgroup::parse::{keyed, number, required};
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling};
+use crate::cgroup::{Cgroup, WEIGHTS};
 use crate::error::ActuatorError;
 use crate::quota::CpuMax;
 
@@ -72,6 +72,21 @@ fn parse_limit(text: &str, path: &Path) -> Result<Limit, ActuatorError> {
     Ok(if bytes >= UNLIMITED_FROM { Limit::Unlimited } else { Limit::At(bytes as f64) })
 }
 
+/// The shares for a weight of v2, as the kernel converts them (`sched_weight_from_cgroup` in kernel/sched/core.c).
+pub(crate) fn shares_of(weight: u64) -> u64 {
+    (weight * 1024 + 50) / 100
+}
+
+/// The weight of v2 for shares (`sched_weight_to_cgroup`).
+pub(crate) fn weight_of(shares: u64) -> u64 {
+    ((shares * 100 + 512) / 1024).clamp(*WEIGHTS.start(), *WEIGHTS.end())
+}
+
+/// The weight that the shares in `cpu.shares` stand for.
+pub(crate) fn weight(text: &str, path: &Path) -> Result<Limit, ActuatorError> {
+    number(text, path).map(|shares| Limit::At(weight_of(shares) as f64))
+}
+
 /// The text for a limit file, given whole pages.
 pub(crate) fn limit_text(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string())
@@ -114,6 +129,7 @@ struct CpuFiles {
     stat: KeptFile,
     quota: KeptFile,
     period: KeptFile,
+    shares: KeptFile,
 }
 
 struct MemoryFiles {
@@ -121,6 +137,7 @@ struct MemoryFiles {
     stat: KeptFile,
     kernel: KeptFile,
     limit: KeptFile,
+    soft_limit: KeptFile,
     oom: KeptFile,
 }
 
@@ -132,12 +149,14 @@ impl V1Sampler {
                 stat: KeptFile::new(dir, CPU_STAT, budget),
                 quota: KeptFile::new(dir, QUOTA, budget),
                 period: KeptFile::new(dir, PERIOD, budget),
+                shares: KeptFile::new(dir, SHARES, budget),
             }),
             memory: cgroup.memory.as_ref().map(|dir| MemoryFiles {
                 usage: KeptFile::new(dir, USAGE, budget),
                 stat: KeptFile::new(dir, STAT, budget),
                 kernel: KeptFile::new(dir, KERNEL_USAGE, budget),
                 limit: KeptFile::new(dir, LIMIT, budget),
+                soft_limit: KeptFile::new(dir, SOFT_LIMIT, budget),
                 oom: KeptFile::new(dir, OOM_CONTROL, budget),
             }),
             text: Vec::new(),
@@ -193,10 +212,16 @@ impl Sampler for V1Sampler {
                 let period = read_number(&mut files.period, &mut self.text)?;
                 Ok(Some(CpuMax { quota, period }.limit()))
             }
-            Resource::Memory => {
+            Resource::CpuWeight => {
+                let Some(files) = &mut self.cpu else { return Ok(None) };
+                let path = files.shares.path();
+                weight(files.shares.read(&mut self.text)?, &path).map(Some)
+            }
+            Resource::Memory | Resource::MemoryHigh => {
                 let Some(files) = &mut self.memory else { return Ok(None) };
-                let path = files.limit.path();
-                parse_limit(files.limit.read(&mut self.text)?, &path).map(Some)
+                let file = if resource.is_knob() { &mut files.soft_limit } else { &mut files.limit };
+                let path = file.path();
+                parse_limit(file.read(&mut self.text)?, &path).map(Some)
             }
         }
     }
@@ -230,5 +255,15 @@ mod tests {
         let old = "total_rss 100\ntotal_active_anon 90\ntotal_inactive_anon 30\ntotal_unevictable 0\n";
         assert_eq!(unreclaimable_of(old, 3, path).unwrap(), 123);
         assert!(unreclaimable_of("", 3, path).is_err());
+    }
+
+    #[test]
+    fn each_weight_comes_back_from_its_shares() {
+        assert_eq!((shares_of(1), shares_of(100), shares_of(10_000)), (10, 1_024, 102_400));
+        for weight in WEIGHTS {
+            assert_eq!(weight_of(shares_of(weight)), weight);
+        }
+        // The shares that v1 has and v2 has not.
+        assert_eq!((weight_of(2), weight_of(262_144)), (1, 10_000));
     }
 }

@@ -72,6 +72,11 @@ pub(crate) fn limit_text(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string())
 }
 
+/// What stands in `cpu.weight`.
+pub(crate) fn weight(text: &str, path: &Path) -> Result<Limit, ActuatorError> {
+    number(text, path).map(|weight| Limit::At(weight as f64))
+}
+
 pub(crate) fn usage(dir: &Dir) -> Result<u64, ActuatorError> {
     number(&dir.read(CURRENT)?, &dir.path().join(CURRENT))
 }
@@ -102,6 +107,7 @@ pub(crate) struct V2Sampler {
 struct CpuFiles {
     stat: KeptFile,
     max: KeptFile,
+    weight: KeptFile,
     pressure: KeptFile,
 }
 
@@ -109,6 +115,7 @@ struct MemoryFiles {
     current: KeptFile,
     stat: KeptFile,
     max: KeptFile,
+    high: KeptFile,
     events: KeptFile,
     pressure: KeptFile,
 }
@@ -119,12 +126,14 @@ impl V2Sampler {
             cpu: cgroup.cpu.as_ref().map(|dir| CpuFiles {
                 stat: KeptFile::new(dir, CPU_STAT, budget),
                 max: KeptFile::new(dir, CPU_MAX, budget),
+                weight: KeptFile::new(dir, WEIGHT, budget),
                 pressure: KeptFile::new(dir, CPU_PRESSURE, budget),
             }),
             memory: cgroup.memory.as_ref().map(|dir| MemoryFiles {
                 current: KeptFile::new(dir, CURRENT, budget),
                 stat: KeptFile::new(dir, STAT, budget),
                 max: KeptFile::new(dir, MAX, budget),
+                high: KeptFile::new(dir, HIGH, budget),
                 events: KeptFile::new(dir, EVENTS, budget),
                 pressure: KeptFile::new(dir, MEMORY_PRESSURE, budget),
             }),
@@ -189,10 +198,16 @@ impl Sampler for V2Sampler {
                 let path = files.max.path();
                 parse_cpu_max(files.max.read(&mut self.text)?, &path).map(|max| Some(max.limit()))
             }
-            Resource::Memory => {
+            Resource::CpuWeight => {
+                let Some(files) = &mut self.cpu else { return Ok(None) };
+                let path = files.weight.path();
+                weight(files.weight.read(&mut self.text)?, &path).map(Some)
+            }
+            Resource::Memory | Resource::MemoryHigh => {
                 let Some(files) = &mut self.memory else { return Ok(None) };
-                let path = files.max.path();
-                parse_limit(files.max.read(&mut self.text)?, &path).map(Some)
+                let file = if resource.is_knob() { &mut files.high } else { &mut files.max };
+                let path = file.path();
+                parse_limit(file.read(&mut self.text)?, &path).map(Some)
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::cgroup::dir::Dir;
 use crate::cgroup::parse::number;
 use crate::cgroup::{Cgroup, Hierarchy, v1, v2};
 use crate::error::ActuatorError;
-use crate::knobs::setting::{Device, Knob, RATES, Rates, Setting, parse_rates, rates_text, shares_of, weight_of};
+use crate::knobs::setting::{Device, Knob, RATES, Rates, Setting, parse_rates, rates_text};
 use crate::pinning::pins::above;
 use crate::pinning::{list_text, parse_list};
 use crate::quota::page_size;
@@ -99,7 +99,7 @@ impl Place<'_> {
             Limit::Unlimited => Limit::Unlimited,
         };
         Ok(match setting {
-            Setting::Weight(weight) if self.version() == CgroupVersion::V1 => Ok(shares_of(*weight).to_string()),
+            Setting::Weight(weight) if self.version() == CgroupVersion::V1 => Ok(v1::shares_of(*weight).to_string()),
             Setting::Weight(weight) => Ok(weight.to_string()),
             // More than the quota is refused by the kernel, and given when the quota grows.
             Setting::Burst(us) => Ok(self.cgroup.cpu_max(&dir)?.quota.map_or(*us, |quota| quota.min(*us)).to_string()),
@@ -164,7 +164,7 @@ impl Place<'_> {
     /// What stands in a file, for a person.
     pub(crate) fn shown(&self, knob: Knob, text: &str) -> String {
         match (knob, self.version(), text.parse()) {
-            (Knob::CpuWeight, CgroupVersion::V1, Ok(shares)) => format!("{} ({shares} shares)", weight_of(shares)),
+            (Knob::CpuWeight, CgroupVersion::V1, Ok(shares)) => format!("{} ({shares} shares)", v1::weight_of(shares)),
             _ if text.is_empty() => "none of its own".to_owned(),
             _ => text.to_owned(),
         }

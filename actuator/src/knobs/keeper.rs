@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tidegate_model::{OutcomeStatus, TimeMs, Write};
+use tidegate_model::{OutcomeStatus, Resource, TimeMs, Write};
 
 use crate::DriftAnswer;
 use crate::config::OnDrift;
@@ -98,6 +98,13 @@ impl Knobs {
         for kept in self.kept.values_mut().filter(|kept| kept.claim.is_ours()) {
             kept.claim.doubt();
         }
+    }
+
+    /// Why a rule may not move a knob, when the configuration or a label says what it shall be.
+    pub(crate) fn is_configured(&self, resource: Resource) -> Option<String> {
+        let knob = Knob::of(resource)?;
+        let setting = self.wishes.get(&knob)?;
+        Some(format!("the configuration or a label sets {knob} to {setting}, so no rule does"))
     }
 
     /// Whether memory.high is kept where it was set, whatever the limit is.

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use tidegate_model::Limit;
+use tidegate_model::{Limit, Resource};
 
+use crate::cgroup::WEIGHTS;
 use crate::labels::{bytes, number};
 use crate::pinning::{list_text, parse_list};
 use crate::quota::{MAX_QUOTA_US, page_size};
 
-/// Weights of v2 (`CGROUP_WEIGHT_MIN`, `_MAX` in include/linux/cgroup.h).
-const WEIGHTS: std::ops::RangeInclusive<u64> = 1..=10_000;
 /// More operations a second than the kernel counts are none of a limit to it: it cuts them off to "no limit" silently.
 const MOST_IOPS: u64 = u32::MAX as u64 - 1;
 /// The keys of `io.max`, in its own order.
@@ -61,6 +60,15 @@ impl fmt::Display for Knob {
 }
 
 impl Knob {
+    /// The knob that a rule aims at with `resource`.
+    pub(crate) fn of(resource: Resource) -> Option<Self> {
+        match resource {
+            Resource::CpuWeight => Some(Self::CpuWeight),
+            Resource::MemoryHigh => Some(Self::MemoryHigh),
+            Resource::Cpu | Resource::Memory => None,
+        }
+    }
+
     /// The knob of that name, as it is displayed.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let plain = [Self::CpuWeight, Self::CpuBurst, Self::Cpus, Self::MemoryHigh, Self::SwapMax];
@@ -213,16 +221,6 @@ pub(crate) fn parse_rates(text: &str) -> Option<Rates> {
     Some(rates)
 }
 
-/// The shares of v1 for a weight, as the kernel converts them (`sched_weight_from_cgroup` in kernel/sched/core.c).
-pub(crate) fn shares_of(weight: u64) -> u64 {
-    (weight * 1024 + 50) / 100
-}
-
-/// The weight for shares of v1 (`sched_weight_to_cgroup`).
-pub(crate) fn weight_of(shares: u64) -> u64 {
-    ((shares * 100 + 512) / 1024).clamp(*WEIGHTS.start(), *WEIGHTS.end())
-}
-
 /// A setting as a person would write it.
 impl fmt::Display for Setting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -289,16 +287,6 @@ mod tests {
             assert_eq!(Knob::named(&knob.to_string()), Some(knob));
         }
         assert_eq!(Knob::named("io.max sda"), None);
-    }
-
-    #[test]
-    fn each_weight_comes_back_from_its_shares() {
-        assert_eq!((shares_of(1), shares_of(100), shares_of(10_000)), (10, 1_024, 102_400));
-        for weight in WEIGHTS {
-            assert_eq!(weight_of(shares_of(weight)), weight);
-        }
-        // The shares that v1 has and v2 has not.
-        assert_eq!((weight_of(2), weight_of(262_144)), (1, 10_000));
     }
 
     #[test]

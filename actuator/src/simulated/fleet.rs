@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::f64::consts::TAU;
 
-use tidegate_model::{Bounds, Limit, Resource, TimeMs};
+use tidegate_model::{Bounds, CgroupVersion, Limit, Resource, TimeMs};
 
 use super::{CAPACITY, Demand, Held, Life, Member, Workload};
 use crate::config::ActuatorConfig;
@@ -98,6 +98,7 @@ pub(super) fn members(config: &ActuatorConfig) -> Vec<Member> {
         bounds.extend(config.bounds_of(name, CAPACITY));
         Member {
             host: config.host.clone(),
+            cgroup: CgroupVersion::V2,
             name: (*name).to_owned(),
             app: own_app.or(Some((*app).to_owned())),
             user: own_user.or(Some((*user).to_owned())),

@@ -2,7 +2,8 @@
 //! without writable cgroups, and for replays of what real containers wanted.
 //!
 //! Where the demand comes from is a [`Workload`]: the demo's fleet, or a trace. What a limit does to it follows the kernel:
-//! CPU above the limit is throttled, memory above the limit kills the process, which starts again with little memory. The
+//! CPU above the limit is throttled, memory above the limit kills the process, which starts again with little memory, cache
+//! above `memory.high` is dropped. The
 //! same workload that is measured at the same times under the same limits gives the same samples.
 
 mod fleet;
@@ -22,7 +23,8 @@ use tidegate_model::{
 
 use crate::apply::Verdict;
 use crate::capacity::Capacity;
-use crate::collector::Tags;
+use crate::cgroup::WEIGHTS;
+use crate::collector::{Tags, USUAL_WEIGHT};
 use crate::config::ActuatorConfig;
 use crate::drift::describe;
 use crate::quota::{CpuMax, Plan, plan_cpu, plan_memory};
@@ -74,6 +76,8 @@ pub trait Workload: Send + Sync + fmt::Debug {
 pub struct Member {
     /// The host that it is on.
     pub host: String,
+    /// Which cgroups that host has. With v1 `memory.high` is a soft limit, of which nothing comes here.
+    pub cgroup: CgroupVersion,
     /// Its name.
     pub name: String,
     /// Its app, if any.
@@ -95,7 +99,7 @@ pub struct Member {
 pub struct Reading {
     /// What would have been used without a limit, in cores or bytes.
     pub wanted: f64,
-    /// The limit that was in force; infinite when there was none.
+    /// The limit that was in force, of memory the lower one of the hard limit and `memory.high`; infinite when there was none.
     pub limit: f64,
     /// What was used.
     pub used: f64,
@@ -113,11 +117,12 @@ impl Reading {
         Self { wanted, limit, used: wanted.min(limit), throttled, killed: false }
     }
 
-    /// What a memory limit leaves of what would be held. A process that is killed holds little when it has started again.
-    pub fn of_memory(held: Held, limit: f64) -> Self {
+    /// What a memory limit leaves of what would be held, and `memory.high`, which never kills: above it cache is dropped, and
+    /// what cannot be dropped stays. A process that is killed holds little when it has started again.
+    pub fn of_memory(held: Held, limit: f64, high: f64) -> Self {
         let killed = held.anon > limit;
-        let used = if killed { AFTER_KILL * held.anon } else { held.working_set.min(limit) };
-        Self { wanted: held.working_set, limit, used, throttled: 0.0, killed }
+        let used = if killed { AFTER_KILL * held.anon } else { held.working_set.min(limit).min(high.max(held.anon)) };
+        Self { wanted: held.working_set, limit: limit.min(high), used, throttled: 0.0, killed }
     }
 }
 
@@ -140,6 +145,8 @@ struct Simulated {
     capacity: [f64; 2],
     cpu: CpuMax,
     memory: Limit,
+    memory_high: Limit,
+    cpu_weight: f64,
     /// Anonymous memory in use at the last measurement, in bytes.
     anon: f64,
     /// Since when the process runs; `None` before the first measurement.
@@ -152,7 +159,7 @@ struct Simulated {
 }
 
 /// What a container is measured by, in the order in which it is.
-const SERIES: [(&str, Resource); 11] = [
+const SERIES: [(&str, Resource); 13] = [
     (metrics::USAGE, Resource::Cpu),
     (metrics::LIMIT, Resource::Cpu),
     (metrics::THROTTLED, Resource::Cpu),
@@ -164,6 +171,8 @@ const SERIES: [(&str, Resource); 11] = [
     (metrics::OOM_KILLS, Resource::Memory),
     (metrics::PRESSURE_SOME, Resource::Memory),
     (metrics::PRESSURE_FULL, Resource::Memory),
+    (metrics::LIMIT, Resource::MemoryHigh),
+    (metrics::LIMIT, Resource::CpuWeight),
 ];
 
 /// A measurement's samples, and which series of which container each of its keys stands for.
@@ -247,6 +256,8 @@ impl SimulatedHost {
         match change.resource {
             Resource::Cpu => found.change_cpu(change.target, writes),
             Resource::Memory => found.change_memory(change.target, writes),
+            Resource::CpuWeight => found.change_weight(change.target, writes),
+            Resource::MemoryHigh => found.change_high(change.target, writes),
         }
     }
 }
@@ -277,7 +288,7 @@ impl Simulated {
             path: PathBuf::from("/simulated").join(&member.name),
             id: member.name.clone(),
             key: ContainerKey { host: member.host, name: member.name },
-            cgroup: CgroupVersion::V2,
+            cgroup: member.cgroup,
             runtime: Runtime::Simulated,
             incarnation: row as u64 + 1,
             app: member.app,
@@ -295,6 +306,8 @@ impl Simulated {
             capacity,
             cpu,
             memory: member.memory,
+            memory_high: Limit::Unlimited,
+            cpu_weight: USUAL_WEIGHT,
             anon: 0.0,
             started: None,
             killed: false,
@@ -350,6 +363,40 @@ impl Simulated {
         applied(before, self.memory, Resource::Memory)
     }
 
+    /// As [`Simulated::change_cpu`].
+    fn change_high(&mut self, target: f64, writes: Option<&mut Vec<Write>>) -> Verdict {
+        let before = self.memory_high;
+        // From the hard limit on it says nothing.
+        let target = if self.memory.value().is_some_and(|limit| target >= limit) { f64::INFINITY } else { target };
+        let bytes = match plan_memory(target, before, PAGE) {
+            Err(why) => return Verdict::new(OutcomeStatus::Refused, before, why),
+            Ok(Plan::Unchanged) => return unchanged(before, Resource::MemoryHigh, writes.is_some()),
+            Ok(Plan::Write(bytes)) => bytes,
+        };
+        self.container.baseline.entry(Resource::MemoryHigh).or_insert(before);
+        self.memory_high = bytes.map_or(Limit::Unlimited, |bytes| Limit::At(bytes as f64));
+        let Some(writes) = writes else { return silent(OutcomeStatus::Applied, self.memory_high) };
+        let value = bytes.map_or_else(|| "max".to_owned(), |bytes| bytes.to_string());
+        writes.push(Write { target: self.file("memory.high"), value });
+        applied(before, self.memory_high, Resource::MemoryHigh)
+    }
+
+    /// As [`Simulated::change_cpu`]. Nothing comes of it: there is enough CPU for all.
+    fn change_weight(&mut self, target: f64, writes: Option<&mut Vec<Write>>) -> Verdict {
+        let (before, after) = (Limit::At(self.cpu_weight), target.round());
+        if !(WEIGHTS.contains(&(after as u64)) && after > 0.0) {
+            return Verdict::new(OutcomeStatus::Refused, before, format!("'{target}' is no weight"));
+        }
+        if after == self.cpu_weight {
+            return unchanged(before, Resource::CpuWeight, writes.is_some());
+        }
+        self.container.baseline.entry(Resource::CpuWeight).or_insert(before);
+        self.cpu_weight = after;
+        let Some(writes) = writes else { return silent(OutcomeStatus::Applied, Limit::At(after)) };
+        writes.push(Write { target: self.file("cpu.weight"), value: after.to_string() });
+        applied(before, Limit::At(after), Resource::CpuWeight)
+    }
+
     /// Lives on until `now` and says what was measured.
     fn measure(
         &mut self,
@@ -367,11 +414,14 @@ impl Simulated {
             let finite = limit.is_finite().then_some(limit);
             let values = [Some(reading.used), finite, Some(throttled), Some(throttled * 0.8), Some(throttled * 0.5)];
             self.push(row, 0, &values, now, measured);
+            let weight = self.container.baseline.contains_key(&Resource::CpuWeight).then_some(self.cpu_weight);
+            self.push(row, 12, &[weight], now, measured);
             each(row, Resource::Cpu, &reading);
         }
         if let Some(held) = demand.memory {
             let limit = self.memory.value().map_or(bytes, |own| own.min(bytes));
-            let reading = Reading::of_memory(held, limit);
+            let high = self.memory_high.value().filter(|_| self.container.cgroup == CgroupVersion::V2);
+            let reading = Reading::of_memory(held, limit, high.unwrap_or(f64::INFINITY));
             let Reading { wanted, used, killed, .. } = reading;
             if killed {
                 self.oom_kills += 1;
@@ -385,6 +435,8 @@ impl Simulated {
             let kills = Some(self.oom_kills as f64);
             let values = [Some(used), finite, Some(self.anon), kills, Some(squeezed), Some(squeezed * 0.3)];
             self.push(row, 5, &values, now, measured);
+            let moved = self.container.baseline.contains_key(&Resource::MemoryHigh);
+            self.push(row, 11, &[high.or(finite).filter(|_| moved)], now, measured);
             each(row, Resource::Memory, &reading);
         }
         self.container.last_seen = now;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tidegate_actuator::simulated::Member;
-use tidegate_model::{Bounds, Limit, Resource, TimeMs};
+use tidegate_model::{Bounds, CgroupVersion, Limit, Resource, TimeMs};
 
 use super::trace::{Traced, Wanted};
 
@@ -91,6 +91,7 @@ impl Samples {
         });
         let member = Member {
             host: "trace".to_owned(),
+            cgroup: CgroupVersion::V2,
             name: container,
             app,
             user: None,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use tidegate_actuator::simulated::Member;
-use tidegate_model::{Container, ContainerKey, Limit, Resource, TimeMs, metrics};
+use tidegate_model::{CgroupVersion, Container, ContainerKey, Limit, Resource, TimeMs, metrics};
 use tidegate_store::{OnLimit, QueryOptions, Store};
 
 use super::trace::{Trace, Traced, Wanted};
@@ -120,6 +120,8 @@ impl Reader<'_> {
             let (wanted, first) = match key.1 {
                 Resource::Cpu => (&mut traced.cpu, &mut traced.member.cpu),
                 Resource::Memory => (&mut traced.memory, &mut traced.member.memory),
+                // Nobody uses a knob.
+                Resource::CpuWeight | Resource::MemoryHigh => continue,
             };
             if let (true, Some((_, limit))) = (wanted.is_empty(), limits.first()) {
                 *first = Limit::At(*limit);
@@ -180,6 +182,7 @@ impl Reader<'_> {
             let found = self.containers.get(key);
             let member = Member {
                 host: key.host.clone(),
+                cgroup: found.map_or(CgroupVersion::V2, |found| found.cgroup),
                 name: key.name.clone(),
                 app: found.and_then(|found| found.app.clone()).or_else(|| app.cloned()),
                 user: found.and_then(|found| found.user.clone()),

@@ -200,11 +200,9 @@ pub(crate) struct Score {
     pub ticks: u64,
 }
 
+/// A knob counts with the resource that it belongs to.
 fn slot(resource: Resource) -> usize {
-    match resource {
-        Resource::Cpu => 0,
-        Resource::Memory => 1,
-    }
+    usize::from(resource.of() == Resource::Memory)
 }
 
 impl Score {

@@ -153,10 +153,7 @@ impl Traced {
     }
 
     pub(crate) fn wanted(&self, resource: Resource) -> &Wanted {
-        match resource {
-            Resource::Cpu => &self.cpu,
-            Resource::Memory => &self.memory,
-        }
+        if resource.of() == Resource::Cpu { &self.cpu } else { &self.memory }
     }
 }
 
@@ -241,6 +238,7 @@ impl Workload for Played {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tidegate_model::CgroupVersion;
 
     const YOUNG: Life = Life { age: Duration::ZERO, killed: false };
 
@@ -253,6 +251,7 @@ mod tests {
     fn played(cpu: Wanted, memory: Wanted) -> Played {
         let member = Member {
             host: String::new(),
+            cgroup: CgroupVersion::V2,
             name: String::new(),
             app: None,
             user: None,

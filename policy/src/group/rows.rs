@@ -18,10 +18,7 @@ use crate::snapshot::Snapshot;
 
 /// Amounts are handed out in slices of this size, as in the reference.
 fn step(resource: Resource) -> f64 {
-    match resource {
-        Resource::Cpu => 0.05,
-        Resource::Memory => 5.0 * 1_048_576.0,
-    }
+    if resource == Resource::Cpu { 0.05 } else { 5.0 * 1_048_576.0 }
 }
 
 /// Reads a limit rule's rows about groups of one kind: what the limits of a group should add up to becomes what the limit of
@@ -49,6 +46,11 @@ pub(crate) fn proposals(
             let whole = text_at(&names, row).ok_or_else(|| format!("{kind} is null")).and_then(|name| {
                 let resource = text_at(&resources, row).ok_or("resource is null")?;
                 let resource = resource.parse::<Resource>().map_err(|error| error.to_string())?;
+                if resource.is_knob() {
+                    return Err(format!(
+                        "the {resource} of several containers adds up to nothing: a group has cpu and memory"
+                    ));
+                }
                 let group = GroupKey { kind, name: name.to_owned() };
                 Whole::of(group, resource, rule, snapshot, history, config)?.aiming(targets.value(row), snapshot)
             });

@@ -16,7 +16,7 @@ const SPREAD: f64 = 2.0;
 /// Keeps a decrease of memory above what the kernel cannot reclaim and what the container is about to take; refuses it when
 /// that is unknown, and calls it infeasible when that is not below the limit.
 pub(super) fn check(target: f64, context: &Context) -> Verdict {
-    if context.resource != Resource::Memory || !context.may_shrink(target) {
+    if context.resource.of() != Resource::Memory || !context.may_shrink(target) {
         return Verdict::Pass;
     }
     let Some(unreclaimable) = context.unreclaimable else {
@@ -24,8 +24,8 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
             "how much memory cannot be reclaimed is unknown, so the limit is not lowered".to_owned(),
         );
     };
-    let growth =
-        (GROWTH_S * context.usage_slope.unwrap_or(0.0)).max(SPREAD * context.usage_stddev.unwrap_or(0.0)).max(0.0);
+    // Growth beyond memory.high is slowed down, not killed.
+    let growth = if context.resource.is_knob() { 0.0 } else { growth(context) };
     let floor = HEADROOM * unreclaimable + growth;
     if target >= floor {
         return Verdict::Pass;
@@ -40,6 +40,11 @@ pub(super) fn check(target: f64, context: &Context) -> Verdict {
         }
         _ => Verdict::Infeasible(format!("{held}, which leaves nothing to lower")),
     }
+}
+
+/// What the container is about to take.
+fn growth(context: &Context) -> f64 {
+    (GROWTH_S * context.usage_slope.unwrap_or(0.0)).max(SPREAD * context.usage_stddev.unwrap_or(0.0)).max(0.0)
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tidegate_actuator::simulated::{Member, SimulatedHost};
 use tidegate_actuator::{Actuator, ActuatorConfig, Change};
 use tidegate_model::{
-    Clock, Decision, GroupBounds, GroupKey, GroupKind, Limit, Mode, Outcome, Resource, SampleBatch, SeriesKey,
-    VirtualClock,
+    CgroupVersion, Clock, Decision, GroupBounds, GroupKey, GroupKind, Limit, Mode, Outcome, Resource, SampleBatch,
+    SeriesKey, VirtualClock,
 };
 use tidegate_policy::backtest::{Backtest, ContainerScore, Report, Trace, Traced, Wanted, pushed_metrics};
 use tidegate_policy::{DEFAULT_PACK, Engine, PolicyConfig};
@@ -27,6 +27,7 @@ fn traced(name: &str, limit: f64, demand: &[f64]) -> Traced {
     }
     let member = Member {
         host: "node0".to_owned(),
+        cgroup: CgroupVersion::V2,
         name: name.to_owned(),
         app: None,
         user: None,

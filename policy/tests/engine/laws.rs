@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tidegate_actuator::simulated::Member;
-use tidegate_model::{Limit, Resource};
+use tidegate_model::{CgroupVersion, Limit, Resource};
 use tidegate_policy::PolicyConfig;
 use tidegate_policy::backtest::{Figures, Trace, Traced, Wanted, laws};
 
@@ -18,14 +18,15 @@ fn trace(resource: Resource, limit: f64, demand: &[f64]) -> Trace {
     }
     let (cpu, memory) = match resource {
         Resource::Cpu => (wanted, Wanted::default()),
-        Resource::Memory => (Wanted::default(), wanted),
+        _ => (Wanted::default(), wanted),
     };
     let limits = match resource {
         Resource::Cpu => (Limit::At(limit), Limit::Unlimited),
-        Resource::Memory => (Limit::Unlimited, Limit::At(limit)),
+        _ => (Limit::Unlimited, Limit::At(limit)),
     };
     let member = Member {
         host: "node0".to_owned(),
+        cgroup: CgroupVersion::V2,
         name: "web".to_owned(),
         app: None,
         user: None,

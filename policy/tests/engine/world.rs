@@ -171,7 +171,7 @@ impl World {
             push(metrics::LIMIT, limit);
             match resource {
                 Resource::Cpu => push(metrics::THROTTLED, if *demand > limit { 0.9 } else { 0.0 }),
-                Resource::Memory => {
+                _ => {
                     push(metrics::UNRECLAIMABLE, 0.8 * demand.min(limit));
                     if let Some(kills) = self.kills.lock().get(*container) {
                         push(metrics::OOM_KILLS, *kills);

@@ -17,7 +17,7 @@ pub(crate) fn recent_columns() -> Vec<Column> {
         text("host", "the host; empty where it is not known"),
         text("container", "the container's name"),
         text("app", "the container's app, if any"),
-        text("resource", "cpu or memory"),
+        text("resource", "cpu or memory; a knob that is set has a row of its own, with where it stands as its limit"),
         Column::new("samples", Kind::Integer, "measurements in the window"),
         double("age", "seconds from the newest measurement to now()"),
         double("usage", "the newest measurement, in cores or bytes"),

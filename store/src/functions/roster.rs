@@ -96,10 +96,7 @@ impl Roster {
         for (host, resource) in hosts.iter().flat_map(|host| Resource::ALL.map(|resource| (host, resource))) {
             // Rows are counted in u32.
             places.insert((&host.name, resource.as_str()), capacity.len() as u32);
-            capacity.push(match resource {
-                Resource::Cpu => host.cpu.0,
-                Resource::Memory => host.memory.0 as f64,
-            });
+            capacity.push(if resource == Resource::Cpu { host.cpu.0 } else { host.memory.0 as f64 });
         }
         let place = |subject: &Subject| places.get(&(&*subject.host, &*subject.resource)).copied();
         let shares = everybody.iter().map(place).collect();

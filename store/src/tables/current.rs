@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
 use datafusion::common::Result;
-use tidegate_model::{CgroupVersion, GroupKey, GroupKind, Membership, Resource, TimeMs};
+use tidegate_model::{GroupKey, GroupKind, Membership, Resource, TimeMs};
 
 use super::{Column, Kind, UTC, schema_of};
 use crate::facts::GroupRow;
@@ -221,12 +221,7 @@ fn containers(store: &Store) -> Vec<ArrayRef> {
         texts(&rows, |row| Some(row.runtime.as_str())),
         texts(&rows, |row| Some(row.id.clone())),
         texts(&rows, |row| Some(row.path.to_string_lossy().into_owned())),
-        texts(&rows, |row| {
-            Some(match row.cgroup {
-                CgroupVersion::V1 => "v1",
-                CgroupVersion::V2 => "v2",
-            })
-        }),
+        texts(&rows, |row| Some(row.cgroup.as_str())),
         texts(&rows, |row| Some(json_object(&row.labels))),
         times(&rows, |row| Some(row.first_seen)),
         times(&rows, |row| Some(row.last_seen)),

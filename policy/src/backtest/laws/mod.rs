@@ -92,26 +92,21 @@ pub fn laws(trace: &Trace, config: &PolicyConfig) -> Vec<LawScore> {
 fn play(traced: &Traced, resource: Resource, law: &mut dyn Law, config: &PolicyConfig) -> Sums {
     let mut sums = Sums::default();
     let wanted = traced.wanted(resource);
-    let (first, floor) = match resource {
-        Resource::Cpu => (traced.member.cpu, config.floor_cpu_cores),
-        Resource::Memory => (traced.member.memory, config.floor_memory_bytes as f64),
-    };
+    let is_cpu = resource == Resource::Cpu;
+    let (first, floor) = (if is_cpu { traced.member.cpu } else { traced.member.memory }, config.floor(resource));
     let bounds = traced.member.bounds.get(&resource);
     let (min, max) = bounds.map_or((floor, f64::INFINITY), |bounds| (bounds.min, bounds.max));
     // A quota is whole microseconds of a period of 100 ms, as on the host that rules are played to.
-    let written = |limit: f64| match resource {
-        Resource::Cpu => (limit * QUOTA_STEPS).round() / QUOTA_STEPS,
-        Resource::Memory => limit,
-    };
+    let written = |limit: f64| if is_cpu { (limit * QUOTA_STEPS).round() / QUOTA_STEPS } else { limit };
     let mut limit = first.value().map_or(f64::INFINITY, written);
     let mut killed_at: Option<TimeMs> = None;
     let step_s = wanted.spacing() as f64 / 1e3;
     for (sample, at) in wanted.instants() {
-        let reading = match resource {
-            Resource::Cpu => Reading::of_cpu(wanted.value(sample), limit),
-            Resource::Memory => {
-                Reading::of_memory(wanted.held(sample, killed_at.map(|killed| at.since(killed))), limit)
-            }
+        let reading = if is_cpu {
+            Reading::of_cpu(wanted.value(sample), limit)
+        } else {
+            let held = wanted.held(sample, killed_at.map(|killed| at.since(killed)));
+            Reading::of_memory(held, limit, f64::INFINITY)
         };
         if reading.killed {
             killed_at = Some(at);

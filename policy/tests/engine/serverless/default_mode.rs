@@ -77,7 +77,7 @@ async fn a_calm_container_gives_back_to_just_above_what_it_uses() {
     for resource in Resource::ALL {
         let (limit, bounds, used) = match resource {
             Resource::Cpu => (2.0, cores(), cpu(0.2)),
-            Resource::Memory => (2_000.0 * MIB, Bounds { min: 64.0 * MIB, max: 4_000.0 * MIB }, memory(200.0 * MIB)),
+            _ => (2_000.0 * MIB, Bounds { min: 64.0 * MIB, max: 4_000.0 * MIB }, memory(200.0 * MIB)),
         };
         let world = world(false, resource, limit, bounds).await;
         for _ in 0..48 {
