@@ -573,6 +573,89 @@ fn weight_burst_and_memory_knobs_are_set_in_the_kernel_and_given_back() {
 }
 
 #[test]
+fn knobs_that_rules_move_are_written_read_back_watched_and_given_back_like_limits() {
+    let Some(mut lab) = Lab::open() else { return };
+    lab.sandbox.limit_memory("web", 256 << 20).unwrap();
+    let (weight, high) = match lab.version() {
+        CgroupVersion::V1 => ("cpu.shares", "memory.soft_limit_in_bytes"),
+        CgroupVersion::V2 => ("cpu.weight", "memory.high"),
+    };
+    let files = [lab.file("web", weight), lab.file("web", high)];
+    let found = files.each_ref().map(|file| text(file));
+    let before = lab.collect();
+    assert_eq!(value(&before, metrics::LIMIT, Resource::MemoryHigh), None, "nobody set it");
+    assert_eq!(value(&before, metrics::LIMIT, Resource::CpuWeight), None);
+    assert!(!before.present[0].baseline.contains_key(&Resource::MemoryHigh));
+
+    let done = lab.apply(Resource::CpuWeight, 249.6);
+    assert_eq!((done.status, done.limit_after, done.writes.len()), (OutcomeStatus::Applied, Some(250.0), 1));
+    let done = lab.apply(Resource::MemoryHigh, 128.0 * MIB + 1.0);
+    assert_eq!((done.status, done.limit_after), (OutcomeStatus::Applied, Some(128.0 * MIB)));
+    let shares = if lab.version() == CgroupVersion::V1 { "2560" } else { "250" };
+    assert_eq!(files.each_ref().map(|file| text(file)), [shares.to_owned(), (128 << 20).to_string()]);
+    assert_eq!(lab.apply(Resource::CpuWeight, 250.0).status, OutcomeStatus::Unchanged);
+    assert_eq!(lab.apply(Resource::CpuWeight, 20_000.0).status, OutcomeStatus::Refused);
+    let collected = lab.collect();
+    assert_eq!(value(&collected, metrics::LIMIT, Resource::MemoryHigh), Some(128.0 * MIB));
+    assert_eq!(value(&collected, metrics::LIMIT, Resource::CpuWeight), Some(250.0));
+    assert!(collected.drifts.is_empty(), "{:?}", collected.drifts);
+
+    // The limit's own way down and up goes by memory.high, and leaves it where the rule put it.
+    assert_eq!(lab.apply(Resource::Memory, 192.0 * MIB).status, OutcomeStatus::Applied);
+    assert_eq!(lab.apply(Resource::Memory, 320.0 * MIB).status, OutcomeStatus::Applied);
+    assert_eq!(text(&files[1]), (128 << 20).to_string());
+    assert!(lab.collect().drifts.is_empty());
+
+    // From the limit on it would say nothing.
+    assert_eq!(lab.apply(Resource::MemoryHigh, 400.0 * MIB).limit_after, None);
+    assert_eq!(value(&lab.collect(), metrics::LIMIT, Resource::MemoryHigh), Some(320.0 * MIB), "what is in force");
+    assert_eq!(lab.apply(Resource::MemoryHigh, 100.0 * MIB).status, OutcomeStatus::Applied);
+
+    fs::write(&files[1], (160 << 20).to_string()).unwrap();
+    let drift = &lab.collect().drifts[0];
+    assert_eq!((drift.resource, drift.found), (Resource::MemoryHigh, Some(160.0 * MIB)));
+    assert_eq!(lab.apply(Resource::MemoryHigh, 90.0 * MIB).status, OutcomeStatus::Drifted);
+
+    fs::write(&files[1], (100 << 20).to_string()).unwrap();
+    lab.collect();
+    let baseline = lab.collect().present[0].baseline.clone();
+    for knob in Resource::KNOBS {
+        assert_eq!(lab.apply(knob, baseline[&knob].value().unwrap_or(f64::INFINITY)).status, OutcomeStatus::Applied);
+    }
+    assert_eq!(files.each_ref().map(|file| text(file)), found, "as before the first change");
+}
+
+#[test]
+fn memory_high_is_never_put_below_what_cannot_be_reclaimed_and_growth_beyond_it_kills_nobody() {
+    let Some(mut lab) = Lab::open() else { return };
+    if lab.version() == CgroupVersion::V1 {
+        return println!("not on v1: its soft limit slows nobody down");
+    }
+    lab.sandbox.limit_memory("web", 256 << 20).unwrap();
+    assert!(lab.load.order("hold 48"));
+    let below = lab.apply(Resource::MemoryHigh, 32.0 * MIB);
+    assert_eq!((below.status, below.writes.len()), (OutcomeStatus::Infeasible, 0), "{}", below.message);
+    assert_eq!(lab.apply(Resource::MemoryHigh, 80.0 * MIB).status, OutcomeStatus::Applied);
+    // Slowed down, not killed: 8 MiB beyond it.
+    assert!(lab.load.order("hold 24") && lab.load.is_alive());
+    assert_eq!(lab.apply(Resource::MemoryHigh, 256.0 * MIB).status, OutcomeStatus::Applied);
+    assert!(lab.load.order("hold 64"));
+    assert_eq!(value(&lab.collect(), metrics::OOM_KILLS, Resource::Memory), Some(0.0));
+}
+
+#[test]
+fn a_knob_that_the_configuration_sets_is_no_rules() {
+    let Some(mut lab) = Lab::open_with(with_knobs(KnobRule { cpu_weight: Some(250), ..Default::default() })) else {
+        return;
+    };
+    lab.tend(KnobMode::Keep);
+    let refused = lab.apply(Resource::CpuWeight, 300.0);
+    assert_eq!(refused.status, OutcomeStatus::Refused);
+    assert!(refused.message.contains("cpu.weight to 250"), "{}", refused.message);
+    assert_eq!(lab.apply(Resource::MemoryHigh, 64.0 * MIB).status, OutcomeStatus::Applied, "another knob is");
+}
+
+#[test]
 fn a_weight_that_the_kernel_refuses_is_told_with_the_reason() {
     let rule = KnobRule { cpu_weight: Some(250), ..Default::default() };
     let Some(mut lab) = Lab::open_with(with_knobs(rule)) else { return };

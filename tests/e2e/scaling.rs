@@ -115,6 +115,42 @@ fn a_memory_target_below_what_is_held_is_infeasible_and_kills_nobody() {
 }
 
 #[test]
+fn a_rule_aims_at_knobs_and_the_kill_switch_gives_them_back() {
+    let Some(containers) = TestContainers::new("scaling::a_rule_aims_at_knobs") else { return };
+    containers.sandbox.add_group("app").unwrap();
+    containers.sandbox.limit_memory("app", 256 << 20).unwrap();
+    let mut load = containers.load("app", &["--memory", "40"]);
+    let server = server(&containers, &["--actuator-bounds", &bounds(4, 4096), "--install-default-rules", "false"]);
+    let rule = "CREATE RULE knobs WITH (every = '1s', mode = 'on', cooldown_down = '1s', step_down = 0.9) AS \
+                SELECT r.host, r.container, k.resource, k.target, 'on purpose' AS reason \
+                FROM recent(INTERVAL '60 seconds') AS r \
+                CROSS JOIN (VALUES ('memory.high', 134217728.0), ('cpu.weight', 300.0)) AS k(resource, target) \
+                WHERE r.resource = 'memory'";
+    let (status, text) = server.post("/api/v1/sql", &[], rule.as_bytes());
+    assert_eq!(status, 200, "{text}");
+    wait_for("both knobs to stand", LONG, || {
+        (limit(&server, "memory.high") == Some(134_217_728.0) && limit(&server, "cpu.weight") == Some(300.0))
+            .then_some(())
+    });
+    let explained = server
+        .sql("SELECT resource, limit_before, limit_after FROM decisions WHERE outcome = 'applied' ORDER BY resource");
+    let explained: Vec<_> =
+        explained.iter().map(|row| (row[0].as_str().unwrap(), row[1].as_f64(), row[2].as_f64())).collect();
+    assert_eq!(
+        explained,
+        [("cpu.weight", Some(100.0), Some(300.0)), ("memory.high", Some(268_435_456.0), Some(134_217_728.0))],
+        "a memory.high that is not set stands where the limit does"
+    );
+    assert!(load.is_alive());
+    let (status, text) = server.post("/api/v1/freeze", &[("Content-Type", "application/json")], br#"{"restore":true}"#);
+    assert_eq!(status, 200, "{text}");
+    wait_for("the baselines", LONG, || {
+        (limit(&server, "memory.high") == Some(268_435_456.0) && limit(&server, "cpu.weight") == Some(100.0))
+            .then_some(())
+    });
+}
+
+#[test]
 fn a_limit_changed_by_someone_else_is_noticed_and_left_alone() {
     let Some(containers) = TestContainers::new("scaling::a_limit_changed") else { return };
     containers.sandbox.add_group("app").unwrap();
