@@ -209,33 +209,31 @@ pub(crate) fn throttled_after(decision: &Decision) -> String {
     format!("SELECT avg(throttled) AS mean FROM pressure WHERE {}", aftermath(decision))
 }
 
+/// Of a knob, what followed shows in its resource.
 fn aftermath(decision: &Decision) -> String {
     let (from, to) = (instant(decision.time), instant(decision.time.plus(AFTERMATH)));
-    format!(
-        "{} AND resource = {} AND time > {from} AND time <= {to}",
-        is(&decision.container),
-        literal(decision.resource.as_str())
-    )
+    format!("{} AND time > {from} AND time <= {to}", is_of(&decision.container, decision.resource.of()))
+}
+
+fn is_of(key: &ContainerKey, resource: Resource) -> String {
+    format!("{} AND resource = {}", is(key), literal(resource.as_str()))
 }
 
 /// The limit of a container as last measured.
 pub(crate) fn limit_now(key: &ContainerKey, resource: Resource) -> String {
-    format!(
-        "SELECT allocated FROM recent(INTERVAL '10 seconds') WHERE {} AND resource = {}",
-        is(key),
-        literal(resource.as_str())
-    )
+    format!("SELECT allocated FROM recent(INTERVAL '10 seconds') WHERE {}", is_of(key, resource))
 }
 
 /// For a person to run: what could be seen of the container at the decision's tick, over the minute before it.
 pub(crate) fn as_of(decision: &Decision) -> String {
-    let whose = format!("{} AND resource = {}", is(&decision.container), literal(decision.resource.as_str()));
+    let whose = is_of(&decision.container, decision.resource.of());
+    let limits = is_of(&decision.container, decision.resource);
     let from = readable(decision.time.minus(Duration::from_secs(60)));
     let minute = format!("time > '{from}' AND time <= '{}'", readable(decision.time));
     format!(
         "SELECT host, container, resource, count(*) AS samples,\n  \
            last_value(value ORDER BY time) AS usage, avg(value) AS usage_avg, max(value) AS usage_max,\n  \
-           (SELECT last_value(value ORDER BY time) FROM limits\n   WHERE {whose} AND {minute}) AS allocated,\n  \
+           (SELECT last_value(value ORDER BY time) FROM limits\n   WHERE {limits} AND {minute}) AS allocated,\n  \
            (SELECT avg(throttled) FROM pressure\n   WHERE {whose} AND {minute}) AS throttled\n\
          FROM usage\nWHERE {whose}\n  AND {minute}\nGROUP BY host, container, resource"
     )
