@@ -24,6 +24,7 @@ mod origin;
 mod queries;
 mod rate;
 mod ready;
+mod report;
 mod rescaler;
 mod rows;
 mod serve;

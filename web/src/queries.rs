@@ -239,6 +239,52 @@ pub(crate) fn as_of(decision: &Decision) -> String {
     )
 }
 
+/// Tables of which a report reads all rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reported {
+    Usage,
+    /// Shares of throttled periods.
+    Throttled,
+}
+
+fn any_of(members: &[ContainerKey]) -> String {
+    let one_by_one: Vec<String> = members.iter().map(|key| format!("({})", is(key))).collect();
+    format!("({})", one_by_one.join(" OR "))
+}
+
+/// All rows of some containers with the limit in force at their times, oldest first.
+pub(crate) fn reported(table: Reported, members: &[ContainerKey], from: TimeMs, to: TimeMs) -> String {
+    let (columns, rows) = match table {
+        Reported::Usage => ("value, allocated", "asof('usage') WHERE true"),
+        Reported::Throttled => ("throttled AS value, NULL AS allocated", "pressure WHERE throttled IS NOT NULL"),
+    };
+    let (members, from, to) = (any_of(members), instant(from), instant(to));
+    format!(
+        "SELECT time, host, container, resource, {columns} FROM {rows} \
+         AND {members} AND time >= {from} AND time < {to} ORDER BY time"
+    )
+}
+
+/// How many changes of limits were applied, and how many of them upwards.
+pub(crate) fn changes(members: &[ContainerKey], from: TimeMs, to: TimeMs) -> String {
+    let (members, from, to) = (any_of(members), instant(from), instant(to));
+    format!(
+        "SELECT host, container, resource, count(*) AS changes, count(*) FILTER (WHERE limit_after > limit_before) AS raised \
+         FROM decisions WHERE outcome = 'applied' AND {members} AND time >= {from} AND time < {to} \
+         GROUP BY host, container, resource"
+    )
+}
+
+/// By how much the counters of OOM kills grew.
+pub(crate) fn kills(members: &[ContainerKey], from: TimeMs, to: TimeMs) -> String {
+    let (members, from, to) = (any_of(members), instant(from), instant(to));
+    format!(
+        "SELECT host, container, increase(value, time) AS kills FROM {} \
+         WHERE {members} AND time >= {from} AND time < {to} GROUP BY host, container",
+        metric(metrics::OOM_KILLS)
+    )
+}
+
 /// Changes how far a rule's proposals go.
 pub(crate) fn set_mode(rule: &str, mode: Mode) -> String {
     format!("ALTER RULE {} SET (mode = {})", identifier(rule), literal(&mode.to_string()))

@@ -10,6 +10,7 @@ mod freeze;
 mod groups;
 mod hosts;
 mod ingest;
+mod report;
 mod rules;
 mod schema;
 mod series;
@@ -36,6 +37,7 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/ingest/preview", post(ingest::preview))
         .route("/api/v1/groups", get(groups::groups))
         .route("/api/v1/groups/{kind}/{name}", get(groups::group))
+        .route("/api/v1/report", get(report::report))
         .route("/api/v1/rules", get(rules::rules))
         .route("/api/v1/packs", get(rules::packs))
         .route("/api/v1/rules/validate", post(rules::validate))

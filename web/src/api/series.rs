@@ -15,8 +15,8 @@ use crate::extract::{Params, Segments};
 use crate::queries::Buckets;
 use crate::rows::{Rows, integer, number, text};
 
-const DEFAULT_SPAN: Duration = Duration::from_secs(3_600);
-const DEFAULT_POINTS: usize = 600;
+pub(super) const DEFAULT_SPAN: Duration = Duration::from_secs(3_600);
+pub(super) const DEFAULT_POINTS: usize = 600;
 /// The collector measures once a second; finer buckets would only be holes.
 const LEAST_STEP: Duration = Duration::from_secs(1);
 const LONGEST_SPAN: Duration = Duration::from_secs(3_650 * 86_400);
@@ -108,7 +108,7 @@ async fn ask_metric(app: &App, sql: &str, now: TimeMs) -> Result<Option<Rows>, A
 
 /// Buckets of whole seconds that cover the range: at most `points` or `most`, and one more since they begin at
 /// multiples of their length, so that they do not move with `from`.
-fn cut(from: TimeMs, to: TimeMs, points: usize, most: usize) -> Result<Buckets, ApiError> {
+pub(super) fn cut(from: TimeMs, to: TimeMs, points: usize, most: usize) -> Result<Buckets, ApiError> {
     if to <= from {
         return Err(ApiError::bad_request(format!("the range is empty: from {from} to {to}")));
     }
@@ -123,16 +123,16 @@ fn cut(from: TimeMs, to: TimeMs, points: usize, most: usize) -> Result<Buckets, 
     Ok(Buckets { from: from.aligned(step), to, step })
 }
 
-fn step_ms(buckets: &Buckets) -> i64 {
+pub(super) fn step_ms(buckets: &Buckets) -> i64 {
     i64::try_from(buckets.step.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn count(buckets: &Buckets) -> usize {
+pub(super) fn count(buckets: &Buckets) -> usize {
     let span = buckets.to.since(buckets.from).as_millis();
     usize::try_from(span.div_ceil(buckets.step.as_millis())).unwrap_or(usize::MAX)
 }
 
-fn start(buckets: &Buckets, at: usize) -> i64 {
+pub(super) fn start(buckets: &Buckets, at: usize) -> i64 {
     buckets.from.0 + at as i64 * step_ms(buckets)
 }
 

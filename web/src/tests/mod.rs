@@ -9,6 +9,7 @@ mod freeze;
 mod groups;
 mod hosts;
 mod ingest;
+mod report;
 mod rules;
 mod sql;
 mod stream;
