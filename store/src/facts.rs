@@ -16,6 +16,7 @@ use tidegate_model::{Container, ContainerKey, GroupBounds, GroupKey, Host, Mode,
 use crate::catalog::{read_json, replace_json, sealed_json};
 use crate::dir::FACTS;
 use crate::error::StoreError;
+use crate::experiments::Experiment;
 use crate::store::Store;
 
 /// Most changes of rules that are kept in all: the facts are one file, which is written as a whole.
@@ -131,7 +132,7 @@ pub struct GroupRow {
 
 /// What is known now.
 #[derive(Clone, Debug, Default)]
-struct Facts {
+pub(crate) struct Facts {
     /// Shared with who looks at all of them, such as each tick.
     containers: Arc<BTreeMap<ContainerKey, Container>>,
     groups: BTreeMap<GroupKey, GroupRow>,
@@ -140,6 +141,8 @@ struct Facts {
     freeze: Option<Freeze>,
     rule_changes: Vec<RuleChange>,
     controller: Controller,
+    /// By name. Shared, since facts are copied at each change.
+    pub(crate) experiments: Arc<BTreeMap<String, Experiment>>,
 }
 
 /// The facts' file. Lists, since a JSON object's keys can only be texts.
@@ -157,6 +160,8 @@ struct FactsFile {
     rule_changes: Vec<RuleChange>,
     #[serde(default)]
     controller: Controller,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    experiments: Vec<Experiment>,
 }
 
 impl FactsFile {
@@ -169,13 +174,14 @@ impl FactsFile {
             freeze: facts.freeze.clone(),
             controller: facts.controller.clone(),
             rule_changes: facts.rule_changes.clone(),
+            experiments: facts.experiments.values().cloned().collect(),
         }
     }
 }
 
 /// The facts in memory and on disk.
 pub(crate) struct FactBook {
-    current: RwLock<Facts>,
+    pub(crate) current: RwLock<Facts>,
     /// One change at a time; readers do not wait for the disk.
     writer: Mutex<()>,
     /// Whether something is only in memory.
@@ -199,6 +205,7 @@ impl FactBook {
             freeze: file.freeze,
             controller: file.controller,
             rule_changes: file.rule_changes,
+            experiments: Arc::new(file.experiments.into_iter().map(|row| (row.name.clone(), row)).collect()),
         };
         Ok(Self {
             current: RwLock::new(facts),
@@ -230,16 +237,28 @@ impl FactBook {
 
     /// Applies `change` to a copy, writes it, and only then makes it visible.
     fn change(&self, dir: &Path, change: impl FnOnce(&mut Facts)) -> Result<(), StoreError> {
+        self.try_change(dir, |facts| {
+            change(facts);
+            Ok(())
+        })
+    }
+
+    /// As [`FactBook::change`]; a change that fails leaves everything as it is.
+    pub(crate) fn try_change<T, E: From<StoreError>>(
+        &self,
+        dir: &Path,
+        change: impl FnOnce(&mut Facts) -> Result<T, E>,
+    ) -> Result<T, E> {
         let _writer = self.writer.lock();
         let mut facts = self.current.read().clone();
-        change(&mut facts);
+        let made = change(&mut facts)?;
         self.write(dir, &facts)?;
         let mut current = self.current.write();
         // Rules may have run while this was being written.
         keep_status(&mut facts.rules, &current.rules);
         *current = facts;
         self.version.fetch_add(1, Ordering::Release);
-        Ok(())
+        Ok(made)
     }
 
     /// Notes how a rule's run went, without waiting for a change that is being written.

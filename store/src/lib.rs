@@ -19,6 +19,7 @@ mod dir;
 #[cfg(test)]
 mod engine_tests;
 mod error;
+mod experiments;
 mod facts;
 mod fault;
 mod functions;
@@ -46,6 +47,7 @@ mod write;
 pub use arrow;
 pub use config::{Durability, RetentionRule, StoreConfig, UsageMap};
 pub use error::StoreError;
+pub use experiments::{Experiment, Test};
 pub use facts::{Controller, Freeze, GroupRow, RuleChange, RuleRow, RuleStatus};
 pub use functions::FunctionInfo;
 pub use keep::{

@@ -6,6 +6,7 @@ mod backup;
 mod compact;
 mod containers;
 pub(crate) mod decisions;
+mod experiments;
 mod freeze;
 mod groups;
 mod hosts;
@@ -18,7 +19,7 @@ mod sql;
 pub(crate) mod status;
 
 use axum::Router;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, patch, post};
 
 use crate::App;
 
@@ -38,6 +39,8 @@ pub(crate) fn reading() -> Router<App> {
         .route("/api/v1/groups", get(groups::groups))
         .route("/api/v1/groups/{kind}/{name}", get(groups::group))
         .route("/api/v1/report", get(report::report))
+        .route("/api/v1/experiments", get(experiments::list))
+        .route("/api/v1/experiments/{name}", get(experiments::find))
         .route("/api/v1/rules", get(rules::rules))
         .route("/api/v1/packs", get(rules::packs))
         .route("/api/v1/rules/validate", post(rules::validate))
@@ -61,6 +64,13 @@ pub(crate) fn operating() -> Router<App> {
         .route("/api/v1/containers/{host}/{name}/adopt", post(containers::adopt))
         .route("/api/v1/groups/{kind}/{name}", post(groups::set_bounds).delete(groups::clear))
         .route("/api/v1/compact", post(compact::compact))
+        .route("/api/v1/experiments", post(experiments::create))
+        .route("/api/v1/experiments/{name}", patch(experiments::change).delete(experiments::remove))
+        .route("/api/v1/experiments/{name}/tests", post(experiments::create_test))
+        .route(
+            "/api/v1/experiments/{name}/tests/{test}",
+            patch(experiments::change_test).delete(experiments::remove_test),
+        )
         .route("/api/v1/rules", post(rules::apply))
         .route("/api/v1/rules/{name}", delete(rules::remove))
         .route("/api/v1/rules/{name}/mode", post(rules::set_mode))

@@ -43,6 +43,9 @@ async fn each_right_opens_its_own_routes_and_no_others() {
         ("operate", Method::POST, "/api/v1/compact", ""),
         ("read", Method::GET, "/api/v1/agents", ""),
         ("read", Method::GET, "/api/v1/hosts", ""),
+        ("read", Method::GET, "/api/v1/experiments", ""),
+        ("operate", Method::POST, "/api/v1/experiments", r#"{"name":"e"}"#),
+        ("operate", Method::PATCH, "/api/v1/experiments/e", r#"{"end":"now"}"#),
         ("agent", Method::POST, "/api/v1/agents/far/reports", "[]"),
         ("agent", Method::POST, "/api/v1/agents/far/frames?spool=s", ""),
     ];

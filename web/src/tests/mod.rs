@@ -5,6 +5,7 @@ mod agents;
 mod backtests;
 mod containers;
 mod decisions;
+mod experiments;
 mod freeze;
 mod groups;
 mod hosts;
