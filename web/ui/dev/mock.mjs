@@ -4,6 +4,7 @@ import { createReadStream, existsSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { Experiments, report } from './report.mjs';
 import { HOSTS, MIB, Sim, pathOf } from './sim.mjs';
 import { answer, check, FUNCTIONS, TABLES } from './sql.mjs';
 
@@ -23,6 +24,7 @@ const TYPES = {
 
 const started = Date.now();
 const sim = new Sim(started, 7, Number(process.env.COPIES ?? 1));
+const experiments = new Experiments(started, EMPTY);
 const clients = new Set();
 let frozen = null;
 const ruleSql = (name, mode, where) =>
@@ -376,6 +378,15 @@ function route(method, path, query, body) {
   if (path === 'freeze') {
     frozen = method === 'DELETE' ? null : { since: Date.now(), by: 'local', why: body?.why ?? '' };
     return ok({ freeze: frozen, failed: [] });
+  }
+  if (path === 'report') {
+    const made = report(sim, sim.containers.map(row), query);
+    return made ? ok(made) : fail(404, { message: 'there is nobody of that name' });
+  }
+  if (parts[0] === 'experiments') {
+    const answer = experiments.route(method, parts.slice(1), body, Date.now());
+    if (answer === null) return fail(404, { message: `there is no experiment '${parts[1]}'` });
+    return answer.error ? fail(409, { message: answer.error }) : ok(answer);
   }
   if (path === 'config') return ok({ settings: SETTINGS });
   if (path === 'hosts') return ok(hosts());

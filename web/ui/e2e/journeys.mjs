@@ -323,6 +323,78 @@ const journeys = {
     await page.keyboard.press('Escape');
   },
 
+  async 'a report is made, priced and put on paper'() {
+    await open('#/reports');
+    await page.waitForSelector('[data-report] [data-chart="memory"] canvas');
+    const used = await page.textContent('[data-line="Used"]');
+    check(/[0-9.]+ core-hours/.test(used) && used.includes('GiB-hours'), `used is ${used}`);
+    check((await page.textContent('[data-figures]')).includes('No energy is stored'), 'energy is not told of');
+    await page.fill('[data-price="core"]', '0.05');
+    await page.fill('[data-price="cur"]', 'USD');
+    await until(
+      () => page.textContent('[data-line="Allocated"]'),
+      (line) => /[0-9.]+ USD/.test(line),
+      'nothing costs anything',
+    );
+    check(page.url().includes('core=0.05') && page.url().includes('cur=USD'), 'the prices are not in the address');
+    const [kind, name] = (await page.getAttribute('[data-report]', 'data-report')).split('/');
+    await open('#/');
+    await open(`#/reports?kind=${kind}&name=${encodeURIComponent(name)}&range=15m`);
+    await page.waitForSelector('[data-report]');
+    check((await page.inputValue('[data-price="core"]')) === '0.05', 'the price is not remembered');
+    await page.selectOption('[data-kind]', 'container');
+    await page.waitForSelector('[data-report^="container/"]');
+    check(page.url().includes('kind=container'), 'what it is about is not in the address');
+    await page.emulateMedia({ media: 'print', colorScheme: 'dark' });
+    await page.evaluate(() => dispatchEvent(new Event('beforeprint')));
+    check((await page.getAttribute('html', 'data-theme')) === 'light', 'paper is dark');
+    const paper = await page.evaluate(() => ({
+      nav: document.querySelector('nav').checkVisibility(),
+      picker: document.querySelector('main .picker').checkVisibility(),
+      chart: document.querySelector('[data-chart] canvas').getBoundingClientRect().width,
+    }));
+    check(!paper.nav && !paper.picker, 'there is something to click on paper');
+    check(paper.chart > 500 && paper.chart <= 700, `the chart is ${paper.chart} px wide on paper`);
+    await page.evaluate(() => dispatchEvent(new Event('afterprint')));
+    await page.emulateMedia({ media: null, colorScheme: 'light' });
+    check((await page.getAttribute('html', 'data-theme')) === 'light', 'the theme is another one after printing');
+    await page.evaluate(() => localStorage.removeItem('tidegate.prices'));
+  },
+
+  async 'an experiment is begun, has a test, is a range elsewhere and ends'() {
+    await context.request.delete(`${BASE}api/v1/experiments/a%20journey`);
+    await open('#/reports');
+    await page.fill('[data-new-name]', 'a journey');
+    await page.fill('[aria-label="Tags"]', 'run=1');
+    await page.click('text=Start now');
+    await page.waitForSelector('[data-experiment="a journey"] >> text=running');
+    await page.selectOption('[data-parent]', 'a journey');
+    await page.fill('[data-new-name]', 'a test');
+    await page.click('text=Start now');
+    await page.waitForSelector('[data-experiment="a journey/a test"] >> text=running');
+    await page.waitForTimeout(1200);
+    await page.click('[aria-label="End a journey"]');
+    for (const one of ['a journey', 'a journey/a test'])
+      await until(
+        () => page.textContent(`[data-experiment="${one}"]`),
+        (text) => !text.includes('running'),
+        `${one} does not end`,
+      );
+    const container = (await routes()).find(([name]) => name === 'container')[1];
+    await open(container);
+    await page.selectOption('[data-spans]', 'a journey › a test');
+    await until(
+      () => page.url(),
+      (url) => /from=\d+&to=\d+/.test(url),
+      'picking a test sets no range',
+    );
+    check((await page.inputValue('[data-spans]')) === 'a journey › a test', 'it is not told which one is shown');
+    await open('#/reports');
+    await page.click('[aria-label="Delete a journey"]');
+    await page.click('[data-delete]');
+    await page.waitForSelector('[data-experiment="a journey"]', { state: 'detached' });
+  },
+
   async 'a typo in a rule is underlined where it is'() {
     await open('#/rules');
     await page.waitForSelector('[data-rule]');
@@ -429,6 +501,7 @@ const journeys = {
       ['h', '#/hosts'],
       ['p', '#/send'],
       ['t', '#/status'],
+      ['e', '#/reports'],
     ]) {
       await page.keyboard.press('g');
       await page.keyboard.press(key);
@@ -512,6 +585,8 @@ async function routes() {
     ['send', '#/send?own=1'],
     ['send-prometheus', '#/send?protocol=prometheus&token=1'],
     ['status', '#/status'],
+    ['reports', '#/reports?core=0.05&gib=0.01'],
+    ['reports-container', `#/reports?kind=container&name=${container.slice('#/c/'.length)}&range=15m`],
     ['rules', '#/rules'],
     ['rule', rule],
     ['decisions', '#/decisions'],
@@ -533,6 +608,8 @@ async function settled(name) {
     send: '[data-preview-push="0"]',
     'send-prometheus': '[data-snippet]',
     status: '[data-latencies] tbody tr',
+    reports: '[data-report] canvas',
+    'reports-container': '[data-report] canvas',
     rules: '[data-rule]',
     rule: '[data-verdict="ok"]',
     decisions: '[data-decision]',

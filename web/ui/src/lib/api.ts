@@ -1,5 +1,7 @@
 /** Calls of the HTTP API. Addresses are relative to the page, so that a path prefix in front of it does not matter. */
 import { quoted } from './clipboard';
+import type { Experiment } from './experiments';
+import type { Report } from './report';
 import { session } from './session.svelte';
 import type {
   Backtest,
@@ -110,6 +112,8 @@ function search(filter: DecisionFilter): string {
   return new URLSearchParams(kept.map(([key, value]) => [key, String(value)])).toString();
 }
 
+const experimentPath = (names: string[]) => `experiments/${names.map(seg).join('/tests/')}`;
+
 export const api = {
   status: () => get<Status>('status'),
   backtest: (rules: string, against: string, from: number) =>
@@ -145,6 +149,14 @@ export const api = {
     const init = { method: 'POST', headers: { 'content-type': type }, body, ...(signal ? { signal } : {}) };
     return (await (await call(`ingest/preview?${query}`, init)).json()) as IngestPreview;
   },
+  report: (query: string, signal?: AbortSignal) => get<Report>(`report?${query}`, signal),
+  experiments: () => get<{ now: number; experiments: Experiment[] }>('experiments'),
+  newExperiment: (body: object) => post<Experiment>('experiments', body),
+  newTest: (experiment: string, body: object) => post<Experiment>(`experiments/${seg(experiment)}/tests`, body),
+  /** Of an experiment, or of a test in it. */
+  changeExperiment: (names: string[], body: object) =>
+    call(experimentPath(names), { ...posted(body), method: 'PATCH' }),
+  deleteExperiment: (names: string[]) => call(experimentPath(names), { method: 'DELETE' }),
   schema: () => get<Schema>('schema'),
   sql: (sql: string, limit?: number, signal?: AbortSignal) =>
     post<SqlResult | StatementResults>('sql', { sql, format: 'json', ...(limit ? { limit } : {}) }, signal),

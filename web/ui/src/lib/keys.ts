@@ -7,9 +7,10 @@ export const SHORTCUTS: { keys: string; does: string }[] = [
   { keys: 'g s', does: 'go to the SQL console' },
   { keys: 'g h', does: 'go to the hosts' },
   { keys: 'g p', does: 'go to sending (pushing) data' },
+  { keys: 'g e', does: 'go to the reports and experiments' },
   { keys: 'g t', does: 'go to the status' },
   { keys: '/', does: 'filter' },
-  { keys: 'l', does: 'back to live (container page)' },
+  { keys: 'l', does: 'back to live (container, reports)' },
   { keys: 't', does: 'theme: auto, light, dark' },
   { keys: 'Ctrl Enter', does: 'run the query (editor)' },
   { keys: 'Ctrl S', does: 'save the rule (editor)' },
@@ -24,6 +25,7 @@ const PAGES: Record<string, string> = {
   s: '#/sql',
   h: '#/hosts',
   p: '#/send',
+  e: '#/reports',
   t: '#/status',
 };
 

@@ -15,6 +15,7 @@ describe('addresses', () => {
       '#/hosts?q=a&sort=cpu',
       '#/send?protocol=influx&tool=curl',
       '#/status?set=1',
+      '#/reports?kind=app&name=shop&range=6h&core=0.05',
     ]) {
       expect(hashOfRoute(parseHash(hash))).toBe(hash);
     }

@@ -12,6 +12,7 @@ export type PageName =
   | 'hosts'
   | 'send'
   | 'status'
+  | 'reports'
   | 'missing';
 
 export interface Route {
@@ -41,6 +42,7 @@ function pageOf(segments: string[]): PageName {
   if (first === 'hosts' && rest.length === 0) return 'hosts';
   if (first === 'send' && rest.length === 0) return 'send';
   if (first === 'status' && rest.length === 0) return 'status';
+  if (first === 'reports' && rest.length === 0) return 'reports';
   return 'missing';
 }
 
@@ -74,6 +76,7 @@ const FIRST: Record<PageName, string | null> = {
   hosts: 'hosts',
   send: 'send',
   status: 'status',
+  reports: 'reports',
   missing: null,
 };
 

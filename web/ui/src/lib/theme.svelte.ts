@@ -1,3 +1,4 @@
+import { flushSync } from 'svelte';
 import { CHART, SERIES, type ThemeName } from './palette';
 
 export type ThemeChoice = 'auto' | ThemeName;
@@ -17,7 +18,11 @@ function stored(): ThemeChoice {
 class Theme {
   choice = $state<ThemeChoice>(stored());
   #prefersDark = $state(false);
-  shown = $derived<ThemeName>(this.choice === 'auto' ? (this.#prefersDark ? 'dark' : 'light') : this.choice);
+  /** On paper everything is light. */
+  printing = $state(false);
+  shown = $derived<ThemeName>(
+    this.printing ? 'light' : this.choice === 'auto' ? (this.#prefersDark ? 'dark' : 'light') : this.choice,
+  );
 
   constructor() {
     const media = matchMedia('(prefers-color-scheme: dark)');
@@ -26,6 +31,17 @@ class Theme {
       this.#prefersDark = media.matches;
       this.apply();
     });
+    // What is on canvases has to be drawn anew before the browser takes its picture of the page.
+    for (const [event, printing] of [
+      ['beforeprint', true],
+      ['afterprint', false],
+    ] as const) {
+      addEventListener(event, () => {
+        this.printing = printing;
+        this.apply();
+        flushSync();
+      });
+    }
     this.apply();
   }
 
