@@ -138,6 +138,47 @@ const journeys = {
     );
   },
 
+  async 'the first steps tick themselves off, are dismissed and come back'() {
+    await open('#/');
+    await isLive();
+    // Dismissed or not by what came before, and whether or not this is a demo.
+    await page.keyboard.press('?');
+    await page.click('[data-first-steps-again]');
+    await page.waitForSelector('[data-first-steps="0"]');
+    const done = (step) => attribute(`[data-step="${step}"]`, 'data-done');
+    await until(done('watch'), (is) => is === 'true', 'watching is no step');
+    await page.click('[data-step="explain"] a');
+    await page.waitForSelector('[data-sentence]');
+    await open('#/');
+    await until(done('explain'), (is) => is === 'true', 'asking why is no step');
+    await page.click('[data-step="rule"] a');
+    await page.waitForSelector('[data-verdict="ok"]');
+    await page.click('[data-editor] .cm-content');
+    await page.keyboard.press('Control+End');
+    await page.keyboard.type(' -- mine');
+    await page.waitForTimeout(600);
+    await page.waitForSelector('[data-verdict="ok"]');
+    await page.waitForTimeout(300);
+    await open('#/');
+    await until(done('rule'), (is) => is === 'true', 'changing a rule is no step');
+    await context.grantPermissions(['clipboard-read', 'clipboard-write']);
+    await page.focus('[data-step="send"] button');
+    await page.keyboard.press('Enter');
+    await until(done('send'), (is) => is === 'true', 'copying the command is no step');
+    const copied = await page.evaluate(() => navigator.clipboard.readText());
+    check(copied.includes('curl') && copied.includes(`${BASE}write`), `copied is ${copied}`);
+    await page.waitForSelector('[data-first-steps="4"] >> text=That is all of it');
+    await page.focus('[aria-label="Dismiss the first steps"]');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('[data-first-steps]', { state: 'detached' });
+    await page.reload();
+    await isLive();
+    check((await page.locator('[data-first-steps]').count()) === 0, 'it does not stay dismissed');
+    await page.evaluate(() => localStorage.removeItem('tidegate.firststeps'));
+    await page.reload();
+    await isLive();
+  },
+
   async 'filter and list show the same containers'() {
     await open('#/');
     await isLive();
@@ -357,7 +398,8 @@ const journeys = {
     check(paper.chart > 500 && paper.chart <= 700, `the chart is ${paper.chart} px wide on paper`);
     await page.evaluate(() => dispatchEvent(new Event('afterprint')));
     await page.emulateMedia({ media: null, colorScheme: 'light' });
-    check((await page.getAttribute('html', 'data-theme')) === 'light', 'the theme is another one after printing');
+    const themeOf = attribute('html', 'data-theme');
+    await until(themeOf, (theme) => theme === 'light', 'the theme is another one after printing');
     await page.evaluate(() => localStorage.removeItem('tidegate.prices'));
   },
 
