@@ -18,7 +18,8 @@ use crate::extract::{Params, Segments, Text};
 
 /// The facts are one file, which is written as a whole.
 const MOST_EXPERIMENTS: usize = 1_000;
-const MOST_TESTS: usize = 1_000;
+/// Of all experiments together.
+const MOST_TESTS: usize = 10_000;
 const MOST_TAGS: usize = 50;
 const LONGEST_NAME: usize = 255;
 const LONGEST_INFO: usize = 2_000;
@@ -153,9 +154,6 @@ pub(crate) async fn create_test(
             let message = format!("experiment '{}' has a test '{name}' already", one.name);
             return Err(ApiError::new(StatusCode::CONFLICT, message).help("give it another name, or PATCH it"));
         }
-        if one.tests.len() >= MOST_TESTS {
-            return Err(ApiError::bad_request(format!("experiment '{}' has {MOST_TESTS} tests already", one.name)));
-        }
         let mut test = Test { name, start: now, end: None, info: String::new(), tags: BTreeMap::new() };
         fill(&given, now, Fields::of_test(&mut test))?;
         one.tests.push(test);
@@ -204,7 +202,14 @@ async fn edit<T: Send + 'static>(
     edit: impl FnOnce(&mut All) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let store = app.store.clone();
-    let edited = tokio::task::spawn_blocking(move || store.change_experiments(edit)).await;
+    let bounded = |all: &mut All| {
+        let edited = edit(all)?;
+        match all.values().map(|one| one.tests.len()).sum::<usize>() > MOST_TESTS {
+            true => Err(ApiError::bad_request(format!("there are {MOST_TESTS} tests already"))),
+            false => Ok(edited),
+        }
+    };
+    let edited = tokio::task::spawn_blocking(move || store.change_experiments(bounded)).await;
     edited.map_err(|error| ApiError::internal("keeping an experiment", error))?
 }
 
