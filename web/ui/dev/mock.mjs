@@ -62,6 +62,23 @@ const rules = new Map(
   }),
 );
 
+const PACKS = [
+  ['headroom', 'Limits that follow the peak of the last minute.', ['cpu_headroom', 'memory_headroom']],
+  [
+    'night',
+    'Saves what nobody needs at night, and asks for it back in the morning before anybody does.',
+    ['night_saver', 'morning_call'],
+  ],
+  ['serverless', 'What starts and ends within seconds gets what it took the last time.', ['cold_start']],
+].map(([name, summary, rules]) => ({
+  name,
+  summary,
+  rules,
+  sql: rules
+    .map((rule) => ruleSql(rule, 'shadow', "resource = 'cpu'").replace('CREATE', 'CREATE OR REPLACE'))
+    .join(';\n\n'),
+}));
+
 const ruleRow = (rule) => ({
   ...rule,
   last_run: rule.mode === 'off' ? null : sim.t,
@@ -406,7 +423,7 @@ function route(method, path, query, body) {
       : fail(404, { message: `there is no decision '${parts[1]}'` });
   }
   if (path === 'ingest/preview') return ok(previewPush(query.get('protocol'), sql));
-  if (path === 'packs') return ok({ packs: [] });
+  if (path === 'packs') return ok({ packs: PACKS });
   if (path === 'rules/validate') {
     const error = check(sql);
     return ok(

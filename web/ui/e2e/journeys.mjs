@@ -591,15 +591,39 @@ const journeys = {
     await page.emulateMedia({ colorScheme: 'light' });
   },
 
-  async 'no page is wider than a phone'() {
-    await page.setViewportSize({ width: 390, height: 844 });
-    for (const [name, hash] of await routes()) {
-      await open(hash);
-      await settled(name);
-      const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      check(over <= 0, `${name} is ${over} px too wide`);
+  async 'no page is wider than a phone, or lost on a screen of 4K'() {
+    for (const [width, height, least] of [
+      [390, 844, 390],
+      [3840, 2160, 1600],
+    ]) {
+      await page.setViewportSize({ width, height });
+      for (const [name, hash] of await routes()) {
+        await open(hash);
+        await settled(name);
+        const { over, main } = await page.evaluate(() => ({
+          over: document.documentElement.scrollWidth - innerWidth,
+          main: document.querySelector('main').clientWidth,
+        }));
+        check(over <= 0, `${name} is ${over} px too wide at ${width} px`);
+        check(main >= least, `${name} is ${main} px wide at ${width} px`);
+      }
     }
     await page.setViewportSize({ width: 1440, height: 900 });
+  },
+
+  async 'a pack is listed, read and installed'() {
+    await open('#/rules');
+    // One that is installed: doing so again changes nothing but to its shipped text.
+    await page.waitForSelector('[data-pack] >> text=/, installed/');
+    const pack = page.locator('[data-pack]', { hasText: ', installed' }).first();
+    const name = await pack.getAttribute('data-pack');
+    await pack.locator('summary').click();
+    check((await pack.locator('pre').textContent()).includes('CREATE'), 'the text of the pack is missing');
+    const list = page.locator('section[aria-label="Rule packs"]');
+    if (SHOTS) await list.screenshot({ path: join(SHOTS, 'packs.png') });
+    await pack.locator('button').click();
+    const told = await list.locator('[role="status"]').textContent();
+    check(told.startsWith(`${name}: `), `installing says ${told}`);
   },
 };
 
