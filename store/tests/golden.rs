@@ -8,7 +8,7 @@
 //! - `containers`: one a line, `host/name app=.. user=.. cpu=min..max memory=min..max`, all of them optional.
 //! - `groups`: one a line, `app name cpu=min..max memory=min..max`, or `user`; an end may be left out.
 //! - `hosts`: one a line, `name cpu=cores memory=bytes`.
-//! - `rules`, `rule_changes`, `decisions`, `events`: one a line, as JSON. A time may be an offset.
+//! - `rules`, `rule_changes`, `experiments`, `decisions`, `events`: one a line, as JSON. A time may be an offset.
 //! - `params`, `states`: one a line, as JSON. `consumed`: an event as JSON whose rule acts on the oldest of its name.
 //! - `flush`: everything goes to segments.
 //! - `query`: SQL lines, a line `----`, then a header and the rows, cells separated by ` | `.
@@ -18,6 +18,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,8 @@ use tidegate_model::{
     Resource, Runtime, SampleBatch, SeriesKey, TimeMs,
 };
 use tidegate_store::{
-    Consumption, GroupRow, Param, QueryError, QueryResult, RuleChange, RuleRow, Store, StoreConfig, export,
+    Consumption, Experiment, GroupRow, Param, QueryError, QueryResult, RuleChange, RuleRow, Store, StoreConfig,
+    StoreError, export,
 };
 
 #[tokio::test]
@@ -109,6 +111,14 @@ impl Script {
             "rule_changes" => {
                 let changes = rest.iter().map(|line| from_json::<RuleChange>(line, now)).collect();
                 store.put_changed_rules(store.rules(), changes, usize::MAX).unwrap();
+            }
+            "experiments" => {
+                let rows: Vec<Experiment> = rest.iter().map(|line| from_json(line, now)).collect();
+                let put = |all: &mut BTreeMap<String, Experiment>| {
+                    all.extend(rows.into_iter().map(|row| (row.name.clone(), row)));
+                    Ok::<(), StoreError>(())
+                };
+                store.change_experiments(put).unwrap();
             }
             "rules" => store.put_rules(rest.iter().map(|line| from_json::<RuleRow>(line, now)).collect()).unwrap(),
             "decisions" => {
@@ -245,9 +255,15 @@ fn resolve_times(value: &mut Value, now: TimeMs) {
     let Value::Object(fields) = value else { return };
     for (key, field) in fields {
         match field {
-            Value::String(text) if matches!(key.as_str(), "time" | "at" | "updated_at" | "last_run") => {
+            Value::String(text)
+                if matches!(
+                    key.as_str(),
+                    "time" | "at" | "updated_at" | "last_run" | "start" | "end" | "changed_at"
+                ) =>
+            {
                 *field = offset(text, now).0.into();
             }
+            Value::Array(rows) => rows.iter_mut().for_each(|row| resolve_times(row, now)),
             nested => resolve_times(nested, now),
         }
     }

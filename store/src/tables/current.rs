@@ -1,4 +1,4 @@
-//! Tables of current facts: containers, hosts, apps, users, groups, bounds, rules.
+//! Tables of current facts: containers, hosts, apps, users, groups, bounds, rules, experiments.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,10 +25,11 @@ pub(crate) enum Current {
     RuleChanges,
     Params,
     State,
+    Experiments,
 }
 
 impl Current {
-    pub(crate) const ALL: [Current; 10] = [
+    pub(crate) const ALL: [Current; 11] = [
         Current::Containers,
         Current::Hosts,
         Current::Apps,
@@ -39,6 +40,7 @@ impl Current {
         Current::RuleChanges,
         Current::Params,
         Current::State,
+        Current::Experiments,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -53,6 +55,7 @@ impl Current {
             Current::RuleChanges => "rule_changes",
             Current::Params => "params",
             Current::State => "state",
+            Current::Experiments => "experiments",
         }
     }
 
@@ -162,6 +165,17 @@ impl Current {
                 time("time", "the tick that returned it last"),
                 text("columns", "what it returned beyond the contract, as a JSON object"),
             ],
+            Current::Experiments => vec![
+                text("experiment", "its name"),
+                text("test", "the test inside it that the row is; null of the experiment itself"),
+                text("user_name", "whose it is"),
+                time("started", "when it began"),
+                time("ended", "when it ended; null while it runs"),
+                text("tags", "tags as a JSON object; tag(tags, 'key') takes one out"),
+                text("info", "what it was about"),
+                text("changed_by", "who changed the experiment last"),
+                time("changed_at", "when"),
+            ],
         }
     }
 
@@ -179,6 +193,7 @@ impl Current {
             Current::RuleChanges => rule_changes(store),
             Current::Params => params(store, run),
             Current::State => states(store),
+            Current::Experiments => experiments(store),
         };
         Ok(RecordBatch::try_new(schema_of(&self.columns()), columns)?)
     }
@@ -361,5 +376,24 @@ fn states(store: &Store) -> Vec<ArrayRef> {
         texts(&rows, |row| Some(row.resource.as_str())),
         times(&rows, |row| Some(row.time)),
         texts(&rows, |row| Some(serde_json::Value::Object(row.columns.clone()).to_string())),
+    ]
+}
+
+fn experiments(store: &Store) -> Vec<ArrayRef> {
+    let all = store.experiments();
+    let rows: Vec<_> = all
+        .values()
+        .flat_map(|one| std::iter::once((one, None)).chain(one.tests.iter().map(move |test| (one, Some(test)))))
+        .collect();
+    vec![
+        texts(&rows, |(one, _)| Some(one.name.as_str())),
+        texts(&rows, |(_, test)| test.map(|test| test.name.as_str())),
+        texts(&rows, |(one, _)| Some(one.user.as_str())),
+        times(&rows, |(one, test)| Some(test.map_or(one.start, |test| test.start))),
+        times(&rows, |(one, test)| test.map_or(one.end, |test| test.end)),
+        texts(&rows, |(one, test)| Some(json_object(test.map_or(&one.tags, |test| &test.tags)))),
+        texts(&rows, |(one, test)| Some(test.map_or(one.info.as_str(), |test| test.info.as_str()))),
+        texts(&rows, |(one, _)| Some(one.changed_by.as_str())),
+        times(&rows, |(one, _)| Some(one.changed_at)),
     ]
 }
