@@ -440,7 +440,9 @@ function route(method, path, query, body) {
   }
   if (path === 'rules/preview') return check(sql) ? fail(422, check(sql)) : ok({ decisions: preview() });
   if (path === 'rules' && method === 'POST') {
-    const results = applyStatement(sql);
+    // A pack is several statements.
+    const all = sql.split(/;\s*\n\s*\n/).map(applyStatement);
+    const results = all.includes(null) ? null : all.flat();
     return results
       ? ok({ results })
       : fail(409, {

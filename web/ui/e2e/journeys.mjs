@@ -431,6 +431,9 @@ const journeys = {
       'picking a test sets no range',
     );
     check((await page.inputValue('[data-spans]')) === 'a journey › a test', 'it is not told which one is shown');
+    await page.click('.head >> text=Report');
+    await page.waitForSelector('[data-report^="container/"], [data-empty]');
+    check(/from=\d+&to=\d+/.test(page.url()), 'the range does not come along to the report');
     await open('#/reports');
     await page.click('[aria-label="Delete a journey"]');
     await page.click('[data-delete]');

@@ -92,6 +92,9 @@ export const containerHash = (host: string, name: string, query: Record<string, 
 export const hostFleetHash = (host: string) => hashOf([], { q: `host:${host}`, group: 'host' });
 export const decisionHash = (id: string) => hashOf(['decisions', id]);
 export const ruleHash = (name: string) => hashOf(['rules', name]);
+/** What something used and was allocated; `query` says when. */
+export const reportHash = (kind: string, name: string, query: Record<string, string> = {}) =>
+  hashOf(['reports'], { kind, name, ...query });
 /** Decisions that are no rule's have a name in brackets, and no page to go to. */
 export const isRule = (name: string) => !name.startsWith('(');
 export const sqlHash = (sql: string, run = false) => hashOf(['sql'], { q: sql, run: run ? '1' : null });
