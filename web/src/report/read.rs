@@ -16,8 +16,8 @@ use crate::rows::{Rows, integer, number, text};
 
 /// About how many rows a piece has; it has at most twice as many.
 const ROWS: usize = 150_000;
-/// A piece is no longer, however few rows it would have.
-const LONGEST_PIECE_MS: i64 = 6 * 3_600 * 1_000;
+/// The first piece is no longer, however few rows it would have.
+const FIRST_PIECE_MS: i64 = 6 * 3_600 * 1_000;
 const SHORTEST_PIECE_MS: i64 = 1_000;
 /// What a series that is measured each minute reaches into the range from before it.
 const BEFORE_MS: i64 = 2 * 60 * 1_000;
@@ -45,7 +45,7 @@ pub(crate) async fn read(
     let started = std::time::Instant::now();
     let per_second = (reading.members.len() * resources.len()).max(1);
     let mut piece_ms = i64::try_from(ROWS / per_second).unwrap_or(1).max(1) * 1_000;
-    piece_ms = piece_ms.min(LONGEST_PIECE_MS);
+    piece_ms = piece_ms.min(FIRST_PIECE_MS);
     let mut at = reading.from.0 - BEFORE_MS;
     while at < reading.to.0 {
         if started.elapsed() > PATIENCE {
@@ -53,12 +53,16 @@ pub(crate) async fn read(
             return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, message)
                 .help("ask for a shorter range or for fewer containers"));
         }
-        let until = (at + piece_ms).min(reading.to.0);
+        let until = at.saturating_add(piece_ms).min(reading.to.0);
         match piece(app, reading, TimeMs(at), TimeMs(until)).await {
             Ok(rows) => {
                 let pieces = sorted(&rows, &series, resources)?;
                 pieces.iter().zip(&mut *ledgers).for_each(|(piece, ledger)| ledger.take(piece));
                 at = until;
+                // Years in which nothing was measured take no longer than an hour in which something was.
+                if rows.as_ref().map_or(0, Rows::len) < ROWS / 4 {
+                    piece_ms = piece_ms.saturating_mul(2);
+                }
             }
             // Measured more often than once a second.
             Err(QueryError { kind: QueryErrorKind::Rows | QueryErrorKind::Memory, .. })

@@ -155,6 +155,17 @@ async fn a_group_is_the_sum_of_its_containers_over_the_time_that_any_of_them_ran
 }
 
 #[tokio::test]
+async fn years_without_data_change_nothing() {
+    let server = Server::start();
+    an_hour(&server).await;
+    let from = NOW - 9 * 365 * 86_400_000;
+    let report = server.get(&format!("/api/v1/report?app=shop&from={from}&to={}", NOW + HOUR_MS)).await.json();
+    near(&report, "/total/cpu/used", 0.375 * 3_600.0 + 600.0);
+    near(&report, "/total/cpu/covered_s", 2_700.0);
+    assert!(report["took_ms"].as_u64().unwrap() < 5_000, "{}", report["took_ms"]);
+}
+
+#[tokio::test]
 async fn energy_is_told_where_somebody_pushes_it() {
     let server = Server::start();
     an_hour(&server).await;
