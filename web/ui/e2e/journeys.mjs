@@ -410,6 +410,11 @@ const journeys = {
     await page.fill('[aria-label="Tags"]', 'run=1');
     await page.click('text=Start now');
     await page.waitForSelector('[data-experiment="a journey"] >> text=running');
+    expected = [/api\/v1\/experiments$/];
+    await page.fill('[data-new-name]', 'a journey');
+    await page.click('text=Start now');
+    const refused = await page.textContent('[data-experiments] [data-problem]');
+    check(refused.includes("'a journey' already"), `a second one of the same name: ${refused}`);
     await page.selectOption('[data-parent]', 'a journey');
     await page.fill('[data-new-name]', 'a test');
     await page.click('text=Start now');

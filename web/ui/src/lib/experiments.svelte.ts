@@ -1,4 +1,4 @@
-/** The experiments of the server, loaded once for all that pick from them and again after each change. */
+/** The experiments of the server, for all that show them or pick from them. */
 import { api, placeOf } from './api';
 import type { Experiment } from './experiments';
 import type { ErrorPlace } from './types';
@@ -6,23 +6,18 @@ import type { ErrorPlace } from './types';
 class Experiments {
   all = $state.raw<Experiment[]>([]);
   loaded = $state(false);
-  problem = $state.raw<ErrorPlace | null>(null);
-  #asked = false;
-
-  /** Loads them unless somebody has. */
-  need(): void {
-    if (!this.#asked) void this.load();
-  }
+  /** Why the last change did not work. */
+  refused = $state.raw<ErrorPlace | null>(null);
+  /** Why they could not be read. */
+  lost = $state.raw<ErrorPlace | null>(null);
 
   async load(): Promise<void> {
-    this.#asked = true;
     try {
       this.all = (await api.experiments()).experiments;
       this.loaded = true;
-      this.problem = null;
+      this.lost = null;
     } catch (error) {
-      this.#asked = false;
-      this.problem = placeOf(error);
+      this.lost = placeOf(error);
     }
   }
 
@@ -31,9 +26,10 @@ class Experiments {
     try {
       await change();
     } catch (error) {
-      this.problem = placeOf(error);
+      this.refused = placeOf(error);
       return false;
     }
+    this.refused = null;
     await this.load();
     return true;
   }
