@@ -100,14 +100,12 @@ AS
 --          nothing is killed here, it goes to what was used at once, and memory_release gives back as quickly.
 -- Parameters: as cpu_down, but for two seconds of calm. The working set does not count page cache on the inactive list, so that
 --          goes first. Processes take most while they start, hence the warm-up.
-WITH set_ AS (
-    SELECT host, container, allocated AS high FROM recent(INTERVAL '2 seconds') WHERE resource = 'memory.high'
-), cached AS (
-    SELECT r.host, r.container, r.usage_max, least(r.allocated, coalesce(s.high, r.allocated)) AS high,
-           greatest(1.03 * r.usage_max, 1.2 * r.unreclaimable) AS want
-    FROM recent(INTERVAL '2 seconds') AS r LEFT JOIN set_ AS s USING (host, container)
-    WHERE r.resource = 'memory' AND r.allocated > 0 AND r.samples >= 2 AND r.unreclaimable < 0.5 * r.usage
-      AND coalesce(r.oom_kills, 0) = 0 AND coalesce(r.pressure, 0) < 0.05
+WITH cached AS (
+    SELECT host, container, usage_max, least(allocated, coalesce(high, allocated)) AS high,
+           greatest(1.03 * usage_max, 1.2 * unreclaimable) AS want
+    FROM recent(INTERVAL '2 seconds')
+    WHERE resource = 'memory' AND allocated > 0 AND samples >= 2 AND unreclaimable < 0.5 * usage
+      AND coalesce(oom_kills, 0) = 0 AND coalesce(pressure, 0) < 0.05
 )
 SELECT host, container, 'memory.high' AS resource, want AS target,
        concat('it uses ', CAST(round(100 * usage_max / high) AS BIGINT), ' % of what it may, most of which can be reclaimed') AS reason,
@@ -121,13 +119,11 @@ WITH (every = '1s', class = 'protect', scope = 'cgroup = v2', cooldown_up = '1s'
 AS
 -- Formula: usage >= 0.97 high, tasks that waited for memory in 5 % of the last 2 s, or half of the usage that cannot be
 --          reclaimed: the limit, which takes memory.high away; 1.05 usage > 1.02 high: 1.05 usage.
-WITH set_ AS (
-    SELECT host, container, allocated AS high FROM recent(INTERVAL '2 seconds') WHERE resource = 'memory.high'
-), squeezed AS (
-    SELECT r.host, r.container, r.usage, r.allocated, s.high,
-           r.usage >= 0.97 * s.high OR r.pressure >= 0.05 OR r.unreclaimable >= 0.5 * r.usage AS suffers
-    FROM recent(INTERVAL '2 seconds') AS r JOIN set_ AS s USING (host, container)
-    WHERE r.resource = 'memory' AND s.high < 0.99 * r.allocated
+WITH squeezed AS (
+    SELECT host, container, usage, allocated, high,
+           usage >= 0.97 * high OR coalesce(pressure, 0) >= 0.05 OR unreclaimable >= 0.5 * usage AS suffers
+    FROM recent(INTERVAL '2 seconds')
+    WHERE resource = 'memory' AND high < 0.99 * allocated
 )
 SELECT host, container, 'memory.high' AS resource, CASE WHEN suffers THEN allocated ELSE 1.05 * usage END AS target,
        concat('it uses ', CAST(round(100 * usage / high) AS BIGINT), ' % of memory.high') AS reason

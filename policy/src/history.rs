@@ -307,9 +307,12 @@ impl History {
                 track.last_data.get_or_insert(now);
                 track.see(reading, now);
             },
-            |track| {
+            |key, track| {
                 track.last_data.get_or_insert(now);
                 track.first_data = None;
+                if let Some(reading) = snapshot.reading(key).filter(|_| key.1.is_knob()) {
+                    track.see(&reading, now);
+                }
                 track.newest().is_some_and(|newest| newest >= oldest)
             },
         );
@@ -324,7 +327,7 @@ impl History {
     ) -> impl Iterator<Item = (&'a LimitKey, f64)> + 'a {
         self.tracks.iter().filter_map(move |(key, track)| {
             let measured = track.last_data.filter(|last| snapshot.now.since(*last) <= within)?;
-            if snapshot.readings.contains_key(key) || !snapshot.containers.contains_key(&key.0) {
+            if key.1.is_knob() || snapshot.readings.contains_key(key) || !snapshot.containers.contains_key(&key.0) {
                 return None;
             }
             let written = track.last().filter(|applied| applied.read_at > measured).and_then(|applied| applied.to);

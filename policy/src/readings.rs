@@ -11,7 +11,7 @@ use tidegate_model::Resource;
 use crate::proposal::{Keys, LimitKey, numbers};
 
 /// The figures without which nothing can be judged.
-const USUAL: [Figure; 10] = [
+const USUAL: [Figure; 12] = [
     Figure::Samples,
     Figure::Age,
     Figure::Usage,
@@ -22,12 +22,15 @@ const USUAL: [Figure; 10] = [
     Figure::ThrottledLast,
     Figure::OomKills,
     Figure::Unreclaimable,
+    Figure::High,
+    Figure::Weight,
 ];
 /// The figures that a decrease is judged by, and watched by afterwards. They take a pass over the whole window each.
 const OF_DECREASES: [Figure; 4] = [Figure::UsageStddev, Figure::UsageSlope, Figure::Throttled, Figure::Pressure];
 
-/// Samples whose ages differ by less, in seconds, are of one collection.
-const SAME_SAMPLE_S: f64 = 0.5;
+/// What a knob of CPU has in common with CPU.
+const OF_KNOBS: [Figure; 6] =
+    [Figure::Samples, Figure::Age, Figure::AllocatedAge, Figure::Throttled, Figure::ThrottledLast, Figure::Pressure];
 /// The `cpu.weight` of whoever was given none.
 const USUAL_WEIGHT: f64 = 100.0;
 
@@ -96,6 +99,8 @@ figures! {
     OomKills = "oom_kills",
     Unreclaimable = "unreclaimable",
     HostFree = "host_free",
+    High = "high",
+    Weight = "weight",
 }
 
 /// One row of `recent()`, NaN where a figure is null. A tick reads one of each limit and looks at few of its figures, so it is
@@ -123,27 +128,21 @@ impl Reading {
         reading
     }
 
-    /// What is known of a knob, out of what was read of its resource and of the knob itself, if anything was.
-    pub fn of_knob(&self, knob: Resource, own: Option<&Reading>) -> Self {
+    /// What is known of a knob, out of what was read of its resource.
+    pub fn of_knob(&self, knob: Resource) -> Self {
         let mut reading = self.clone();
-        let age = |reading: &Reading| reading.get(Figure::AllocatedAge);
-        // Measured at one time; an older sample is of a knob that is not set any more.
-        let own = own.filter(|own| age(own).is_some_and(|own| own <= age(self).unwrap_or(own) + SAME_SAMPLE_S));
-        let stands = own.and_then(|own| own.get(Figure::Allocated));
-        match knob {
+        let stands = match knob {
             Resource::CpuWeight => {
-                reading = Self::default();
-                for figure in [Figure::Samples, Figure::Age, Figure::AllocatedAge, Figure::Throttled, Figure::Pressure]
-                {
-                    reading.0[figure as usize] = self.0[figure as usize];
+                // In cores, which are none of a weight.
+                for figure in Figure::ALL.into_iter().filter(|figure| !OF_KNOBS.contains(figure)) {
+                    reading.0[figure as usize] = f64::NAN;
                 }
-                reading.0[Figure::Allocated as usize] = stands.unwrap_or(USUAL_WEIGHT);
+                self.get(Figure::Weight).unwrap_or(USUAL_WEIGHT)
             }
-            _ => {
-                let limit = self.0[Figure::Allocated as usize];
-                reading.0[Figure::Allocated as usize] = stands.map_or(limit, |high| high.min(limit));
-            }
-        }
+            // One that is not set stands where the limit does.
+            _ => self.0[Figure::High as usize].min(self.0[Figure::Allocated as usize]),
+        };
+        reading.0[Figure::Allocated as usize] = stands;
         reading
     }
 

@@ -68,7 +68,7 @@ impl Snapshot {
             return self.readings.get(key).map(Cow::Borrowed);
         }
         let of = self.readings.get(&(key.0.clone(), key.1.of()))?;
-        Some(Cow::Owned(of.of_knob(key.1, self.readings.get(key))))
+        Some(Cow::Owned(of.of_knob(key.1)))
     }
 
     /// The operator's bounds of a limit, where they are set. They hold also while nothing is measured.

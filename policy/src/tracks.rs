@@ -60,13 +60,13 @@ impl Tracks {
     }
 
     /// Calls `seen` with the track of each limit that was measured and what was read of it, and `unseen` with all others, which
-    /// tells whether to keep it. A limit that has no track gets one; `new` is called with it first.
+    /// tells whether to keep it: those of knobs among them. A limit that has no track gets one; `new` is called with it first.
     pub fn measured(
         &mut self,
         readings: &Readings,
         new: impl Fn(&mut Track, &Reading),
         seen: impl Fn(&mut Track, &Reading),
-        unseen: impl Fn(&mut Track) -> bool,
+        unseen: impl Fn(&LimitKey, &mut Track) -> bool,
     ) {
         let known = self.measured.places.len() + self.measured.others.len() == self.rows.len();
         if !known || !Arc::ptr_eq(&self.measured.limits, readings.limits()) {
@@ -77,7 +77,8 @@ impl Tracks {
         }
         let mut gone = Vec::new();
         for place in &self.measured.others {
-            if !unseen(&mut self.rows[*place].1) {
+            let (key, track) = &mut self.rows[*place];
+            if !unseen(key, track) {
                 gone.push(*place);
             }
         }
@@ -148,7 +149,7 @@ mod tests {
                     &last,
                     |track, _| track.first_data = Some(TimeMs(tick)),
                     |track, _| track.last_data = Some(TimeMs(tick)),
-                    |track| track.last_data.is_some_and(|last| last.0 + 3 > tick),
+                    |_, track| track.last_data.is_some_and(|last| last.0 + 3 > tick),
                 );
                 for at in &here {
                     plain.entry(*at).or_insert((tick, 0)).1 = tick;

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewArray, UInt32Ar
 use arrow::compute::take;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::memory_pool::MemoryReservation;
-use tidegate_model::metrics;
+use tidegate_model::{Resource, metrics};
 
 use super::recent_columns::{Columns, Known, SCHEMA, place};
 use super::roster::{Roster, Tables, Version};
@@ -19,11 +19,13 @@ use crate::tables::{LabelFilter, LabelTable, Read, Selected, Source, SubjectSour
 /// How far before the window the newest limit is looked for.
 const LIMIT_LOOKBACK_MS: i64 = 10 * 60 * 1000;
 /// Columns that come from limits.
-const OF_LIMITS: [usize; 5] = [place::ALLOCATED, place::ALLOCATED_AGE, place::UPPER, place::LOWER, place::HOST_FREE];
+const OF_LIMITS: [usize; 7] =
+    [place::ALLOCATED, place::ALLOCATED_AGE, place::UPPER, place::LOWER, place::HOST_FREE, place::HIGH, place::WEIGHT];
 /// What is known of one row takes this many bytes, apart from measurements.
 const ROW_BYTES: usize = size_of::<Window>()
     + size_of::<Option<Statistics>>()
     + size_of::<Option<&str>>()
+    + size_of::<Option<(i64, f64)>>()
     + size_of::<Option<(i64, f64)>>()
     + 2 * size_of::<Mean>()
     + size_of::<Readings>()
@@ -54,6 +56,7 @@ type Readings = Vec<(i64, f64)>;
 struct Gathered<'a> {
     window: InWindow<'a>,
     limit: Vec<Option<(i64, f64)>>,
+    knob: Vec<Option<(i64, f64)>>,
     unreclaimable: Vec<Option<f64>>,
 }
 
@@ -193,7 +196,8 @@ impl Gathering<'_> {
             Some(followed) => (followed, wanted),
             None => (self.afresh(&roster, &tables, &usage)?, Columns::ALL),
         };
-        let mut gathered = Gathered { window, limit: vec![None; rows], unreclaimable: vec![None; rows] };
+        let (limit, knob) = (vec![None; rows], vec![None; rows]);
+        let mut gathered = Gathered { window, limit, knob, unreclaimable: vec![None; rows] };
         if wanted.has(place::UNRECLAIMABLE) {
             self.newest(&tables.unreclaimable, self.start + 1, |label, _, value| {
                 if let Some(row) = roster.unreclaimable[label] {
@@ -204,6 +208,9 @@ impl Gathering<'_> {
         if wanted.has_any(&OF_LIMITS) {
             // Limits in the window of all containers, since they share a host, and older ones of those that have usage.
             self.newest(&tables.limits, self.start.saturating_sub(LIMIT_LOOKBACK_MS), |label, time, value| {
+                if let Some(row) = roster.knobs[label] {
+                    gathered.knob[row as usize] = Some((time, value));
+                }
                 let Some(row) = roster.limits[label] else { return };
                 if time > self.start || gathered.window.usage[row as usize].is_some() {
                     gathered.limit[row as usize] = Some((time, value));
@@ -376,13 +383,19 @@ impl Gathering<'_> {
     }
 
     fn columns(&self, roster: &Roster, gathered: &Gathered, wanted: Columns) -> Result<Known> {
-        let Gathered { window, limit, unreclaimable } = gathered;
+        let Gathered { window, limit, knob, unreclaimable } = gathered;
         let free = if wanted.has(place::HOST_FREE) { roster.free(limit) } else { Vec::new() };
         let boundary = self.store().config().boundary;
         let rows: Vec<(usize, &Statistics)> =
             window.usage.iter().enumerate().filter_map(|(row, usage)| Some((row, usage.as_ref()?))).collect();
         let everybody = rows.len() == roster.subjects.len();
         let seconds = |since: i64| (self.now() - since) as f64 / 1000.0;
+        // A knob has a sample with each of the limit, as long as it is set.
+        let knob = |row: usize, of: Resource| {
+            let is_set = |(at, _): &(i64, f64)| limit[row].is_none_or(|(newest, _)| *at >= newest);
+            let known = knob[row].filter(is_set).map(|(_, value)| value);
+            known.filter(|_| roster.subjects[row].resource == of.as_str())
+        };
         let limit = |row: usize| limit[row].map(|(_, limit)| limit);
         let places = || rows.iter().map(|(row, _)| *row as u32).collect::<UInt32Array>(); // rows are counted in u32
         let text = |column: usize| -> Result<ArrayRef> {
@@ -425,6 +438,8 @@ impl Gathering<'_> {
                 place::OOM_KILLS => some(&|row, _| window.oom_kills[row]),
                 place::UNRECLAIMABLE => some(&|row, _| unreclaimable[row]),
                 place::HOST_FREE => some(&|row, _| free[row]),
+                place::HIGH => some(&|row, _| knob(row, Resource::Memory)),
+                place::WEIGHT => some(&|row, _| knob(row, Resource::Cpu)),
                 other => return internal_err!("recent() has no column {other}"),
             })
         };

@@ -17,7 +17,7 @@ pub(crate) fn recent_columns() -> Vec<Column> {
         text("host", "the host; empty where it is not known"),
         text("container", "the container's name"),
         text("app", "the container's app, if any"),
-        text("resource", "cpu or memory; a knob that is set has a row of its own, with where it stands as its limit"),
+        text("resource", "cpu or memory"),
         Column::new("samples", Kind::Integer, "measurements in the window"),
         double("age", "seconds from the newest measurement to now()"),
         double("usage", "the newest measurement, in cores or bytes"),
@@ -40,6 +40,8 @@ pub(crate) fn recent_columns() -> Vec<Column> {
         double("oom_kills", "OOM kills in the window"),
         double("unreclaimable", "newest memory that cannot be reclaimed, in bytes; memory only"),
         double("host_free", "the host's capacity minus the newest limits of its containers, at least 0"),
+        double("high", "where memory.high stands, in bytes; null where nobody set it, and for cpu"),
+        double("weight", "where cpu.weight stands; null where nobody set it, and for memory"),
     ]
 }
 
@@ -71,7 +73,9 @@ pub(super) mod place {
     pub(in super::super) const OOM_KILLS: usize = 23;
     pub(in super::super) const UNRECLAIMABLE: usize = 24;
     pub(in super::super) const HOST_FREE: usize = 25;
-    pub(in super::super) const COUNT: usize = 26;
+    pub(in super::super) const HIGH: usize = 26;
+    pub(in super::super) const WEIGHT: usize = 27;
+    pub(in super::super) const COUNT: usize = 28;
 }
 
 pub(super) static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| schema_of(&recent_columns()));

@@ -52,6 +52,8 @@ pub(super) struct Roster {
     pub(super) columns: Vec<ArrayRef>,
     pub(super) usage: Vec<UsagePart>,
     pub(super) limits: Vec<Option<u32>>,
+    /// The rows that labels of limits belong to which say where a knob of the resource stands.
+    pub(super) knobs: Vec<Option<u32>>,
     pub(super) throttled: Vec<Option<u32>>,
     pub(super) pressure: Vec<Option<u32>>,
     pub(super) oom_kills: Vec<Option<u32>>,
@@ -66,12 +68,22 @@ pub(super) struct Roster {
 impl Roster {
     fn new(store: &Store, tables: &Tables, facts: u64) -> Self {
         let usage: Vec<_> = tables.usage.iter().map(|table| subjects(&table.columns)).collect();
-        let limits = subjects(&tables.limits.columns);
-        let everybody = usage.iter().flatten().chain(&limits).map(|(subject, _)| subject.clone());
+        let mut limits: Vec<_> =
+            subjects(&tables.limits.columns).into_iter().map(|(subject, _)| Some(subject)).collect();
+        let mut knobs = vec![None; limits.len()];
+        for (limit, knob) in limits.iter_mut().zip(&mut knobs) {
+            if let Some(of) = limit.as_ref().and_then(resource_of_knob) {
+                (*limit, *knob) = (None, Some(of));
+            }
+        }
+        let everybody = usage.iter().flatten().map(|(subject, _)| subject).chain(limits.iter().flatten()).cloned();
         let everybody: Vec<Subject> = everybody.collect::<BTreeSet<_>>().into_iter().collect();
         let numbers: HashMap<&Subject, u32, ahash::RandomState> = everybody.iter().zip(0u32..).collect();
         let rows = |labels: &[(Subject, Option<String>)]| -> Vec<Option<u32>> {
             labels.iter().map(|(subject, _)| numbers.get(subject).copied()).collect()
+        };
+        let places = |subjects: Vec<Option<Subject>>| -> Vec<Option<u32>> {
+            subjects.iter().map(|subject| numbers.get(subject.as_ref()?).copied()).collect()
         };
         let other = |table: &Arc<LabelTable>| rows(&subjects(&table.columns));
         let parts = usage
@@ -91,14 +103,14 @@ impl Roster {
             Arc::new(everybody.iter().map(|subject| Some(of(subject))).collect::<StringViewArray>())
         };
         let mut capacity = Vec::new();
-        let mut places: HashMap<(&str, &str), u32> = HashMap::new();
+        let mut capacities: HashMap<(&str, &str), u32> = HashMap::new();
         let hosts = store.hosts();
         for (host, resource) in hosts.iter().flat_map(|host| Resource::ALL.map(|resource| (host, resource))) {
             // Rows are counted in u32.
-            places.insert((&host.name, resource.as_str()), capacity.len() as u32);
+            capacities.insert((&host.name, resource.as_str()), capacity.len() as u32);
             capacity.push(if resource == Resource::Cpu { host.cpu.0 } else { host.memory.0 as f64 });
         }
-        let place = |subject: &Subject| places.get(&(&*subject.host, &*subject.resource)).copied();
+        let place = |subject: &Subject| capacities.get(&(&*subject.host, &*subject.resource)).copied();
         let shares = everybody.iter().map(place).collect();
         Self {
             capacity,
@@ -106,7 +118,8 @@ impl Roster {
             facts,
             columns: vec![text(|of| &of.host), text(|of| &of.container), text(|of| &of.resource)],
             usage: parts.collect(),
-            limits: rows(&limits),
+            limits: places(limits),
+            knobs: places(knobs),
             throttled: other(&tables.throttled),
             pressure: other(&tables.pressure),
             oom_kills: other(&tables.oom_kills),
@@ -134,6 +147,12 @@ impl Roster {
         }
         self.shares.iter().map(|place| place.map(|place| left[place as usize].max(0.0))).collect()
     }
+}
+
+/// Whose knob a subject is, if it is one's.
+fn resource_of_knob(subject: &Subject) -> Option<Subject> {
+    let knob = Resource::KNOBS.into_iter().find(|knob| knob.as_str() == subject.resource)?;
+    Some(Subject { resource: knob.of().as_str().to_owned(), ..subject.clone() })
 }
 
 /// Frames that are kept at most: rules of one tick ask for a few windows.

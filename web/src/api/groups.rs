@@ -55,7 +55,9 @@ pub(crate) async fn set_bounds(
     let (key, bounds) = (GroupKey { kind, name }, GroupBounds { min, max });
     bounds.check().map_err(ApiError::bad_request)?;
     if resource.is_knob() {
-        return Err(ApiError::bad_request(format!("resource '{resource}': a group has bounds of cpu and memory alone")));
+        return Err(ApiError::bad_request(format!(
+            "resource '{resource}': a group has bounds of cpu and memory alone"
+        )));
     }
     if key.name.is_empty() || key.name.chars().count() > LONGEST_NAME {
         return Err(ApiError::bad_request(format!("the name of a group has 1 to {LONGEST_NAME} characters")));

@@ -223,9 +223,9 @@ impl Figures {
     ) {
         let counted = counts.get(&(key.clone(), resource.as_str().to_owned()));
         (self.changes, self.raised) = counted.copied().unwrap_or_default();
-        match resource {
-            Resource::Cpu => self.throttled_s = (throttled.samples > 0).then_some(throttled.used),
+        match resource.of() {
             Resource::Memory => self.oom_kills = kills.and_then(|kills| kills.get(key)).copied(),
+            _ => self.throttled_s = (throttled.samples > 0).then_some(throttled.used),
         }
     }
 

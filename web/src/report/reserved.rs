@@ -34,10 +34,7 @@ pub(crate) fn reserved(
         return Some(Reserved { amount: bounds.max, by: ReservedBy::Bounds });
     }
     let host = hosts.iter().find(|host| host.name == key.host)?;
-    let capacity = match resource {
-        Resource::Cpu => host.cpu.0,
-        Resource::Memory => host.memory.0 as f64,
-    };
+    let capacity = if resource.of() == Resource::Cpu { host.cpu.0 } else { host.memory.0 as f64 };
     let neighbours = containers.iter().filter(|container| container.key.host == key.host).count();
     Some(Reserved { amount: capacity / neighbours as f64, by: ReservedBy::HostShare })
 }
