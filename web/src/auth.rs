@@ -12,18 +12,18 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+use utoipa::ToSchema;
 
 use crate::App;
-use crate::error::{ApiError, WebError};
+use crate::error::{ApiError, ErrorAnswer, WebError};
 use crate::extract::Text;
 
-const COOKIE: &str = "tidegate_token";
+pub(crate) const COOKIE: &str = "tidegate_token";
 
 /// What a token allows. The rights are independent of each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Right {
     /// Sending samples.
@@ -37,7 +37,7 @@ pub enum Right {
 }
 
 impl Right {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Right::Push => "push",
             Right::Read => "read",
@@ -202,12 +202,34 @@ pub(crate) async fn require(
     Ok(next.run(request).await)
 }
 
-#[derive(Deserialize)]
-struct Login {
+/// A token to log in with.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct Login {
     token: String,
 }
 
-/// `POST /api/v1/login`: puts a valid token into a cookie that scripts cannot read and other sites cannot send.
+/// Whose token it is.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LoggedIn {
+    /// The token's name.
+    name: String,
+    /// What it allows.
+    rights: BTreeSet<Right>,
+}
+
+/// Puts a valid token into a cookie.
+///
+/// Scripts cannot read it and other sites cannot send it. A server without tokens takes any.
+#[utoipa::path(
+    post, path = "/api/v1/login", tag = "Session",
+    request_body = Login,
+    responses(
+        (status = 200, description = "The cookie is set", body = LoggedIn),
+        (status = 400, description = "The body is not as expected, or a cookie cannot carry the token", body = ErrorAnswer),
+        (status = 401, description = "The token is not known", body = ErrorAnswer),
+        (status = 403, description = "Another site's page sent this", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn login(State(app): State<App>, headers: HeaderMap, body: Text) -> Result<Response, ApiError> {
     let Login { token } = body.json()?;
     let caller = if app.auth.is_open() {
@@ -216,14 +238,21 @@ pub(crate) async fn login(State(app): State<App>, headers: HeaderMap, body: Text
         let known = app.auth.identify(&token);
         known.ok_or_else(|| ApiError::new(StatusCode::UNAUTHORIZED, "this token is not known"))?
     };
-    let mut response = Json(json!({ "name": caller.name, "rights": caller.rights })).into_response();
+    let mut response = Json(LoggedIn { name: caller.name, rights: caller.rights }).into_response();
     if !app.auth.is_open() {
         response.headers_mut().insert(header::SET_COOKIE, cookie(&token, app.config.login_s, &headers)?);
     }
     Ok(response)
 }
 
-/// `POST /api/v1/logout`: ends the login of this browser.
+/// Ends the login of this browser.
+#[utoipa::path(
+    post, path = "/api/v1/logout", tag = "Session",
+    responses(
+        (status = 204, description = "The cookie is gone"),
+        (status = 403, description = "Another site's page sent this", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn logout(headers: HeaderMap) -> Result<Response, ApiError> {
     Ok(([(header::SET_COOKIE, cookie("", 0, &headers)?)], StatusCode::NO_CONTENT).into_response())
 }

@@ -13,8 +13,10 @@ use tidegate_policy::backtest::{Progress, Report, Trace, pushed_metrics};
 use tidegate_policy::{Engine, PolicyError};
 use tidegate_store::Store;
 use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
 
 use crate::error::{ApiError, ErrorBody};
+use crate::openapi::shapes;
 
 /// How many are kept.
 const KEPT: usize = 16;
@@ -33,7 +35,7 @@ pub(crate) struct Wanted {
 }
 
 /// How far a backtest is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Phase {
     Reading,
@@ -45,23 +47,33 @@ enum Phase {
 }
 
 /// A backtest as clients see it.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Shown {
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Backtest {
     pub id: String,
     phase: Phase,
-    /// 0..=1
+    /// Share of it that is done, 0 to 1.
     progress: f64,
+    /// In ms UTC.
+    #[schema(value_type = i64)]
     from: TimeMs,
+    /// In ms UTC.
+    #[schema(value_type = i64)]
     to: TimeMs,
+    /// Why it failed.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<ErrorBody>,
+    /// What the rules came to.
+    #[schema(value_type = Option<shapes::BacktestReport>, nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     report: Option<Arc<Report>>,
+    /// What they were compared with came to.
+    #[schema(value_type = Option<shapes::BacktestReport>, nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     against: Option<Arc<Report>>,
 }
 
-impl Shown {
+impl Backtest {
     fn ended(&self) -> bool {
         matches!(self.phase, Phase::Done | Phase::Failed | Phase::Stopped)
     }
@@ -73,7 +85,7 @@ impl Shown {
 }
 
 struct Job {
-    shown: Mutex<Shown>,
+    shown: Mutex<Backtest>,
     stop: CancellationToken,
 }
 
@@ -99,7 +111,7 @@ impl Backtests {
         engine: &Arc<Engine>,
         store: &Arc<Store>,
         shutdown: &CancellationToken,
-    ) -> Result<Shown, ApiError> {
+    ) -> Result<Backtest, ApiError> {
         let mut jobs = self.jobs.lock();
         if let Some(running) = jobs.1.iter().find(|job| !job.shown.lock().ended()) {
             let id = running.shown.lock().id.clone();
@@ -107,7 +119,7 @@ impl Backtests {
             return Err(error.help(format!("wait for it, or stop it with DELETE /api/v1/backtests/{id}")));
         }
         jobs.0 += 1;
-        let shown = Shown {
+        let shown = Backtest {
             id: jobs.0.to_string(),
             phase: Phase::Reading,
             progress: 0.0,
@@ -147,12 +159,12 @@ impl Backtests {
     }
 
     /// All that are kept, without their reports, the newest first.
-    pub(crate) fn list(&self) -> Vec<Shown> {
+    pub(crate) fn list(&self) -> Vec<Backtest> {
         self.jobs.lock().1.iter().rev().map(|job| job.shown.lock().short()).collect()
     }
 
     /// One of them.
-    pub(crate) fn find(&self, id: &str) -> Option<Shown> {
+    pub(crate) fn find(&self, id: &str) -> Option<Backtest> {
         Some(self.job(id)?.shown.lock().clone())
     }
 

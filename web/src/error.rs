@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tidegate_policy::{PolicyError, PolicyErrorKind};
 use tidegate_store::{QueryError, QueryErrorKind, StoreError};
+use utoipa::ToSchema;
 
 /// What can be wrong with this crate's own configuration.
 #[derive(Debug, thiserror::Error)]
@@ -37,19 +38,36 @@ pub(crate) struct ApiError {
     body: ErrorBody,
 }
 
-/// The `error` object of an answer.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+/// Every answer that is not a success, but for those of the push routes.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ErrorAnswer {
+    error: ErrorBody,
+}
+
+/// What is wrong. Positions count from 1 and concern the SQL text that was sent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ErrorBody {
+    /// For a person.
     message: String,
+    /// Line at which it begins.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<u64>,
+    /// Column at which it begins.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     column: Option<u64>,
+    /// Line at which it ends.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     end_line: Option<u64>,
+    /// Column just behind its end.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     end_column: Option<u64>,
+    /// What to do about it.
+    #[schema(nullable = false)]
     #[serde(skip_serializing_if = "Option::is_none")]
     help: Option<String>,
 }
@@ -92,7 +110,7 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let unauthorized = self.status == StatusCode::UNAUTHORIZED;
-        let mut response = (self.status, Json(serde_json::json!({ "error": self.body }))).into_response();
+        let mut response = (self.status, Json(ErrorAnswer { error: self.body })).into_response();
         if unauthorized {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

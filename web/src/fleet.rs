@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use serde::Serialize;
 use serde_json::{Value, json};
-use tidegate_model::{Container, ContainerKey, Resource, TimeMs};
+use tidegate_model::{CgroupVersion, Container, ContainerKey, Resource, TimeMs};
+use utoipa::ToSchema;
 
 use crate::error::ApiError;
 use crate::queries;
@@ -21,6 +23,104 @@ pub(crate) struct Latest {
     pressure: Option<f64>,
     oom_kills: Option<f64>,
     unreclaimable: Option<f64>,
+}
+
+/// A container with its newest values.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ContainerRow {
+    host: String,
+    name: String,
+    /// The group of containers it belongs to.
+    app: Option<String>,
+    /// The group of apps it belongs to.
+    user: Option<String>,
+    /// Who made it, such as `docker` or `systemd`.
+    runtime: &'static str,
+    /// The runtime's own identifier.
+    id: String,
+    /// Path of the cgroup below its hierarchy's root.
+    path: String,
+    #[schema(value_type = String, pattern = "^v[12]$")]
+    cgroup: CgroupVersion,
+    /// When this incarnation was first seen, in ms UTC.
+    first_seen: i64,
+    /// When it was last measured, in ms UTC.
+    last_seen: i64,
+    /// It was not measured lately.
+    gone: bool,
+    baseline: Baselines,
+    bounds: BoundsByResource,
+    cpu: CpuNow,
+    memory: MemoryNow,
+}
+
+/// The limits that were found when the container was first seen; null for none.
+#[derive(Serialize, ToSchema)]
+struct Baselines {
+    cpu: Option<f64>,
+    memory: Option<f64>,
+}
+
+/// The lowest and highest limits that an operator allows.
+#[derive(Serialize, ToSchema)]
+struct BoundsByResource {
+    cpu: BoundsPair,
+    memory: BoundsPair,
+}
+
+/// In cores or bytes; null for none.
+#[derive(Serialize, ToSchema)]
+struct BoundsPair {
+    min: Option<f64>,
+    max: Option<f64>,
+}
+
+/// The newest values of CPU; null where nothing recent is known.
+#[derive(Serialize, ToSchema)]
+struct CpuNow {
+    /// In cores, as all down to `lower`.
+    usage: Option<f64>,
+    limit: Option<f64>,
+    /// One boundary below the limit.
+    upper: Option<f64>,
+    /// Two boundaries below the limit.
+    lower: Option<f64>,
+    /// Share of the periods that were throttled.
+    throttled: Option<f64>,
+    /// Share of the time in which something was stalled.
+    pressure: Option<f64>,
+}
+
+impl CpuNow {
+    fn of(latest: Latest) -> Self {
+        let Latest { usage, limit, upper, lower, throttled, pressure, .. } = latest;
+        Self { usage, limit, upper, lower, throttled, pressure }
+    }
+}
+
+/// The newest values of memory; null where nothing recent is known.
+#[derive(Serialize, ToSchema)]
+struct MemoryNow {
+    /// In bytes, as all down to `lower`.
+    usage: Option<f64>,
+    limit: Option<f64>,
+    /// One boundary below the limit.
+    upper: Option<f64>,
+    /// Two boundaries below the limit.
+    lower: Option<f64>,
+    /// Processes that the kernel killed for memory, since the container began.
+    oom_kills: Option<f64>,
+    /// Memory that cannot be taken back without swap, in bytes.
+    unreclaimable: Option<f64>,
+    /// Share of the time in which something was stalled.
+    pressure: Option<f64>,
+}
+
+impl MemoryNow {
+    fn of(latest: Latest) -> Self {
+        let Latest { usage, limit, upper, lower, oom_kills, unreclaimable, pressure, .. } = latest;
+        Self { usage, limit, upper, lower, oom_kills, unreclaimable, pressure }
+    }
 }
 
 /// The newest values of several containers.
@@ -72,36 +172,29 @@ impl Fleet {
     }
 
     /// A container with its newest values, as the API shows it.
-    pub(crate) fn row(&self, container: &Container, now: TimeMs) -> Value {
-        let (cpu, memory) = (self.latest(container, Resource::Cpu), self.latest(container, Resource::Memory));
+    pub(crate) fn row(&self, container: &Container, now: TimeMs) -> ContainerRow {
         let baseline = |resource| container.baseline.get(&resource).and_then(|limit| limit.value());
         let bounds = |resource| {
             let bounds = container.bounds.get(&resource);
-            json!({ "min": bounds.map(|bounds| bounds.min), "max": bounds.map(|bounds| bounds.max) })
+            BoundsPair { min: bounds.map(|bounds| bounds.min), max: bounds.map(|bounds| bounds.max) }
         };
-        json!({
-            "host": container.key.host,
-            "name": container.key.name,
-            "app": container.app,
-            "user": container.user,
-            "runtime": container.runtime,
-            "id": container.id,
-            "path": container.path.to_string_lossy(),
-            "cgroup": container.cgroup,
-            "first_seen": container.first_seen,
-            "last_seen": container.last_seen,
-            "gone": is_gone(container, now),
-            "baseline": { "cpu": baseline(Resource::Cpu), "memory": baseline(Resource::Memory) },
-            "bounds": { "cpu": bounds(Resource::Cpu), "memory": bounds(Resource::Memory) },
-            "cpu": {
-                "usage": cpu.usage, "limit": cpu.limit, "upper": cpu.upper, "lower": cpu.lower,
-                "throttled": cpu.throttled, "pressure": cpu.pressure,
-            },
-            "memory": {
-                "usage": memory.usage, "limit": memory.limit, "upper": memory.upper, "lower": memory.lower,
-                "oom_kills": memory.oom_kills, "unreclaimable": memory.unreclaimable, "pressure": memory.pressure,
-            },
-        })
+        ContainerRow {
+            host: container.key.host.clone(),
+            name: container.key.name.clone(),
+            app: container.app.clone(),
+            user: container.user.clone(),
+            runtime: container.runtime.as_str(),
+            id: container.id.clone(),
+            path: container.path.to_string_lossy().into_owned(),
+            cgroup: container.cgroup,
+            first_seen: container.first_seen.0,
+            last_seen: container.last_seen.0,
+            gone: is_gone(container, now),
+            baseline: Baselines { cpu: baseline(Resource::Cpu), memory: baseline(Resource::Memory) },
+            bounds: BoundsByResource { cpu: bounds(Resource::Cpu), memory: bounds(Resource::Memory) },
+            cpu: CpuNow::of(self.latest(container, Resource::Cpu)),
+            memory: MemoryNow::of(self.latest(container, Resource::Memory)),
+        }
     }
 
     /// All present containers in columns, which is what the live stream sends each second.

@@ -20,6 +20,7 @@ mod error;
 mod extract;
 mod fleet;
 mod metrics;
+mod openapi;
 mod origin;
 mod queries;
 mod rate;

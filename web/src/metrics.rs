@@ -12,7 +12,11 @@ use tidegate_store::RuleRow;
 use crate::api::status;
 use crate::{App, fleet};
 
-/// `GET /metrics`
+/// This server's own figures, for Prometheus.
+#[utoipa::path(
+    get, path = "/metrics", tag = "Server",
+    responses((status = 200, description = "Prometheus' text format", body = String, content_type = "text/plain")),
+)]
 pub(crate) async fn metrics(State(app): State<App>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text(&app)).into_response()
 }

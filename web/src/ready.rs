@@ -7,7 +7,8 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::App;
 
@@ -46,17 +47,42 @@ impl Readiness {
     }
 }
 
-/// `GET /health`: the process runs and answers.
-pub(crate) async fn health(State(app): State<App>) -> Response {
-    Json(json!({ "status": "ok", "version": app.info.version })).into_response()
+/// A process that runs.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Health {
+    /// `ok`.
+    status: &'static str,
+    /// The program's version.
+    version: String,
 }
 
-/// `GET /ready`: 200 when everything that was required has come true and the rules have been evaluated once, else 503.
+/// Whether a server is of use.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Ready {
+    ready: bool,
+    /// What is waited for, one sentence each.
+    reasons: Vec<String>,
+}
+
+/// The process runs and answers.
+#[utoipa::path(
+    get, path = "/health", tag = "Server",
+    responses((status = 200, description = "It does", body = Health)),
+)]
+pub(crate) async fn health(State(app): State<App>) -> Json<Health> {
+    Json(Health { status: "ok", version: app.info.version.clone() })
+}
+
+/// Whether everything that was required has come true and the rules have been evaluated once.
+#[utoipa::path(
+    get, path = "/ready", tag = "Server",
+    responses((status = 200, description = "It has", body = Ready), (status = 503, description = "Not yet", body = Ready)),
+)]
 pub(crate) async fn ready(State(app): State<App>) -> Response {
     let mut reasons = app.health.reasons();
     if !app.engine.ready() {
         reasons.push("no rule has been evaluated yet: the first policy tick has not finished".to_owned());
     }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+    (status, Json(Ready { ready: reasons.is_empty(), reasons })).into_response()
 }

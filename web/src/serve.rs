@@ -9,7 +9,6 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, header};
 use axum::middleware::{from_fn_with_state, map_response};
 use axum::response::Response;
-use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +16,12 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{DefaultPredicate, NotForContentType, Predicate};
 use tower_http::set_header::SetResponseHeaderLayer;
 use tower_http::trace::TraceLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::auth::{self, Right};
 use crate::error::ApiError;
-use crate::{App, WebState, api, assets, metrics, origin, ready, stream};
+use crate::{App, WebState, api, assets, metrics, openapi, origin, ready, stream};
 
 /// How long requests that run at shutdown may take to finish.
 const GRACE: Duration = Duration::from_secs(10);
@@ -35,18 +36,15 @@ pub fn router(state: WebState) -> Router {
         .and(NotForContentType::const_new("application/vnd.apache.parquet"))
         .and(NotForContentType::const_new("application/vnd.apache.arrow"));
 
-    let reading = api::reading().route("/api/v1/stream", get(stream::stream)).route("/metrics", get(metrics::metrics));
-    let open = Router::new()
-        .route("/health", get(ready::health))
-        .route("/ready", get(ready::ready))
-        .route("/api/v1/login", post(auth::login))
-        .route("/api/v1/logout", post(auth::logout));
-    Router::new()
-        .merge(reading.route_layer(allowed(Right::Read)))
-        .merge(api::operating().route_layer(allowed(Right::Operate)))
-        .merge(api::agents().route_layer(allowed(Right::Agent)))
-        .merge(open)
-        .layer(map_response(never_stored))
+    let mut own = Router::new();
+    for (right, routes) in own_routes() {
+        let (routes, _) = routes.split_for_parts();
+        own = own.merge(match right {
+            Some(right) => routes.route_layer(allowed(right)),
+            None => routes,
+        });
+    }
+    own.layer(map_response(never_stored))
         .fallback(assets::dashboard)
         .with_state(app.clone())
         .merge(tidegate_ingest::routes(app.ingest.clone()).route_layer(allowed(Right::Push)))
@@ -58,6 +56,23 @@ pub fn router(state: WebState) -> Router {
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")))
         .layer(fixed(header::REFERRER_POLICY, HeaderValue::from_static("same-origin")))
         .layer(TraceLayer::new_for_http())
+}
+
+/// This crate's own routes, by the right that they need.
+pub(crate) fn own_routes() -> [(Option<Right>, OpenApiRouter<App>); 4] {
+    let reading = api::reading().routes(routes!(stream::stream)).routes(routes!(metrics::metrics));
+    let open = OpenApiRouter::new()
+        .routes(routes!(ready::health))
+        .routes(routes!(ready::ready))
+        .routes(routes!(auth::login))
+        .routes(routes!(auth::logout))
+        .routes(routes!(openapi::openapi));
+    [
+        (Some(Right::Read), reading),
+        (Some(Right::Operate), api::operating()),
+        (Some(Right::Agent), api::agents()),
+        (None, open),
+    ]
 }
 
 fn fixed(name: header::HeaderName, value: HeaderValue) -> SetResponseHeaderLayer<HeaderValue> {

@@ -25,7 +25,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 
 use crate::api::{decisions, status};
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::fleet::{self, Fleet};
 use crate::{App, WebConfig};
 
@@ -47,7 +47,7 @@ impl Message {
     }
 
     fn decision(decision: &Decision) -> Self {
-        Self { id: Some(decision.id.clone()), ..Self::new("decision", &decisions::shown(decision)) }
+        Self { id: Some(decision.id.clone()), ..Self::new("decision", &json!(decisions::Shown::of(decision.clone()))) }
     }
 
     fn event(&self) -> Event {
@@ -110,7 +110,20 @@ impl Drop for Seat {
     }
 }
 
-/// `GET /api/v1/stream`
+/// The live stream, as server-sent events.
+///
+/// `fleet`: the newest values of all containers in columns, each second. `status`: the answer of `/api/v1/status`, each five
+/// seconds. `decision`: a decision as `/api/v1/decisions` shows it, with its id. `resync`: some were lost, so load anew. A
+/// client that comes back with the id of the last decision it has seen gets those after it.
+#[utoipa::path(
+    get, path = "/api/v1/stream", tag = "Live stream",
+    params(("last-event-id" = Option<String>, Header, description = "The id of the last decision that was seen")),
+    responses(
+        (status = 200, description = "Events, until the client leaves", content_type = "text/event-stream",
+            body = String),
+        (status = 503, description = "So many streams are open that there may be no more", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn stream(State(app): State<App>, headers: HeaderMap) -> Result<Response, ApiError> {
     let seat = Seat::take(&app)?;
     // Subscribed before the past is read, so that nothing falls between.
@@ -191,7 +204,7 @@ async fn produce(app: App) {
                 send_fleet(&app).await;
             }
             _ = status.tick() => {
-                let message = Message::new("status", &status::snapshot(&app));
+                let message = Message::new("status", &json!(status::snapshot(&app)));
                 app.hub.state.lock().status = Some(message.clone());
                 send(&app, message);
             }

@@ -15,18 +15,45 @@ use tidegate_model::{Event, Resource};
 
 use crate::App;
 use crate::collected::{Findings, keep};
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::{Address, Params, Segments, Text};
+use crate::openapi::shapes;
 
 /// How long a question for orders waits. Short enough for proxies and for noticing that a host is cut off.
 const ANSWER_AFTER: Duration = Duration::from_secs(5);
 
-/// `GET /api/v1/agents`: all that asked for orders since this server started.
+/// The agents that asked for orders since this server started.
+#[utoipa::path(
+    get, path = "/api/v1/agents", tag = "Agents",
+    responses((status = 200, description = "All of them", body = Vec<shapes::Agent>)),
+)]
 pub(crate) async fn agents(State(app): State<App>) -> Json<Vec<AgentStatus>> {
     Json(app.remote.agents())
 }
 
-/// `GET /api/v1/agents/{host}/orders`: answered when there are some, and after five seconds without.
+/// Asks for orders.
+///
+/// Answered when there are some, and after five seconds without.
+#[utoipa::path(
+    get, path = "/api/v1/agents/{host}/orders", tag = "Agents",
+    params(
+        ("host" = String, Path, description = "The agent's host"),
+        ("protocol" = u32, Query, description = "What the agent speaks; one release apart is understood"),
+        ("version" = Option<String>, Query, description = "The agent's version"),
+        ("machine" = Option<String>, Query, description = "The machine, so that two of one name are told apart"),
+        ("run" = Option<String>, Query, description = "This run of the agent"),
+        ("epoch" = Option<u64>, Query, description = "The highest epoch that the agent has obeyed"),
+        ("frozen" = Option<bool>, Query, description = "The agent's own kill switch is on"),
+    ),
+    responses(
+        (status = 200, description = "What to do; nothing, when the list is empty", body = shapes::Orders),
+        (status = 400, description = "The query is not as expected", body = ErrorAnswer),
+        (status = 409, description = "Another machine has this name, this server measures the host itself, or the agent \
+            obeys a newer controller", body = ErrorAnswer),
+        (status = 426, description = "The agent's protocol is not understood", body = ErrorAnswer),
+        (status = 503, description = "The server is ending", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn orders(
     State(app): State<App>,
     Segments(host): Segments<String>,
@@ -58,7 +85,16 @@ fn refused(error: RemoteError) -> ApiError {
     ApiError::new(status, error.to_string())
 }
 
-/// `POST /api/v1/agents/{host}/reports`: what came of orders.
+/// Tells what came of orders.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{host}/reports", tag = "Agents",
+    params(("host" = String, Path, description = "The agent's host")),
+    request_body = Vec<shapes::OrderReport>,
+    responses(
+        (status = 204, description = "Noted"),
+        (status = 400, description = "The body is not as expected, or about another host", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn reports(
     State(app): State<App>,
     Segments(host): Segments<String>,
@@ -80,8 +116,28 @@ async fn note(app: &App, host: &str, reports: Vec<Report>) -> Result<(), ApiErro
     Ok(())
 }
 
-/// `POST /api/v1/agents/{host}/frames`: what a host measured, oldest first. Frames that are known are taken again without
-/// being stored again.
+/// Sends what a host measured, oldest first.
+///
+/// Frames that are known are taken again without being stored again.
+#[utoipa::path(
+    post, path = "/api/v1/agents/{host}/frames", tag = "Agents",
+    params(
+        ("host" = String, Path, description = "The agent's host"),
+        ("spool" = String, Query, description = "Names the buffer, which counts its frames"),
+        ("machine" = Option<String>, Query, description = "The machine"),
+        ("run" = Option<String>, Query, description = "This run of the agent"),
+        ("behind" = Option<u64>, Query, description = "How many more frames wait there"),
+        ("dropped" = Option<u64>, Query, description = "How many had to be given up before these"),
+    ),
+    request_body(content = shapes::Binary, content_type = "application/octet-stream", description = "Frames after one another, \
+        each with a JSON header and samples as an Arrow stream, compressed"),
+    responses(
+        (status = 200, description = "Stored", body = shapes::FramesTaken),
+        (status = 400, description = "A frame is damaged, or about another host", body = ErrorAnswer),
+        (status = 409, description = "Another machine has this name, or this server measures the host itself",
+            body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn frames(
     State(app): State<App>,
     Segments(host): Segments<String>,

@@ -5,22 +5,23 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tidegate_model::TimeMs;
 use tidegate_policy::backtest::STEP;
+use utoipa::ToSchema;
 
 use crate::App;
-use crate::backtests::{Shown, Wanted};
-use crate::error::ApiError;
+use crate::backtests::{Backtest, Wanted};
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::{Segments, Text};
 
 /// The span of a backtest that does not name its beginning.
 const USUAL_SPAN: Duration = Duration::from_secs(3600);
 
-#[derive(Deserialize)]
+/// What to replay, and over which time.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Asked {
+pub(crate) struct BacktestQuestion {
     /// Rule statements; the rules in force when left out.
     rules: Option<String>,
     /// Whether they come on top of the rules in force, as applying them would, rather than alone.
@@ -36,9 +37,34 @@ struct Asked {
     step_s: Option<u64>,
 }
 
-/// `POST /api/v1/backtests`: starts one; 202 with its id. Rules are checked before.
-pub(crate) async fn start(State(app): State<App>, body: Text) -> Result<(StatusCode, Json<Shown>), ApiError> {
-    let asked: Asked = body.json()?;
+/// The backtests that are kept.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BacktestList {
+    backtests: Vec<Backtest>,
+}
+
+/// That a backtest is told to stop.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Stopping {
+    /// Its id.
+    stopping: String,
+}
+
+/// Starts a backtest.
+///
+/// Rules are checked before. One runs at a time.
+#[utoipa::path(
+    post, path = "/api/v1/backtests", tag = "Backtests", operation_id = "start_backtest",
+    request_body = BacktestQuestion,
+    responses(
+        (status = 202, description = "It has begun", body = Backtest),
+        (status = 400, description = "The body or the range is not as expected", body = ErrorAnswer),
+        (status = 409, description = "Another one is running", body = ErrorAnswer),
+        (status = 422, description = "A rule is wrong", body = ErrorAnswer),
+    ),
+)]
+pub(crate) async fn start(State(app): State<App>, body: Text) -> Result<(StatusCode, Json<Backtest>), ApiError> {
+    let asked: BacktestQuestion = body.json()?;
     let now = app.clock.now();
     let to = asked.to.map_or(now, TimeMs);
     // Nothing older is kept.
@@ -75,20 +101,40 @@ async fn checked(app: &App, rules: String, alone: bool) -> Result<String, ApiErr
     Ok(rules)
 }
 
-/// `GET /api/v1/backtests`: the last ones, the newest first, without their reports.
-pub(crate) async fn list(State(app): State<App>) -> Json<Value> {
-    Json(json!({ "backtests": app.backtests.list() }))
+/// The last backtests, the newest first, without their reports.
+#[utoipa::path(
+    get, path = "/api/v1/backtests", tag = "Backtests", operation_id = "backtests",
+    responses((status = 200, description = "Those that are kept", body = BacktestList)),
+)]
+pub(crate) async fn list(State(app): State<App>) -> Json<BacktestList> {
+    Json(BacktestList { backtests: app.backtests.list() })
 }
 
-/// `GET /api/v1/backtests/{id}`: how far it is, and its reports once it is done.
-pub(crate) async fn find(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Shown>, ApiError> {
+/// How far a backtest is, and its reports once it is done.
+#[utoipa::path(
+    get, path = "/api/v1/backtests/{id}", tag = "Backtests", operation_id = "backtest",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The backtest", body = Backtest),
+        (status = 404, description = "There is none of this id", body = ErrorAnswer),
+    ),
+)]
+pub(crate) async fn find(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Backtest>, ApiError> {
     app.backtests.find(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 
-/// `DELETE /api/v1/backtests/{id}`: stops it.
-pub(crate) async fn stop(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Value>, ApiError> {
+/// Stops a backtest.
+#[utoipa::path(
+    delete, path = "/api/v1/backtests/{id}", tag = "Backtests", operation_id = "stop_backtest",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "It is told to", body = Stopping),
+        (status = 404, description = "There is none of this id", body = ErrorAnswer),
+    ),
+)]
+pub(crate) async fn stop(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Stopping>, ApiError> {
     match app.backtests.stop(&id) {
-        true => Ok(Json(json!({ "stopping": id }))),
+        true => Ok(Json(Stopping { stopping: id })),
         false => Err(unknown(&id)),
     }
 }

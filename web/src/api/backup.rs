@@ -11,12 +11,21 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
+use crate::openapi::shapes::Binary;
 
 /// Pieces that wait for a slow client: a few MiB.
 const WAITING: usize = 16;
 
-/// `POST /api/v1/backup`: flushes, then streams a backup that `tidegate backup` (or `tidegate_store::receive`) writes down.
+/// Flushes, then streams a backup, which `tidegate backup` writes down.
+#[utoipa::path(
+    post, path = "/api/v1/backup", tag = "Server",
+    responses(
+        (status = 200, description = "Everything stored; whether it is complete is said at its end",
+            content_type = "application/vnd.tidegate.backup", body = Binary),
+        (status = 500, description = "It cannot be made", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn backup(State(app): State<App>) -> Result<Response, ApiError> {
     let snapshot = app.store.snapshot(app.clock.now()).await.map_err(|error| {
         ApiError::internal("the backup", &error).help("`tidegate check` says whether the store is damaged")

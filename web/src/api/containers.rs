@@ -3,31 +3,56 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
-use serde::Deserialize;
-use serde_json::{Value, json};
-use tidegate_model::{ContainerKey, Decision, OutcomeStatus, Resource};
+use serde::{Deserialize, Serialize};
+use tidegate_model::{ContainerKey, OutcomeStatus, Resource};
+use utoipa::ToSchema;
 
+use super::decisions::Shown;
 use crate::App;
 use crate::auth::Caller;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::{Segments, Text};
-use crate::fleet::Fleet;
+use crate::fleet::{ContainerRow, Fleet};
+use crate::openapi::shapes;
 
-/// `GET /api/v1/containers`
-pub(crate) async fn containers(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+/// All containers.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Containers {
+    /// In ms UTC.
+    now: i64,
+    containers: Vec<ContainerRow>,
+}
+
+/// All containers with their newest values.
+#[utoipa::path(
+    get, path = "/api/v1/containers", tag = "Containers",
+    responses((status = 200, description = "Sorted by host and name", body = Containers)),
+)]
+pub(crate) async fn containers(State(app): State<App>) -> Result<Json<Containers>, ApiError> {
     let now = app.clock.now();
     let fleet = Fleet::all(&app, now).await?;
     let mut containers = app.store.containers();
     containers.sort_by(|a, b| a.key.cmp(&b.key));
-    let rows: Vec<Value> = containers.iter().map(|container| fleet.row(container, now)).collect();
-    Ok(Json(json!({ "now": now, "containers": rows })))
+    let containers = containers.iter().map(|container| fleet.row(container, now)).collect();
+    Ok(Json(Containers { now: now.0, containers }))
 }
 
-/// `GET /api/v1/containers/{host}/{name}`
+/// One container with its newest values.
+#[utoipa::path(
+    get, path = "/api/v1/containers/{host}/{name}", tag = "Containers",
+    params(
+        ("host" = String, Path, description = "The host's name"),
+        ("name" = String, Path, description = "The container's name on that host"),
+    ),
+    responses(
+        (status = 200, description = "The container", body = ContainerRow),
+        (status = 404, description = "There is no such container", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn container(
     State(app): State<App>,
     Segments((host, name)): Segments<(String, String)>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<ContainerRow>, ApiError> {
     let key = ContainerKey { host, name };
     let known = app.store.containers().into_iter().find(|container| container.key == key);
     let container = known.ok_or_else(|| ApiError::not_found(format!("there is no container '{key}'")))?;
@@ -36,24 +61,39 @@ pub(crate) async fn container(
     Ok(Json(fleet.row(&container, now)))
 }
 
-#[derive(Deserialize)]
+/// Which limit.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Adopted {
+pub(crate) struct Adopted {
+    #[schema(value_type = shapes::Resource)]
     resource: Resource,
 }
 
-/// `POST /api/v1/containers/{host}/{name}/adopt` with `{"resource": "cpu"}`: what somebody else has set is what rules start
-/// from. Answers with the decision that says so.
+/// Adopts a limit that somebody else has set: it is what rules start from.
+#[utoipa::path(
+    post, path = "/api/v1/containers/{host}/{name}/adopt", tag = "Containers",
+    params(
+        ("host" = String, Path, description = "The host's name"),
+        ("name" = String, Path, description = "The container's name on that host"),
+    ),
+    request_body = Adopted,
+    responses(
+        (status = 200, description = "The decision that says so", body = shapes::Decision),
+        (status = 400, description = "The body is not as expected", body = ErrorAnswer),
+        (status = 404, description = "There is no such container", body = ErrorAnswer),
+        (status = 409, description = "There is nothing to adopt, or it cannot be read", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn adopt(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
     Segments((host, name)): Segments<(String, String)>,
     body: Text,
-) -> Result<Json<Decision>, ApiError> {
+) -> Result<Json<Shown>, ApiError> {
     let Adopted { resource } = body.json()?;
     let decision = app.engine.adopt(ContainerKey { host, name }, resource, &caller.name).await?;
     match decision.outcome.status {
-        OutcomeStatus::Unchanged => Ok(Json(decision)),
+        OutcomeStatus::Unchanged => Ok(Json(Shown::of(decision))),
         status => {
             Err(ApiError::new(StatusCode::CONFLICT, format!("{} ({})", decision.outcome.message, status.as_str())))
         }

@@ -2,41 +2,115 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tidegate_model::{ContainerKey, Decision, Mode, Outcome, OutcomeStatus, Resource, TimeMs, Write};
 use tidegate_policy::explain_sentence;
+use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::{Params, Segments};
+use crate::openapi::shapes;
 use crate::queries::{self, DecisionFilter};
 use crate::rows::{Rows, integer, number, text};
 
 const DEFAULT_LIMIT: usize = 100;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Wanted {
+    /// Of this host.
     host: Option<String>,
+    /// About containers of this name.
     container: Option<String>,
+    /// Of this rule.
     rule: Option<String>,
+    /// `cpu` or `memory`.
     resource: Option<String>,
+    /// Of this outcome, such as `applied`.
     outcome: Option<String>,
+    /// Not earlier, in ms UTC.
+    #[param(value_type = Option<i64>)]
     from: Option<TimeMs>,
+    /// Earlier than this, in ms UTC.
+    #[param(value_type = Option<i64>)]
     to: Option<TimeMs>,
+    /// Most of them, 100 when left out; the server's own bound holds, too.
     limit: Option<usize>,
+    /// Older than the decision of this id: the last one of the page before.
     before: Option<String>,
 }
 
 /// A decision as the API shows it: with its explanation in one sentence.
-pub(crate) fn shown(decision: &Decision) -> Value {
-    let mut value = json!(decision);
-    value["sentence"] = explain_sentence(decision).into();
-    value
+#[derive(Serialize)]
+pub(crate) struct Shown {
+    #[serde(flatten)]
+    decision: Decision,
+    sentence: String,
 }
 
-/// `GET /api/v1/decisions`: newest first; the next page is the one `before` the last id of this one.
-pub(crate) async fn decisions(State(app): State<App>, Params(wanted): Params<Wanted>) -> Result<Json<Value>, ApiError> {
+impl Shown {
+    pub(crate) fn of(decision: Decision) -> Self {
+        Self { sentence: explain_sentence(&decision), decision }
+    }
+}
+
+/// Decisions.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DecisionList {
+    #[schema(value_type = Vec<shapes::Decision>)]
+    decisions: Vec<Shown>,
+}
+
+impl DecisionList {
+    pub(crate) fn of(decisions: Vec<Decision>) -> Self {
+        Self { decisions: decisions.into_iter().map(Shown::of).collect() }
+    }
+}
+
+/// A decision explained.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Explanation {
+    #[schema(value_type = shapes::Decision)]
+    decision: Shown,
+    /// The decision as one sentence.
+    sentence: String,
+    /// The rule's statement as it was at the time; null when that is not known any more.
+    rule_sql: Option<String>,
+    /// A query for what could be seen of the container at that tick.
+    query_as_of: String,
+    after: Option<After>,
+}
+
+/// What followed in the minute after a decision; null when nothing was measured.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct After {
+    /// In cores or bytes.
+    usage_avg: Option<f64>,
+    usage_max: Option<f64>,
+    /// Share of the periods that were throttled.
+    throttled_avg: Option<f64>,
+    /// The limit as last measured.
+    limit_now: Option<f64>,
+}
+
+/// Decisions, newest first.
+///
+/// The next page is the one `before` the last id of this one.
+#[utoipa::path(
+    get, path = "/api/v1/decisions", tag = "Decisions",
+    params(Wanted),
+    responses(
+        (status = 200, description = "Those that fit", body = DecisionList),
+        (status = 400, description = "The query is not as expected", body = ErrorAnswer),
+        (status = 404, description = "There is no decision `before`", body = ErrorAnswer),
+    ),
+)]
+pub(crate) async fn decisions(
+    State(app): State<App>,
+    Params(wanted): Params<Wanted>,
+) -> Result<Json<DecisionList>, ApiError> {
     let now = app.clock.now();
     let before = match wanted.before.filter(|id| !id.is_empty()) {
         Some(id) => Some((find(&app, &id, now).await?.time, id)),
@@ -55,31 +129,50 @@ pub(crate) async fn decisions(State(app): State<App>, Params(wanted): Params<Wan
         limit: wanted.limit.unwrap_or(DEFAULT_LIMIT).min(app.config.max_decisions),
     };
     let decisions = read(&app, &queries::decisions(&filter), now).await?;
-    Ok(Json(json!({ "decisions": decisions.iter().map(shown).collect::<Vec<_>>() })))
+    Ok(Json(DecisionList::of(decisions)))
 }
 
-/// `GET /api/v1/decisions/{id}`
-pub(crate) async fn decision(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Value>, ApiError> {
+/// One decision.
+#[utoipa::path(
+    get, path = "/api/v1/decisions/{id}", tag = "Decisions",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The decision", body = shapes::Decision),
+        (status = 404, description = "There is no decision of this id", body = ErrorAnswer),
+    ),
+)]
+pub(crate) async fn decision(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Shown>, ApiError> {
     let now = app.clock.now();
-    Ok(Json(shown(&find(&app, &id, now).await?)))
+    Ok(Json(Shown::of(find(&app, &id, now).await?)))
 }
 
-/// `GET /api/v1/decisions/{id}/explain`: the decision, the rule behind it, and what followed.
-pub(crate) async fn explain(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Value>, ApiError> {
+/// A decision, the rule behind it, and what followed.
+#[utoipa::path(
+    get, path = "/api/v1/decisions/{id}/explain", tag = "Decisions",
+    params(("id" = String, Path, description = "Its id")),
+    responses(
+        (status = 200, description = "The explanation", body = Explanation),
+        (status = 404, description = "There is no decision of this id", body = ErrorAnswer),
+    ),
+)]
+pub(crate) async fn explain(
+    State(app): State<App>,
+    Segments(id): Segments<String>,
+) -> Result<Json<Explanation>, ApiError> {
     let now = app.clock.now();
     let decision = find(&app, &id, now).await?;
     let explanation = app.engine.explain(&decision);
-    Ok(Json(json!({
-        "sentence": explanation.sentence,
-        "rule_sql": explanation.rule_sql,
-        "query_as_of": queries::as_of(&decision),
-        "after": after(&app, &decision, now).await?,
-        "decision": shown(&decision),
-    })))
+    Ok(Json(Explanation {
+        sentence: explanation.sentence,
+        rule_sql: explanation.rule_sql,
+        query_as_of: queries::as_of(&decision),
+        after: after(&app, &decision, now).await?,
+        decision: Shown::of(decision),
+    }))
 }
 
 /// What followed in the minute after a decision; `None` when nothing was measured.
-async fn after(app: &App, decision: &Decision, now: TimeMs) -> Result<Option<Value>, ApiError> {
+async fn after(app: &App, decision: &Decision, now: TimeMs) -> Result<Option<After>, ApiError> {
     let (usage, throttled, limit) = (
         queries::usage_after(decision),
         queries::throttled_after(decision),
@@ -94,8 +187,8 @@ async fn after(app: &App, decision: &Decision, now: TimeMs) -> Result<Option<Val
     let (mean, peak) = (first(&usage, "mean")?, first(&usage, "peak")?);
     let (throttled, limit) = (first(&throttled, "mean")?, first(&limit, "allocated")?);
     let measured = mean.is_some() || throttled.is_some();
-    Ok(measured
-        .then(|| json!({ "usage_avg": mean, "usage_max": peak, "throttled_avg": throttled, "limit_now": limit })))
+    let after = After { usage_avg: mean, usage_max: peak, throttled_avg: throttled, limit_now: limit };
+    Ok(measured.then_some(after))
 }
 
 /// One decision by its id, or 404.

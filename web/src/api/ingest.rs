@@ -7,21 +7,40 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use tidegate_ingest::influx::Precision;
 use tidegate_ingest::{Asked, IngestError, Preview, Protocol};
+use utoipa::IntoParams;
 
 use crate::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::Params;
+use crate::openapi::shapes;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Wanted {
+    /// `opentsdb`, `monasca`, `influx` or `prometheus`.
+    #[param(example = "influx")]
     protocol: String,
+    /// Unit of the timestamps of lines: `ns`, `us`, `ms`, `s`, `m` or `h`.
     #[serde(default)]
     precision: String,
 }
 
-/// `POST /api/v1/ingest/preview?protocol=influx&precision=ms` with a body as the push route would get it, compressed or
-/// not. Stores and counts nothing.
+/// What a body would become if it were pushed.
+///
+/// The body is as the push route would get it, compressed or not. Nothing is stored or counted.
+#[utoipa::path(
+    post, path = "/api/v1/ingest/preview", tag = "Push", operation_id = "preview_push",
+    params(Wanted),
+    request_body(content = String, content_type = "text/plain", description = "The body of the push route, at most 1 MiB"),
+    responses(
+        (status = 200, description = "What it would become, and what is wrong with it", body = shapes::IngestPreview),
+        (status = 400, description = "The query is not as expected, or the body not compressed as it says",
+            body = ErrorAnswer),
+        (status = 413, description = "The body is larger than is looked at", body = ErrorAnswer),
+        (status = 415, description = "The encoding is not known", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn preview(
     State(app): State<App>,
     Params(wanted): Params<Wanted>,

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 use tidegate_model::{ContainerKey, Resource, TimeMs};
 use tidegate_store::{QueryError, QueryErrorKind};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::{Params, Segments};
 use crate::queries::Buckets;
 use crate::rows::{Rows, integer, number, text};
@@ -21,19 +21,85 @@ pub(super) const DEFAULT_POINTS: usize = 600;
 const LEAST_STEP: Duration = Duration::from_secs(1);
 const LONGEST_SPAN: Duration = Duration::from_secs(3_650 * 86_400);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Range {
+    /// In ms UTC; an hour before `to` when left out.
+    #[param(value_type = Option<i64>)]
     from: Option<TimeMs>,
+    /// In ms UTC; now when left out.
+    #[param(value_type = Option<i64>)]
     to: Option<TimeMs>,
+    /// About how many buckets, 600 when left out; the server's own bound holds, too.
+    #[param(minimum = 1)]
     points: Option<usize>,
 }
 
-/// `GET /api/v1/containers/{host}/{name}/series?from=ms&to=ms&points=n`
+/// A container's past.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ContainerSeries {
+    /// Length of a bucket, in ms.
+    step_ms: u64,
+    /// The beginnings of the buckets, in ms UTC. All other lists have a value for each, null where nothing is known.
+    t: Vec<i64>,
+    cpu: CpuSeries,
+    memory: MemorySeries,
+}
+
+/// In cores, but for shares.
+#[derive(Serialize, ToSchema)]
+struct CpuSeries {
+    /// Mean.
+    usage: Vec<Option<f64>>,
+    /// Peak.
+    usage_max: Vec<Option<f64>>,
+    /// The newest in the bucket.
+    limit: Vec<Option<f64>>,
+    /// One boundary below the limit.
+    upper: Vec<Option<f64>>,
+    /// Two boundaries below the limit.
+    lower: Vec<Option<f64>>,
+    /// Mean share of the periods that were throttled.
+    throttled: Vec<Option<f64>>,
+}
+
+/// In bytes, but for counts.
+#[derive(Serialize, ToSchema)]
+struct MemorySeries {
+    /// Mean.
+    usage: Vec<Option<f64>>,
+    /// Peak.
+    usage_max: Vec<Option<f64>>,
+    /// The newest in the bucket.
+    limit: Vec<Option<f64>>,
+    /// One boundary below the limit.
+    upper: Vec<Option<f64>>,
+    /// Two boundaries below the limit.
+    lower: Vec<Option<f64>>,
+    /// Processes that the kernel killed in the bucket.
+    oom_kills: Vec<Option<f64>>,
+    /// Mean of what cannot be taken back without swap.
+    unreclaimable: Vec<Option<f64>>,
+}
+
+/// A container's past, in buckets of equal length.
+#[utoipa::path(
+    get, path = "/api/v1/containers/{host}/{name}/series", tag = "Containers",
+    params(
+        ("host" = String, Path, description = "The host's name"),
+        ("name" = String, Path, description = "The container's name on that host"),
+        Range,
+    ),
+    responses(
+        (status = 200, description = "Usage, limits and what came of them", body = ContainerSeries),
+        (status = 400, description = "The range makes no sense", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn series(
     State(app): State<App>,
     Segments((host, name)): Segments<(String, String)>,
     Params(range): Params<Range>,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<ContainerSeries>, ApiError> {
     let key = ContainerKey { host, name };
     let now = app.clock.now();
     let to = range.to.unwrap_or(now);
@@ -73,27 +139,27 @@ pub(crate) async fn series(
         Some(rows) => growth(&buckets, counter(rows)?),
         None => vec![None; times.len()],
     };
-    Ok(Json(json!({
-        "step_ms": buckets.step.as_millis() as u64,
-        "t": times,
-        "cpu": {
-            "usage": column(&usage, "mean", Resource::Cpu)?,
-            "usage_max": column(&usage, "peak", Resource::Cpu)?,
-            "upper": scaled(&cpu_limit, 1.0),
-            "lower": scaled(&cpu_limit, 2.0),
-            "limit": cpu_limit,
-            "throttled": column(&throttled, "mean", Resource::Cpu)?,
+    Ok(Json(ContainerSeries {
+        step_ms: buckets.step.as_millis() as u64,
+        t: times,
+        cpu: CpuSeries {
+            usage: column(&usage, "mean", Resource::Cpu)?,
+            usage_max: column(&usage, "peak", Resource::Cpu)?,
+            upper: scaled(&cpu_limit, 1.0),
+            lower: scaled(&cpu_limit, 2.0),
+            limit: cpu_limit,
+            throttled: column(&throttled, "mean", Resource::Cpu)?,
         },
-        "memory": {
-            "usage": column(&usage, "mean", Resource::Memory)?,
-            "usage_max": column(&usage, "peak", Resource::Memory)?,
-            "upper": scaled(&memory_limit, 1.0),
-            "lower": scaled(&memory_limit, 2.0),
-            "limit": memory_limit,
-            "oom_kills": oom_kills,
-            "unreclaimable": unreclaimable,
+        memory: MemorySeries {
+            usage: column(&usage, "mean", Resource::Memory)?,
+            usage_max: column(&usage, "peak", Resource::Memory)?,
+            upper: scaled(&memory_limit, 1.0),
+            lower: scaled(&memory_limit, 2.0),
+            limit: memory_limit,
+            oom_kills,
+            unreclaimable,
         },
-    })))
+    }))
 }
 
 /// The answer of a query on one metric's table, which is there only once the metric has been measured.

@@ -12,17 +12,20 @@ use serde_json::Value;
 use tidegate_model::TimeMs;
 use tidegate_policy::Engine;
 use tidegate_store::{MAX_SQL_BYTES, Parameter, QueryResult, export};
+use utoipa::ToSchema;
 
-use super::rules;
+use super::rules::{self, StatementResults};
 use crate::App;
 use crate::auth::{Caller, Right};
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::{Params, Text};
+use crate::openapi::shapes::Binary;
 
 /// Values of an answer that are encoded where they were found: it takes less than handing them on.
 const FEW_CELLS: usize = 20_000;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 enum Format {
     Json,
@@ -70,25 +73,68 @@ impl Format {
 }
 
 /// A question and how to answer it: a JSON body, or all but `sql` in the query string.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = SqlQuestion)]
 pub(crate) struct Question {
+    /// One statement. It stands in the body only.
+    #[schema(
+        required,
+        nullable = false,
+        example = "SELECT container, avg(value) AS cores FROM usage WHERE resource = 'cpu' GROUP BY container"
+    )]
     sql: Option<String>,
+    /// As `Accept` says, or JSON, when not given.
     format: Option<Format>,
+    /// Most rows; the server's own bound holds, too.
     limit: Option<usize>,
+    /// Longest time; the server's own bound holds, too.
     timeout_ms: Option<u64>,
-    /// What `now()` is; the present when not given.
+    /// What `now()` is, in ms UTC; the present when not given.
+    #[schema(value_type = Option<i64>)]
     now: Option<TimeMs>,
+    /// When it is there, browsers save the answer to a file.
     download: Option<String>,
-    /// Values of `$1, $2, ..` in a list, or of `$name` by their names.
     params: Option<Values>,
 }
 
-#[derive(Debug, Deserialize)]
+/// Values of `$1, $2, ..` in a list, or of `$name` by their names: texts, numbers, booleans or null.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged)]
+#[schema(as = SqlParameters)]
 enum Values {
     InOrder(Vec<Value>),
     ByName(BTreeMap<String, Value>),
+}
+
+/// The rows of an answer.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "written by `tidegate_store::export`, which does not make a value of it")]
+struct SqlRows {
+    columns: Vec<SqlColumn>,
+    /// One list a row, with a value a column.
+    rows: Vec<Vec<Value>>,
+    /// Whether there were more rows than `limit`.
+    truncated: bool,
+    took_ms: f64,
+}
+
+/// A column of an answer.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "as `SqlRows`")]
+struct SqlColumn {
+    name: String,
+    /// Its SQL type.
+    r#type: String,
+}
+
+/// Rows, or what rule statements did.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "as `SqlRows`")]
+enum SqlAnswer {
+    Rows(SqlRows),
+    Statements(StatementResults),
 }
 
 impl Values {
@@ -114,7 +160,36 @@ impl Values {
     }
 }
 
-/// `POST /api/v1/sql`: a JSON object with `sql`, or the SQL itself.
+/// Answers one query, or applies rule statements.
+///
+/// The body is a JSON object, or the SQL itself; then all but `sql` may stand in the address. Queries only read, are bounded
+/// in memory and time, and end when the client leaves. Statements that change rules need the right `operate`.
+#[utoipa::path(
+    post, path = "/api/v1/sql", tag = "SQL",
+    params(
+        ("format" = inline(Option<Format>), Query, description = "As in the body"),
+        ("limit" = Option<usize>, Query, description = "As in the body"),
+        ("timeout_ms" = Option<u64>, Query, description = "As in the body"),
+        ("now" = Option<i64>, Query, description = "As in the body"),
+        ("download" = Option<String>, Query, description = "As in the body"),
+    ),
+    request_body(content((Question = "application/json"), (String = "text/plain"))),
+    responses(
+        (status = 200, description = "The answer, in the form that was asked for",
+            headers(("x-tidegate-truncated" = bool, description = "Whether there were more rows than `limit`")),
+            content(
+                (SqlAnswer = "application/json"), (String = "application/x-ndjson"), (String = "text/csv"),
+                (Binary = "application/vnd.apache.arrow.stream"), (Binary = "application/vnd.apache.parquet"),
+            )),
+        (status = 400, description = "The statement is wrong; the place is named", body = ErrorAnswer),
+        (status = 404, description = "There is no rule of that name", body = ErrorAnswer),
+        (status = 409, description = "There is a rule of that name", body = ErrorAnswer),
+        (status = 413, description = "The statement is too long", body = ErrorAnswer),
+        (status = 422, description = "It failed on the data, or a rule is wrong", body = ErrorAnswer),
+        (status = 503, description = "It needs more memory than it may have", body = ErrorAnswer),
+        (status = 504, description = "It took longer than it may", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn sql(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,

@@ -4,12 +4,14 @@ mod access;
 mod agents;
 mod backtests;
 mod containers;
+mod contract;
 mod decisions;
 mod experiments;
 mod freeze;
 mod groups;
 mod hosts;
 mod ingest;
+mod openapi;
 mod report;
 mod rules;
 mod sql;
@@ -138,10 +140,15 @@ impl Server {
         self.answer(Request::builder().method(method).uri(path).body(Body::from(body.to_vec())).unwrap()).await
     }
 
+    /// Whatever it is, it must be as the API's description says.
     async fn answer(&self, request: Request<Body>) -> Answer {
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (parts, body) = response.into_parts();
-        Answer { status: parts.status, headers: parts.headers, body: to_bytes(body, 1 << 26).await.unwrap().to_vec() }
+        let body = to_bytes(body, 1 << 26).await.unwrap().to_vec();
+        let answer = Answer { status: parts.status, headers: parts.headers, body };
+        contract::hold(&method, &path, &answer);
+        answer
     }
 
     async fn get(&self, path: &str) -> Answer {
