@@ -3,23 +3,31 @@ import { differences, rowsOf } from './backtest';
 import type { BacktestReport, Figures } from './types';
 
 const figures = (change: Partial<Figures>): Figures => ({
+  seconds: 60,
   slack: 0.5,
   utilisation: 0.5,
   over_limit: 0,
   unmet: 0,
   throttled_s: 0,
   oom_kills: 0,
+  oom_kills_per_day: 0,
   changes: 0,
   changes_per_day: 0,
   flaps: 0,
+  mean_limit: 2,
+  mean_used: 1,
   ...change,
 });
 
 const report = (change: Partial<Figures>): BacktestReport => ({
+  from: 0,
+  to: 10_000,
+  step_ms: 1000,
   ticks: 10,
   took_ms: 1,
   containers: 1,
   resources: { cpu: figures(change) },
+  rules: [],
   limits: [
     { host: 'h', container: 'web', resource: 'cpu', ...figures(change) },
     { host: 'h', container: 'db', resource: 'cpu', ...figures({}) },

@@ -18,6 +18,7 @@ function decision(id: string, status: OutcomeStatus, to: number | null = 2, befo
     mode: 'on',
     inputs: {},
     outcome: { status, limit_after: null, writes: [], message: '', at: 1, took_us: 1 },
+    sentence: 'because',
   };
 }
 

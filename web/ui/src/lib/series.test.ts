@@ -11,6 +11,7 @@ const columns = (usage: (number | null)[]) => ({
   lower: usage.map(() => 1.6),
   throttled: usage.map(() => 0),
   oom_kills: usage.map(() => 0),
+  unreclaimable: usage.map(() => 0),
 });
 const answer = (t: number[], usage: (number | null)[], step_ms = 1000): ContainerSeries => ({
   step_ms,

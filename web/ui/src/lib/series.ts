@@ -1,13 +1,13 @@
 /** The series of a container page: what the server answered, and the seconds that came since through the stream. */
 import type { ChartColumns } from './chart';
 import { GAP_MS, type History } from './fleet';
-import type { ContainerSeries, Num, ResourceName } from './types';
+import type { ContainerSeries, Num, ResourceName, SeriesColumns } from './types';
 
 const known = (value: number | undefined): Num => (value === undefined || Number.isNaN(value) ? null : value);
 const at = (column: Num[] | undefined, index: number): Num => column?.[index] ?? null;
 
 /** The newest known limit with both boundaries: the margin that the stream does not send for memory. */
-function marginOf(columns: ContainerSeries['cpu']): number | null {
+function marginOf(columns: SeriesColumns): number | null {
   for (let index = columns.limit.length - 1; index >= 0; index -= 1) {
     const [limit, upper] = [at(columns.limit, index), at(columns.upper, index)];
     if (limit !== null && upper !== null && limit > 0) return (limit - upper) / limit;
@@ -38,7 +38,7 @@ export function columnsOf(
   history: History | undefined,
   to: number,
 ): ChartColumns {
-  const from = resource === 'cpu' ? answer.cpu : answer.memory;
+  const from: SeriesColumns = resource === 'cpu' ? answer.cpu : answer.memory;
   const lane = resource === 'cpu' ? from.throttled : from.oom_kills;
   // Buckets at the end may be empty only because their time has not come yet; the stream knows it better.
   const kept = history === undefined ? answer.t.length : (newest(from.usage) ?? -1) + 1;
