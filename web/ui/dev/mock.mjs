@@ -10,6 +10,7 @@ import { answer, check, FUNCTIONS, TABLES } from './sql.mjs';
 
 const PORT = Number(process.env.PORT ?? 8499);
 const DIST = process.env.DIST ?? fileURLToPath(new URL('../../dist', import.meta.url));
+const OPENAPI = fileURLToPath(new URL('../../../docs/openapi.json', import.meta.url));
 const TOKEN = process.env.TOKEN ?? '';
 const PREFIX = process.env.PREFIX ?? '/';
 /** Nothing is known yet, to look at what pages say then. */
@@ -507,6 +508,10 @@ const server = createServer(async (request, response) => {
   const url = new URL(request.url, 'http://mock');
   if (!url.pathname.startsWith(PREFIX)) return void response.writeHead(404).end('outside the prefix');
   const path = `/${url.pathname.slice(PREFIX.length)}`;
+  if (path === '/api/openapi.json') {
+    response.writeHead(200, { 'content-type': 'application/json' });
+    return void createReadStream(OPENAPI).pipe(response);
+  }
   if (!path.startsWith('/api/v1/')) return file(path, response);
   const reply = ({ code, body }, headers = {}) =>
     response.writeHead(code, { 'content-type': 'application/json', ...headers }).end(JSON.stringify(body));

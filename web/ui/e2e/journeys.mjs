@@ -541,6 +541,43 @@ const journeys = {
     await page.keyboard.press('Escape');
   },
 
+  async 'the API is looked up by keyboard and by address'() {
+    await open('#/reference');
+    await page.waitForSelector('[data-operations]');
+    const shown = async () => Number(await attribute('[data-operations]', 'data-operations')());
+    const all = await shown();
+    check(all > 40, `there are only ${all} operations`);
+    await page.keyboard.press('/');
+    await page.keyboard.type('decisions explain');
+    await until(shown, (count) => count === 1, 'the filter does not leave one operation');
+    await page.focus('[data-operation="explain"] > summary');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('[data-operation="explain"][open] [data-status="200"] details[open]');
+    await until(
+      () => page.url(),
+      (url) => url.includes('op=explain'),
+      'an open operation is not in the address',
+    );
+    const field = page.locator('[data-operation="explain"] [data-status="200"] details details > summary').first();
+    await field.focus();
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('[data-operation="explain"] [data-status="200"] details details[open] ul');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('[data-operation="explain"] [data-status="200"] details details[open]', {
+      state: 'detached',
+    });
+
+    await open('#/reference?op=set_mode&token=1');
+    await page.waitForSelector('[data-operation="set_mode"][open]');
+    await until(
+      () => page.evaluate(() => document.activeElement?.id),
+      (id) => id === 'op-set_mode',
+      'the operation of the address is not gone to',
+    );
+    const command = await page.textContent('[data-operation="set_mode"] [data-snippet] pre');
+    check(/Bearer TOKEN/.test(command) && command.includes('{"mode":"shadow"}'), `the command is ${command}`);
+  },
+
   async 'the keyboard reaches every page'() {
     await open('#/');
     await isLive();
@@ -552,6 +589,7 @@ const journeys = {
       ['p', '#/send'],
       ['t', '#/status'],
       ['e', '#/reports'],
+      ['a', '#/reference'],
     ]) {
       await page.keyboard.press('g');
       await page.keyboard.press(key);
@@ -661,6 +699,8 @@ async function routes() {
     ['status', '#/status'],
     ['reports', '#/reports?core=0.05&gib=0.01'],
     ['reports-container', `#/reports?kind=container&name=${container.slice('#/c/'.length)}&range=15m`],
+    ['reference', '#/reference'],
+    ['reference-open', '#/reference?op=sql&token=1'],
     ['rules', '#/rules'],
     ['rule', rule],
     ['decisions', '#/decisions'],
@@ -684,6 +724,8 @@ async function settled(name) {
     status: '[data-latencies] tbody tr',
     reports: '[data-report] canvas',
     'reports-container': '[data-report] canvas',
+    reference: '[data-operation]',
+    'reference-open': '[data-operation="sql"][open] [data-status="200"]',
     rules: '[data-rule]',
     rule: '[data-verdict="ok"]',
     decisions: '[data-decision]',

@@ -2,6 +2,7 @@
 import { quoted } from './clipboard';
 import type { Experiment } from './experiments';
 import type { Report } from './report';
+import type { OpenApi } from './openapi';
 import { session } from './session.svelte';
 import type {
   Backtest,
@@ -158,6 +159,8 @@ export const api = {
     call(experimentPath(names), { ...posted(body), method: 'PATCH' }),
   deleteExperiment: (names: string[]) => call(experimentPath(names), { method: 'DELETE' }),
   schema: () => get<Schema>('schema'),
+  /** It describes all versions, and so is beside them. */
+  description: () => get<OpenApi>('../openapi.json'),
   sql: (sql: string, limit?: number, signal?: AbortSignal) =>
     post<SqlResult | StatementResults>('sql', { sql, format: 'json', ...(limit ? { limit } : {}) }, signal),
   sqlBlob: async (sql: string, format: string) =>

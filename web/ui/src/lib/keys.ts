@@ -9,6 +9,7 @@ export const SHORTCUTS: { keys: string; does: string }[] = [
   { keys: 'g p', does: 'go to sending (pushing) data' },
   { keys: 'g e', does: 'go to the reports and experiments' },
   { keys: 'g t', does: 'go to the status' },
+  { keys: 'g a', does: 'go to the API reference' },
   { keys: '/', does: 'filter' },
   { keys: 'l', does: 'back to live (container, reports)' },
   { keys: 't', does: 'theme: auto, light, dark' },
@@ -27,6 +28,7 @@ const PAGES: Record<string, string> = {
   p: '#/send',
   e: '#/reports',
   t: '#/status',
+  a: '#/reference',
 };
 
 export interface Actions {

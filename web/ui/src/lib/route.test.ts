@@ -16,6 +16,7 @@ describe('addresses', () => {
       '#/send?protocol=influx&tool=curl',
       '#/status?set=1',
       '#/reports?kind=app&name=shop&range=6h&core=0.05',
+      '#/reference?op=sql',
     ]) {
       expect(hashOfRoute(parseHash(hash))).toBe(hash);
     }

@@ -13,6 +13,7 @@ export type PageName =
   | 'send'
   | 'status'
   | 'reports'
+  | 'reference'
   | 'missing';
 
 export interface Route {
@@ -43,6 +44,7 @@ function pageOf(segments: string[]): PageName {
   if (first === 'send' && rest.length === 0) return 'send';
   if (first === 'status' && rest.length === 0) return 'status';
   if (first === 'reports' && rest.length === 0) return 'reports';
+  if (first === 'reference' && rest.length === 0) return 'reference';
   return 'missing';
 }
 
@@ -77,6 +79,7 @@ const FIRST: Record<PageName, string | null> = {
   send: 'send',
   status: 'status',
   reports: 'reports',
+  reference: 'reference',
   missing: null,
 };
 
