@@ -221,7 +221,13 @@ fn is_of(key: &ContainerKey, resource: Resource) -> String {
 
 /// The limit of a container as last measured.
 pub(crate) fn limit_now(key: &ContainerKey, resource: Resource) -> String {
-    format!("SELECT allocated FROM recent(INTERVAL '10 seconds') WHERE {}", is_of(key, resource))
+    // A knob that nobody set stands where everybody's does.
+    let stands = match resource {
+        Resource::Cpu | Resource::Memory => "allocated",
+        Resource::MemoryHigh => "least(coalesce(high, allocated), allocated)",
+        Resource::CpuWeight => "coalesce(weight, 100)",
+    };
+    format!("SELECT {stands} AS allocated FROM recent(INTERVAL '10 seconds') WHERE {}", is_of(key, resource.of()))
 }
 
 /// For a person to run: what could be seen of the container at the decision's tick, over the minute before it.

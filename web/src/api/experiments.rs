@@ -10,11 +10,13 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use tidegate_model::TimeMs;
 use tidegate_store::{Experiment, Test};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
 use crate::auth::Caller;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::{Params, Segments, Text};
+use crate::openapi::shapes;
 
 /// The facts are one file, which is written as a whole.
 const MOST_EXPERIMENTS: usize = 1_000;
@@ -25,13 +27,17 @@ const LONGEST_NAME: usize = 255;
 const LONGEST_INFO: usize = 2_000;
 
 /// What is given of an experiment or a test. A field that is left out stays as it is.
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-struct Given {
+#[schema(as = ExperimentWish)]
+pub(crate) struct Given {
+    #[schema(max_length = 255)]
     name: Option<String>,
+    /// Whose it is; the caller's when left out. A test has none.
     user: Option<String>,
+    /// `"now"`, ms since 1970, or RFC 3339.
     start: Option<Value>,
-    /// `null` says that it runs, which is not the same as saying nothing.
+    /// As `start`; `null` says that it runs, which is not the same as saying nothing.
     #[serde(deserialize_with = "said")]
     end: Option<Value>,
     info: Option<String>,
@@ -42,17 +48,28 @@ fn said<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::
     Value::deserialize(deserializer).map(Some)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Filter {
+    /// Those of this user.
     user: Option<String>,
-    /// Those that were running at some time from here on.
+    /// Those that were running at some time from here on, in ms UTC.
+    #[param(value_type = Option<i64>)]
     from: Option<TimeMs>,
-    /// Those that began before.
+    /// Those that began before, in ms UTC.
+    #[param(value_type = Option<i64>)]
     to: Option<TimeMs>,
 }
 
-/// `GET /api/v1/experiments?user=NAME&from=ms&to=ms`: the newest first.
+/// Experiments, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/experiments", tag = "Reports",
+    params(Filter),
+    responses(
+        (status = 200, description = "Those that are asked for", body = shapes::Experiments),
+    ),
+)]
 pub(crate) async fn list(State(app): State<App>, Params(filter): Params<Filter>) -> Json<Value> {
     let all = app.store.experiments();
     let wanted = |one: &&Experiment| {
@@ -65,7 +82,15 @@ pub(crate) async fn list(State(app): State<App>, Params(filter): Params<Filter>)
     Json(json!({ "now": app.clock.now(), "experiments": rows }))
 }
 
-/// `GET /api/v1/experiments/{name}`
+/// One experiment with its tests.
+#[utoipa::path(
+    get, path = "/api/v1/experiments/{name}", tag = "Reports",
+    params(("name" = String, Path, description = "The experiment's name")),
+    responses(
+        (status = 200, description = "It", body = shapes::Experiment),
+        (status = 404, description = "There is none of that name", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn find(
     State(app): State<App>,
     Segments(name): Segments<String>,
@@ -73,7 +98,16 @@ pub(crate) async fn find(
     app.store.experiments().get(&name).cloned().map(Json).ok_or_else(|| unknown(&name))
 }
 
-/// `POST /api/v1/experiments`: begins now unless it says when.
+/// Makes an experiment, which begins now unless it says when.
+#[utoipa::path(
+    post, path = "/api/v1/experiments", tag = "Reports",
+    request_body = Given,
+    responses(
+        (status = 201, description = "As it was made", body = shapes::Experiment),
+        (status = 400, description = "A field is not as expected; the message names it", body = ErrorAnswer),
+        (status = 409, description = "There is one of that name already", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn create(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -109,7 +143,17 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, Json(made.await?)))
 }
 
-/// `PATCH /api/v1/experiments/{name}`: `{"end": "now"}` ends it, and the tests in it that still run.
+/// Changes an experiment: `{"end": "now"}` ends it, and the tests in it that still run.
+#[utoipa::path(
+    patch, path = "/api/v1/experiments/{name}", tag = "Reports",
+    params(("name" = String, Path, description = "The experiment's name")),
+    request_body = Given,
+    responses(
+        (status = 200, description = "As it is then", body = shapes::Experiment),
+        (status = 400, description = "A field is not as expected; the message names it", body = ErrorAnswer),
+        (status = 404, description = "There is none of that name", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn change(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -131,7 +175,15 @@ pub(crate) async fn change(
     changed.await.map(Json)
 }
 
-/// `DELETE /api/v1/experiments/{name}`: forgets it with its tests, and tells what it was. What was measured stays.
+/// Forgets an experiment with its tests, and tells what it was. What was measured stays.
+#[utoipa::path(
+    delete, path = "/api/v1/experiments/{name}", tag = "Reports",
+    params(("name" = String, Path, description = "The experiment's name")),
+    responses(
+        (status = 200, description = "What it was", body = shapes::Experiment),
+        (status = 404, description = "There is none of that name", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn remove(
     State(app): State<App>,
     Segments(name): Segments<String>,
@@ -139,7 +191,18 @@ pub(crate) async fn remove(
     edit(&app, move |all| all.remove(&name).ok_or_else(|| unknown(&name))).await.map(Json)
 }
 
-/// `POST /api/v1/experiments/{name}/tests`: begins now unless it says when. Answers the experiment.
+/// Makes a test in an experiment, which begins now unless it says when.
+#[utoipa::path(
+    post, path = "/api/v1/experiments/{name}/tests", tag = "Reports",
+    params(("name" = String, Path, description = "The experiment's name")),
+    request_body = Given,
+    responses(
+        (status = 201, description = "The experiment with it", body = shapes::Experiment),
+        (status = 400, description = "A field is not as expected; the message names it", body = ErrorAnswer),
+        (status = 404, description = "There is none of that name", body = ErrorAnswer),
+        (status = 409, description = "There is one of that name already", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn create_test(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -162,7 +225,17 @@ pub(crate) async fn create_test(
     Ok((StatusCode::CREATED, Json(changed.await?)))
 }
 
-/// `PATCH /api/v1/experiments/{name}/tests/{test}`
+/// Changes a test.
+#[utoipa::path(
+    patch, path = "/api/v1/experiments/{name}/tests/{test}", tag = "Reports",
+    params(("name" = String, Path, description = "The experiment's name"), ("test" = String, Path, description = "The test's name")),
+    request_body = Given,
+    responses(
+        (status = 200, description = "The experiment with it", body = shapes::Experiment),
+        (status = 400, description = "A field is not as expected; the message names it", body = ErrorAnswer),
+        (status = 404, description = "There is none of that name", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn change_test(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -179,7 +252,15 @@ pub(crate) async fn change_test(
     changed.await.map(Json)
 }
 
-/// `DELETE /api/v1/experiments/{name}/tests/{test}`
+/// Forgets a test.
+#[utoipa::path(
+    delete, path = "/api/v1/experiments/{name}/tests/{test}", tag = "Reports",
+    params(("name" = String, Path, description = "The experiment's name"), ("test" = String, Path, description = "The test's name")),
+    responses(
+        (status = 200, description = "The experiment without it", body = shapes::Experiment),
+        (status = 404, description = "There is none of that name", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn remove_test(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,

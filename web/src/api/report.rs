@@ -8,11 +8,13 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_model::{ContainerKey, GroupKey, GroupKind, Membership, Resource, TimeMs};
+use utoipa::IntoParams;
 
 use super::series::{self, DEFAULT_POINTS, DEFAULT_SPAN};
 use crate::App;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorAnswer};
 use crate::extract::Params;
+use crate::openapi::shapes;
 use crate::queries::Reported;
 use crate::report::{self, Grid, Ledger, Reading, Reserved, ReservedBy, Sums, reserved};
 
@@ -22,15 +24,22 @@ const RESOURCES: [&str; 3] = ["cpu", "memory", ENERGY];
 /// Most containers in one report: each is named in the question to the store.
 const MOST_MEMBERS: usize = 2_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(crate) struct Asked {
     /// As `HOST/NAME`.
     container: Option<String>,
     app: Option<String>,
     user: Option<String>,
+    /// In ms UTC; an hour before `to` when left out.
+    #[param(value_type = Option<i64>)]
     from: Option<TimeMs>,
+    /// In ms UTC; now when left out.
+    #[param(value_type = Option<i64>)]
     to: Option<TimeMs>,
+    /// About how many buckets, 600 when left out; the server's own bound holds, too.
+    #[param(minimum = 1)]
     points: Option<usize>,
 }
 
@@ -65,7 +74,19 @@ struct Figures {
     gaps: usize,
 }
 
-/// `GET /api/v1/report?container=HOST/NAME|app=NAME|user=NAME&from=ms&to=ms&points=n`
+/// What a container, an app or a user used, was allocated and had reserved over a range of time.
+///
+/// One of `container`, `app` and `user` is needed.
+#[utoipa::path(
+    get, path = "/api/v1/report", tag = "Reports",
+    params(Asked),
+    responses(
+        (status = 200, description = "The figures, and means for a chart", body = shapes::Report),
+        (status = 400, description = "A field is not as expected; the message names it", body = ErrorAnswer),
+        (status = 404, description = "There is no such container, app or user", body = ErrorAnswer),
+        (status = 504, description = "It would read for too long; ask for a shorter range", body = ErrorAnswer),
+    ),
+)]
 pub(crate) async fn report(State(app): State<App>, Params(asked): Params<Asked>) -> Result<Json<Value>, ApiError> {
     let started = Instant::now();
     let now = app.clock.now();

@@ -46,6 +46,7 @@ const LOGIN: &str = "login";
         (name = "Containers", description = "Containers, apps, users and hosts, with what they use and what they may have"),
         (name = "Rules", description = "Rules: reading, checking and changing them"),
         (name = "Backtests", description = "What rules would have done to this server's own history"),
+        (name = "Reports", description = "What was used, allocated and reserved, and stretches of time with a name"),
         (name = "Decisions", description = "What was decided, why, and what came of it"),
         (name = "Live stream", description = "What happens, as it happens"),
         (name = "Push", description = "Sending samples, in the protocols that existing senders speak. Errors are in each protocol's own shape"),

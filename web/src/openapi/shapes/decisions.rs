@@ -3,14 +3,17 @@
 use serde_json::Value;
 use utoipa::ToSchema;
 
-/// What a container consumes and Tidegate limits.
+/// What a container consumes and Tidegate limits, in cores or bytes; or a single knob of it that a rule aims at.
 #[derive(ToSchema)]
-#[schema(rename_all = "lowercase")]
 pub(crate) enum Resource {
-    /// In cores.
+    #[schema(rename = "cpu")]
     Cpu,
-    /// In bytes.
+    #[schema(rename = "cpu.weight")]
+    CpuWeight,
+    #[schema(rename = "memory")]
     Memory,
+    #[schema(rename = "memory.high")]
+    MemoryHigh,
 }
 
 /// How far a rule's proposals go: `off`, `shadow` (recorded, nothing is written), `canary 10 %` (as `on` for this share of

@@ -8,13 +8,17 @@
 mod agents;
 mod backtests;
 mod decisions;
+mod experiments;
 mod ingest;
+mod report;
 mod rules;
 
 pub(crate) use agents::{Agent, FramesTaken, OrderReport, Orders};
 pub(crate) use backtests::BacktestReport;
 pub(crate) use decisions::{Decision, Mode, OutcomeStatus, Resource};
+pub(crate) use experiments::{Experiment, Experiments};
 pub(crate) use ingest::{IngestPreview, Pushed};
+pub(crate) use report::Report;
 pub(crate) use rules::{Freeze, Frozen, Pack, Rule, RuleChange, RuleDefinition, StatementResult};
 
 /// A body that is no text.

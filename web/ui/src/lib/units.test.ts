@@ -1,9 +1,21 @@
 import { describe, expect, it } from 'vitest';
-import { amount, bytes, change, cores, count, figure, percent, tickSteps, tookMs } from './units';
+import { amount, bytes, change, cores, count, figure, percent, resourceOf, tickSteps, tookMs } from './units';
 
 const MIB = 1024 ** 2;
 
 describe('units', () => {
+  it('shows knobs in units of their own', () => {
+    expect(amount('memory.high', 128 * 1024 * 1024)).toBe('128 MiB');
+    expect([amount('cpu.weight', 250), amount('cpu', 0.5)]).toEqual(['250', '0.50 cores']);
+    expect(change('cpu.weight', 100, 250)).toBe('100 → 250');
+    expect((['cpu', 'cpu.weight', 'memory', 'memory.high'] as const).map(resourceOf)).toEqual([
+      'cpu',
+      'cpu',
+      'memory',
+      'memory',
+    ]);
+  });
+
   it('show three figures', () => {
     expect([0.9249, 12.44, 128.4].map(figure)).toEqual(['0.92', '12.4', '128']);
   });

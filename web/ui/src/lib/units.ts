@@ -33,22 +33,27 @@ export function bytes(value: Num | undefined): string {
     : `${Math.abs(shown) >= 100 ? shown.toFixed(0) : shown.toFixed(1)} ${IEC[at]}`;
 }
 
+/** The resource that a knob such as `memory.high` belongs to. */
+export function resourceOf(resource: ResourceName): 'cpu' | 'memory' {
+  return resource === 'cpu' || resource === 'cpu.weight' ? 'cpu' : 'memory';
+}
+
 /** A value of a resource with its unit: `0.92 cores`, `96.0 MiB`. */
 export function amount(resource: ResourceName, value: Num | undefined): string {
-  if (resource === 'memory') return bytes(value);
-  const text = cores(value);
-  return text === NONE ? text : `${text} cores`;
+  const text = brief(resource, value);
+  return text === NONE || resource !== 'cpu' ? text : `${text} cores`;
 }
 
 /** A value of a resource as short as it can be: `0.92`, `96.0 MiB`. */
 export function brief(resource: ResourceName, value: Num | undefined): string {
-  return resource === 'memory' ? bytes(value) : cores(value);
+  if (resource === 'cpu.weight') return count(value);
+  return resourceOf(resource) === 'memory' ? bytes(value) : cores(value);
 }
 
 /** `1.00 → 1.50 cores`, with the unit once where both share it. */
 export function change(resource: ResourceName, from: Num, to: Num): string {
   if (resource === 'cpu') return `${from === null ? 'none' : cores(from)} → ${amount('cpu', to)}`;
-  const [before, after] = [from === null ? 'none' : bytes(from), bytes(to)];
+  const [before, after] = [from === null ? 'none' : brief(resource, from), brief(resource, to)];
   const [fromNumber, fromUnit] = before.split(' ');
   const sameUnit = fromUnit !== undefined && fromUnit === after.split(' ')[1];
   return `${sameUnit ? fromNumber : before} → ${after}`;
