@@ -117,18 +117,14 @@ WHERE want < 0.97 * high;
 CREATE OR REPLACE RULE memory_release
 WITH (every = '1s', class = 'protect', scope = 'cgroup = v2', cooldown_up = '1s', dead_band = 0, hold_max = '1h')
 AS
--- Formula: usage >= 0.97 high, tasks that waited for memory in 5 % of the last 2 s, or half of the usage that cannot be
---          reclaimed: the limit, which takes memory.high away; 1.05 usage > 1.02 high: 1.05 usage.
-WITH squeezed AS (
-    SELECT host, container, usage, allocated, high,
-           usage >= 0.97 * high OR coalesce(pressure, 0) >= 0.05 OR unreclaimable >= 0.5 * usage AS suffers
-    FROM recent(INTERVAL '2 seconds')
-    WHERE resource = 'memory' AND high < 0.99 * allocated
-)
-SELECT host, container, 'memory.high' AS resource, CASE WHEN suffers THEN allocated ELSE 1.05 * usage END AS target,
+-- Formula: usage >= 0.99 high, tasks that waited for memory in 5 % of the last 2 s, or half of the usage that cannot be
+--          reclaimed: the limit, which takes memory.high away.
+-- Parameters: 0.99 is between 1 and 1 / 1.03, at which memory_squeeze leaves it, so the two do not chase each other.
+SELECT host, container, 'memory.high' AS resource, allocated AS target,
        concat('it uses ', CAST(round(100 * usage / high) AS BIGINT), ' % of memory.high') AS reason
-FROM squeezed
-WHERE suffers OR 1.05 * usage > 1.02 * high;
+FROM recent(INTERVAL '2 seconds')
+WHERE resource = 'memory' AND high < 0.99 * allocated
+  AND (usage >= 0.99 * high OR coalesce(pressure, 0) >= 0.05 OR unreclaimable >= 0.5 * usage);
 
 -- The same with the hard limit, which kills when it is too low.
 CREATE OR REPLACE RULE memory_squeeze_v1

@@ -226,6 +226,63 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What a container, an app or a user used, was allocated and had reserved over a range of time.
+         * @description One of `container`, `app` and `user` is needed.
+         */
+        get: operations["report"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/experiments": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Experiments, the newest first. */
+        get: operations["list"];
+        put?: never;
+        /** Makes an experiment, which begins now unless it says when. */
+        post: operations["create"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/experiments/{name}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** One experiment with its tests. */
+        get: operations["find"];
+        put?: never;
+        post?: never;
+        /** Forgets an experiment with its tests, and tells what it was. What was measured stays. */
+        delete: operations["remove"];
+        options?: never;
+        head?: never;
+        /** Changes an experiment: `{"end": "now"}` ends it, and the tests in it that still run. */
+        patch: operations["change"];
+        trace?: never;
+    };
     "/api/v1/rules": {
         parameters: {
             query?: never;
@@ -539,6 +596,41 @@ export interface paths {
         options?: never;
         head?: never;
         patch?: never;
+        trace?: never;
+    };
+    "/api/v1/experiments/{name}/tests": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** Makes a test in an experiment, which begins now unless it says when. */
+        post: operations["create_test"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/experiments/{name}/tests/{test}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /** Forgets a test. */
+        delete: operations["remove_test"];
+        options?: never;
+        head?: never;
+        /** Changes a test. */
+        patch: operations["change_test"];
         trace?: never;
     };
     "/api/v1/rules/{name}/mode": {
@@ -1237,6 +1329,65 @@ export interface components {
             /** @description What to do about it. */
             help?: string;
         };
+        /** @description A named stretch of time, with tests inside. */
+        Experiment: {
+            name: string;
+            user: string;
+            /**
+             * Format: int64
+             * @description In ms UTC.
+             */
+            start: number;
+            /**
+             * Format: int64
+             * @description In ms UTC; null while it runs.
+             */
+            end: number | null;
+            /** @description What it was about. */
+            info: string;
+            /** @description What tells it from others. */
+            tags: {
+                [key: string]: string;
+            };
+            /** @description In the order of their starts. */
+            tests: components["schemas"]["Test"][];
+            changed_by: string;
+            /**
+             * Format: int64
+             * @description In ms UTC.
+             */
+            changed_at: number;
+        };
+        /** @description What is given of an experiment or a test. A field that is left out stays as it is. */
+        ExperimentWish: {
+            /** @default null */
+            name: string | null;
+            /**
+             * @description Whose it is; the caller's when left out. A test has none.
+             * @default null
+             */
+            user: string | null;
+            /** @description `"now"`, ms since 1970, or RFC 3339. */
+            start?: unknown;
+            /** @description As `start`; `null` says that it runs, which is not the same as saying nothing. */
+            end?: unknown;
+            /** @default null */
+            info: string | null;
+            /** @default null */
+            tags: {
+                [key: string]: string;
+            } | null;
+        };
+        /** @description Experiments. */
+        Experiments: {
+            /**
+             * Format: int64
+             * @description In ms UTC.
+             */
+            now: number;
+            /** @description The newest first. */
+            experiments: components["schemas"]["Experiment"][];
+        };
         /** @description A decision explained. */
         Explanation: {
             decision: components["schemas"]["Decision"];
@@ -1925,11 +2076,128 @@ export interface components {
         RemoteWriteError: {
             error: string;
         };
+        /** @description What a container, an app or a user used, was allocated and had reserved. Times are in ms UTC. */
+        Report: {
+            /** Format: int64 */
+            now: number;
+            /** @description `container`, `app` or `user`. */
+            kind: string;
+            name: string;
+            /** Format: int64 */
+            from: number;
+            /** Format: int64 */
+            to: number;
+            total: components["schemas"]["ReportTotal"];
+            containers: components["schemas"]["ReportContainer"][];
+            /**
+             * Format: int64
+             * @description Length of a bucket.
+             */
+            step_ms: number;
+            /** @description The beginnings of the buckets. */
+            t: number[];
+            series: components["schemas"]["ReportSeries"];
+            /** Format: int64 */
+            took_ms: number;
+        };
+        /** @description Means of each bucket, null where nothing is known. */
+        ReportColumns: {
+            used: (number | null)[];
+            allocated: (number | null)[];
+        };
+        /** @description One container. */
+        ReportContainer: {
+            host: string;
+            name: string;
+            cpu: components["schemas"]["ReportFigures"];
+            memory: components["schemas"]["ReportFigures"];
+            energy?: components["schemas"]["ReportFigures"];
+        };
+        /** @description What one resource came to. Integrals are in the unit times seconds. */
+        ReportFigures: {
+            /** @description `cores`, `bytes` or `watts`. */
+            unit: string;
+            /**
+             * Format: double
+             * @description Integral.
+             */
+            used: number;
+            /**
+             * Format: double
+             * @description Integral; null when no limit was known at any time.
+             */
+            allocated: number | null;
+            /**
+             * Format: double
+             * @description Integral; null when nothing tells what is reserved.
+             */
+            reserved: number | null;
+            reserved_by: components["schemas"]["ReservedBy"] | null;
+            /**
+             * Format: double
+             * @description Used of what was allocated, where both are known.
+             */
+            utilisation: number | null;
+            /** Format: double */
+            average: number | null;
+            /** Format: double */
+            average_allocated: number | null;
+            /** Format: double */
+            maximum: number | null;
+            /**
+             * Format: double
+             * @description With data; of several containers the sum of theirs.
+             */
+            time_s: number;
+            /**
+             * Format: double
+             * @description In which at least one container has data.
+             */
+            covered_s: number;
+            /** Format: double */
+            limited_s: number;
+            /**
+             * Format: double
+             * @description At 99 % of the limit or above.
+             */
+            at_limit_s: number;
+            /**
+             * Format: double
+             * @description Null where nobody measures it.
+             */
+            throttled_s: number | null;
+            /** Format: double */
+            oom_kills: number | null;
+            /** Format: int64 */
+            changes: number;
+            /** Format: int64 */
+            raised: number;
+            /** Format: int64 */
+            samples: number;
+            gaps: number;
+        };
+        /** @description What there is a chart of. */
+        ReportSeries: {
+            cpu: components["schemas"]["ReportColumns"];
+            memory: components["schemas"]["ReportColumns"];
+            energy?: components["schemas"]["ReportColumns"];
+        };
+        /** @description All containers together; null for energy where nobody pushes it. */
+        ReportTotal: {
+            cpu: components["schemas"]["ReportFigures"];
+            memory: components["schemas"]["ReportFigures"];
+            energy: components["schemas"]["ReportFigures"] | null;
+        };
         /**
-         * @description What a container consumes and Tidegate limits.
+         * @description How what is reserved is known: by bounds, as a share of the host, or by both.
          * @enum {string}
          */
-        Resource: "cpu" | "memory";
+        ReservedBy: "bounds" | "host_share" | "mixed";
+        /**
+         * @description What a container consumes and Tidegate limits, in cores or bytes; or a single knob of it that a rule aims at.
+         * @enum {string}
+         */
+        Resource: "cpu" | "cpu.weight" | "memory" | "memory.high";
         /**
          * @description What a token allows. The rights are independent of each other.
          * @enum {string}
@@ -2258,6 +2526,26 @@ export interface components {
             type: string;
             /** @description What it holds, with the unit. */
             doc: string;
+        };
+        /** @description A named stretch of time inside an experiment. */
+        Test: {
+            name: string;
+            /**
+             * Format: int64
+             * @description In ms UTC.
+             */
+            start: number;
+            /**
+             * Format: int64
+             * @description In ms UTC; null while it runs.
+             */
+            end: number | null;
+            /** @description What it was about. */
+            info: string;
+            /** @description What tells it from others, such as a size or a variant. */
+            tags: {
+                [key: string]: string;
+            };
         };
         /** @description Whether the kill switch was on. */
         Thawed: {
@@ -3024,6 +3312,350 @@ export interface operations {
             };
             /** @description The token lacks the right `operate`, or another site's page sent this */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    report: {
+        parameters: {
+            query?: {
+                /** @description As `HOST/NAME`. */
+                container?: string;
+                app?: string;
+                user?: string;
+                /** @description In ms UTC; an hour before `to` when left out. */
+                from?: number;
+                /** @description In ms UTC; now when left out. */
+                to?: number;
+                /** @description About how many buckets, 600 when left out; the server's own bound holds, too. */
+                points?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The figures, and means for a chart */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Report"];
+                };
+            };
+            /** @description A field is not as expected; the message names it */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `read`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such container, app or user */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description It would read for too long; ask for a shorter range */
+            504: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    list: {
+        parameters: {
+            query?: {
+                /** @description Those of this user. */
+                user?: string;
+                /** @description Those that were running at some time from here on, in ms UTC. */
+                from?: number;
+                /** @description Those that began before, in ms UTC. */
+                to?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Those that are asked for */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Experiments"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `read`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    create: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExperimentWish"];
+            };
+        };
+        responses: {
+            /** @description As it was made */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Experiment"];
+                };
+            };
+            /** @description A field is not as expected; the message names it */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `operate`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is one of that name already */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    find: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The experiment's name */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Experiment"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `read`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is none of that name */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    remove: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The experiment's name */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description What it was */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Experiment"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `operate`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is none of that name */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    change: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The experiment's name */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExperimentWish"];
+            };
+        };
+        responses: {
+            /** @description As it is then */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Experiment"];
+                };
+            };
+            /** @description A field is not as expected; the message names it */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `operate`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is none of that name */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4178,6 +4810,195 @@ export interface operations {
             };
             /** @description It could not be done */
             500: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    create_test: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The experiment's name */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExperimentWish"];
+            };
+        };
+        responses: {
+            /** @description The experiment with it */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Experiment"];
+                };
+            };
+            /** @description A field is not as expected; the message names it */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `operate`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is none of that name */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is one of that name already */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    remove_test: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The experiment's name */
+                name: string;
+                /** @description The test's name */
+                test: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The experiment without it */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Experiment"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `operate`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is none of that name */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    change_test: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The experiment's name */
+                name: string;
+                /** @description The test's name */
+                test: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ExperimentWish"];
+            };
+        };
+        responses: {
+            /** @description The experiment with it */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Experiment"];
+                };
+            };
+            /** @description A field is not as expected; the message names it */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `operate`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is none of that name */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -1,1 +1,0 @@
-import{Ct as e}from"./units-Cf1Y9WGc.js";function t(t,n){e(()=>{t();let e=setInterval(()=>!document.hidden&&void t(),n);return()=>clearInterval(e)})}export{t};

@@ -1,0 +1,1 @@
+import{ot as e}from"./route-C9fay2gf.js";function t(t,n){e(()=>{t();let e=setInterval(()=>!document.hidden&&void t(),n);return()=>clearInterval(e)})}export{t};
