@@ -3,7 +3,7 @@
     tests/bench/run sequences [--rules FILE|PACK ...] [--held 0.0] [--worst 10] [--tidegate PATH]
 
 A window of ten seconds is ten samples of its demand; usage is what the limit lets through. Demand above the upper bound is cut to
-it, since nothing may serve it. `--held` is the share of memory that cannot be reclaimed: the sequences do not say. For comparison, over
+it, since nothing may serve it. What counts as allocated of memory is what holds the container, the lower one of its limit and memory.high. `--held` is the share of memory that cannot be reclaimed: the sequences do not say. For comparison, over
 all of them: the original at its windows 0.57 used of allocated at 21 % unmet, doubling on saturation and fitting to the last
 10 s 0.82 at 2.3 %, all there is on saturation and fitting to the last 5 s 0.84 at 0.9 %.
 """

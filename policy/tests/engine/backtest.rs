@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tidegate_actuator::simulated::{Member, SimulatedHost};
 use tidegate_actuator::{Actuator, ActuatorConfig, Change};
 use tidegate_model::{
-    CgroupVersion, Clock, Decision, GroupBounds, GroupKey, GroupKind, Limit, Mode, Outcome, Resource, SampleBatch,
-    SeriesKey, VirtualClock,
+    Bounds, CgroupVersion, Clock, Decision, GroupBounds, GroupKey, GroupKind, Limit, Mode, Outcome, Resource,
+    SampleBatch, SeriesKey, VirtualClock,
 };
 use tidegate_policy::backtest::{Backtest, ContainerScore, Report, Trace, Traced, Wanted, pushed_metrics};
 use tidegate_policy::{DEFAULT_PACK, Engine, PolicyConfig};
@@ -105,6 +105,7 @@ async fn a_squeezed_cache_leaves_room_for_what_a_process_takes_at_once() {
             assert!(database.memory.push(at, (cache + held) * MIB, Some(held * MIB)));
         }
         (database.member.memory, database.member.cgroup) = (Limit::At(512.0 * MIB), cgroup);
+        database.member.bounds.insert(Resource::Memory, Bounds { min: 16.0 * MIB, max: 512.0 * MIB });
         let figures = run(&backtest(vec![database], DEFAULT_PACK, dir.path())).await.resources[&Resource::Memory];
         assert_eq!(figures.oom_kills, 0, "{cgroup:?}: {figures:?}");
         assert!(figures.changes > 0 && figures.mean_limit < 450.0 * MIB, "{cgroup:?}: {figures:?}");

@@ -438,7 +438,7 @@ async fn tables_and_functions_are_listed_with_their_columns() {
     }
     let functions = store.store.functions();
     assert_eq!(functions[0].name, "recent");
-    assert_eq!(functions[0].columns.len(), 26);
+    assert_eq!(functions[0].columns.len(), 28);
     assert!(functions.iter().any(|function| function.name == "date_bin" && !function.doc.is_empty()));
 }
 
