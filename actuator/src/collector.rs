@@ -428,6 +428,10 @@ impl Round {
         // Where the controller is missing, the limit's sample said so.
         let Some(own) = self.gaps.take_optional(limit).flatten() else { return };
         let moved = owned.as_ref().is_some_and(|owned| owned.baseline_recorded);
+        // What the configuration sets meanwhile, who keeps it compares.
+        if watched.tracked.knobs.lock().is_configured(knob).is_some() {
+            owned.iter_mut().for_each(|owned| owned.claim.doubt());
+        }
         let drifted = owned.as_mut().and_then(|owned| self.compare(host, owned, own));
         drop((owned, of));
         if let Some(drifted) = drifted {

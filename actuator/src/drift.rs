@@ -176,9 +176,11 @@ impl<T: Clone + PartialEq> Claim<T> {
         is_foreign
     }
 
-    /// What stands may differ without anybody else having changed it.
+    /// What stands may differ without anybody else having changed it, unless somebody else has it already.
     pub(crate) fn doubt(&mut self) {
-        self.written = None;
+        if self.foreign.is_none() {
+            self.written = None;
+        }
     }
 
     /// What shall stand there does, whoever wrote it.

@@ -103,7 +103,16 @@ impl Tracked {
         }
     }
 
-    /// Whether memory.high is kept where the configuration or a rule set it, whatever the limit is. Needs that lock.
+    /// The container's owner was told of a limit and may have set back the knobs that it knows otherwise: what stands in them
+    /// then was set by nobody else.
+    fn owner_was_told(&self) {
+        for knob in [&self.cpu_weight, &self.memory_high] {
+            knob.lock().claim.doubt();
+        }
+        self.knobs.lock().owner_was_told();
+    }
+
+    /// Whether memory.high is kept where the configuration or a rule set it, whatever the limit is.
     fn keeps_high(&self) -> bool {
         let by_rule = self.memory_high.try_lock().is_some_and(|owned| owned.claim.holds_back());
         by_rule || self.knobs.lock().keeps_high()
@@ -197,7 +206,7 @@ impl LocalHost {
         }
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
-        // Runtimes keep no record of what rules do to knobs.
+        // What rules do to knobs goes into the file alone; see `Tracked::owner_was_told`.
         let owner = if resource.is_knob() { None } else { self.owner_of(&whom, &cgroup) };
         // Giving a baseline back is told at once, as is what has no limit: that is how things are left.
         let is_final = change.limit_before.is_none() || change.target.is_infinite();
@@ -236,7 +245,7 @@ impl LocalHost {
         owned.burst_found = owned.burst_found.filter(|_| burst.is_none());
         owned.baseline_recorded = recorded.get();
         if told.get() {
-            tracked.knobs.lock().owner_was_told();
+            tracked.owner_was_told();
             (owned.told_at, owned.untold) = (Some(Instant::now()), false);
         } else if owner.is_some() && verdict.status == OutcomeStatus::Applied {
             owned.untold = true;
@@ -275,6 +284,7 @@ impl LocalHost {
                     .keys()
                     .any(|changed| !changed.is_knob() && *changed != resource),
             keeps_high: false,
+            high_moved: self.baselines.recorded(whom.life()).contains_key(&Resource::MemoryHigh),
             owner_only: self.config.write_via == WriteVia::Owner,
             whole_percent: via_owner && owner::unit(&cgroup.path).is_some(),
             record_baseline: &|_| Ok(()),
@@ -363,7 +373,7 @@ impl LocalHost {
         let mut writes = Vec::new();
         let result = tell_present(&job, &mut writes);
         if told.get() {
-            tracked.knobs.lock().owner_was_told();
+            tracked.owner_was_told();
         }
         (owned.told_at, owned.untold) = (Some(Instant::now()), result.is_err());
         tracing::debug!(container = whom.name, %resource, ?writes, error = ?result.err(), "owner told");
@@ -467,6 +477,7 @@ impl Actuator for LocalHost {
             Ok(tracked) => tracked,
             Err(message) => return Outcome::unwritten(OutcomeStatus::Refused, message, now),
         };
+        let _of = resource.is_knob().then(|| tracked.owned(resource.of()).lock());
         let mut owned = tracked.owned(resource).lock();
         match tracked.cgroup.read().own_limit(resource) {
             Ok(found) => {

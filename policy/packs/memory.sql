@@ -94,15 +94,16 @@ CREATE OR REPLACE RULE memory_squeeze
 WITH (every = '1s', class = 'optimise', scope = 'cgroup = v2', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02,
       warm_up = '5s', watch = '5s')
 AS
--- Formula: want = max(1.03 peak of 2 s, 1.2 unreclaimable); when less than half of the usage cannot be reclaimed, tasks waited for
+-- Formula: want = max(1.03 peak of 2 s, peak + 64 MiB, 1.2 unreclaimable); when less than half of the usage cannot be reclaimed, tasks waited for
 --          memory in less than 5 % of the time and want < 0.97 high, which is the limit where there is none: want.
 -- Source: TMO and Senpai, which squeeze as long as pressure stays low. They creep by a share of the usage each few seconds; as
 --          nothing is killed here, it goes to what was used at once, and memory_release gives back as quickly.
 -- Parameters: as cpu_down, but for two seconds of calm. The working set does not count page cache on the inactive list, so that
---          goes first. Processes take most while they start, hence the warm-up.
+--          goes first; 64 MiB are for what is read ahead and written behind. Processes take most while they start, hence the
+--          warm-up.
 WITH cached AS (
     SELECT host, container, usage_max, least(allocated, coalesce(high, allocated)) AS high,
-           greatest(1.03 * usage_max, 1.2 * unreclaimable) AS want
+           greatest(1.03 * usage_max, 1.2 * unreclaimable, usage_max + 67108864) AS want
     FROM recent(INTERVAL '2 seconds')
     WHERE resource = 'memory' AND allocated > 0 AND samples >= 2 AND unreclaimable < 0.5 * usage
       AND coalesce(oom_kills, 0) = 0 AND coalesce(pressure, 0) < 0.05
@@ -117,12 +118,12 @@ WHERE want < 0.97 * high;
 CREATE OR REPLACE RULE memory_release
 WITH (every = '1s', class = 'protect', scope = 'cgroup = v2', cooldown_up = '1s', dead_band = 0, hold_max = '1h')
 AS
--- Formula: usage >= 0.99 high, tasks that waited for memory in 5 % of the last 2 s, or half of the usage that cannot be
+-- Formula: usage >= 0.99 high, tasks that waited for memory in 5 % of the last 10 s, or half of the usage that cannot be
 --          reclaimed: the limit, which takes memory.high away.
 -- Parameters: 0.99 is between 1 and 1 / 1.03, at which memory_squeeze leaves it, so the two do not chase each other.
 SELECT host, container, 'memory.high' AS resource, allocated AS target,
        concat('it uses ', CAST(round(100 * usage / high) AS BIGINT), ' % of memory.high') AS reason
-FROM recent(INTERVAL '2 seconds')
+FROM recent(INTERVAL '10 seconds')
 WHERE resource = 'memory' AND high < 0.99 * allocated
   AND (usage >= 0.99 * high OR coalesce(pressure, 0) >= 0.05 OR unreclaimable >= 0.5 * usage);
 

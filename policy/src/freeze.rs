@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::explain::FREEZE;
 use crate::history::Follow;
+use crate::proposal::LimitKey;
 
 /// How long a decision can be on its way to the kernel, in ms. Behind that, a clock was set back.
 const IN_FLIGHT_MS: i64 = 10 * 60 * 1000;
@@ -148,21 +149,23 @@ impl Engine {
     /// Puts all baselines back, one limit after the other: memory that has to be squeezed may take a while. What fails is
     /// tried once more: a container that was just started again is found with the next collection.
     fn put_baselines_back(&self, now: TimeMs) -> Vec<Decision> {
-        let containers = self.store.containers();
-        // CPU first, since it never blocks and memory may.
-        let limits = Resource::with_knobs().flat_map(|resource| {
-            let baseline =
-                move |container: &Container| Some((container.key.clone(), *container.baseline.get(&resource)?));
-            containers.iter().filter_map(baseline).map(move |(container, baseline)| (container, resource, baseline))
-        });
-        let limits: Vec<_> = limits.collect();
+        let mut limits = self.known_baselines();
         let put = |(container, resource, baseline): &(ContainerKey, Resource, Limit)| {
             self.put_one_back(container.clone(), *resource, *baseline, now)
         };
         let mut decisions: Vec<Decision> = limits.iter().map(put).collect();
         let has_failed = |decision: &Decision| decision.outcome.status == OutcomeStatus::Failed;
-        if decisions.iter().any(has_failed) {
+        // The baseline of a knob is known with the collection after its first change.
+        let moved_just_now = {
+            let (history, containers) = (self.history.lock(), self.store.container_map());
+            let is_known = |key: &LimitKey| limits.iter().any(|(container, of, _)| (container, *of) == (&key.0, key.1));
+            history.moved_knobs().any(|key| containers.contains_key(&key.0) && !is_known(key))
+        };
+        if moved_just_now || decisions.iter().any(has_failed) {
             std::thread::sleep(AGAIN_AFTER);
+            let new = self.known_baselines().into_iter().filter(|limit| !limits.contains(limit)).collect::<Vec<_>>();
+            decisions.extend(new.iter().map(put));
+            limits.extend(new);
             let failed = limits.iter().zip(&mut decisions).filter(|(_, decision)| has_failed(decision));
             failed.for_each(|(limit, decision)| *decision = put(limit));
         }
@@ -170,6 +173,18 @@ impl Engine {
         decisions.iter().for_each(|decision| history.finish(decision, self.config.drift_hold(), Follow::default()));
         drop(history);
         decisions
+    }
+
+    /// What is known to have stood before the first change.
+    fn known_baselines(&self) -> Vec<(ContainerKey, Resource, Limit)> {
+        let containers = self.store.containers();
+        // CPU first, since it never blocks and memory may.
+        let limits = Resource::with_knobs().flat_map(|resource| {
+            let baseline =
+                move |container: &Container| Some((container.key.clone(), *container.baseline.get(&resource)?));
+            containers.iter().filter_map(baseline).map(move |(container, baseline)| (container, resource, baseline))
+        });
+        limits.collect()
     }
 
     fn put_one_back(&self, container: ContainerKey, resource: Resource, baseline: Limit, now: TimeMs) -> Decision {

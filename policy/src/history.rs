@@ -335,6 +335,13 @@ impl History {
         })
     }
 
+    /// The knobs that were changed and may stand elsewhere than in the beginning.
+    pub fn moved_knobs(&self) -> impl Iterator<Item = &LimitKey> {
+        let moved =
+            |(key, track): &(&LimitKey, &Track)| key.1.is_knob() && (track.last().is_some() || track.pending.is_some());
+        self.tracks.iter().filter(moved).map(|(key, _)| key)
+    }
+
     /// A change is on its way to the actuator.
     pub fn begin(&mut self, decision: &Decision) {
         let to = decision.decided.unwrap_or(decision.proposed);

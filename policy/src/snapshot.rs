@@ -87,6 +87,11 @@ impl Snapshot {
             min = min.or(bounds.map(|bounds| bounds.min));
             max = max.or(bounds.map(|bounds| bounds.max));
         }
+        if key.1 == Resource::MemoryHigh {
+            // That it is taken away is always allowed; what is above the bound is the limit's affair.
+            let limit = self.readings.get(&(key.0.clone(), Resource::Memory)).and_then(|of| of.get(Figure::Allocated));
+            max = max.map(|max| limit.map_or(max, |limit| max.max(limit)));
+        }
         // A bound of nothing would stop a container; it is taken for a bound that was not set.
         (min.filter(|min| *min > 0.0), max.filter(|max| *max > 0.0))
     }

@@ -1,9 +1,11 @@
 //! Knobs as targets of rules: `memory.high` and `cpu.weight`. They are written as the limits are, with the same look at what
 //! stands there, the same baseline and the same read-back; what their files look like [`crate::knobs::file`] knows.
 
-use tidegate_model::{Limit, OutcomeStatus, Resource, Write};
+use tidegate_model::{CgroupVersion, Limit, OutcomeStatus, Resource, Write};
 
+use crate::apply::memory_v2::reclaim;
 use crate::apply::{Job, Verdict, read_back};
+use crate::capacity::Capacity;
 use crate::drift::{Owned, describe};
 use crate::error::ActuatorError;
 use crate::knobs::file::Place;
@@ -34,6 +36,12 @@ pub(super) fn change(
         return Ok(Verdict::new(OutcomeStatus::Unchanged, found, message));
     }
     (job.record_baseline)(found)?;
+    if let (Resource::MemoryHigh, CgroupVersion::V2, Ok(goal), Some(dir)) =
+        (job.resource, job.cgroup.version, wanted.parse::<u64>(), job.cgroup.dir(job.resource))
+    {
+        // Or the container's own tasks would have to do it, before they go on.
+        reclaim(dir, goal, job.squeeze_timeout / 2, writes)?;
+    }
     place.write(knob, &wanted, &stands, writes)?;
     let written = match setting {
         Setting::Weight(weight) => Limit::At(weight as f64),
@@ -48,10 +56,13 @@ fn weight(target: f64) -> Result<Setting, String> {
     Setting::weight(target.round() as u64)
 }
 
-/// From the limit on: a higher `memory.high` says nothing, and would hold the container when its limit goes up again.
+/// From the limit in force on there is none: it would say nothing, and hold the container when that limit goes up.
 fn high(job: &Job<'_>) -> Result<Setting, String> {
-    let limit = job.cgroup.own_limit(Resource::Memory).ok().and_then(Limit::value);
-    if !(job.target >= 0.0) {
+    let own = job.cgroup.own_limit(Resource::Memory).ok().and_then(Limit::value);
+    let above = job.hierarchy.tightest_ancestor(&job.cgroup.path, Resource::Memory).ok().flatten();
+    let host = Capacity::read().ok().map(|capacity| capacity.of(Resource::Memory));
+    let limit = [own, above.map(|above| above.value), host].into_iter().flatten().reduce(f64::min);
+    if job.target.is_nan() || job.target < 0.0 {
         return Err(format!("a memory.high of {} bytes makes no sense", job.target));
     }
     let is_none = job.target.is_infinite() || limit.is_some_and(|limit| job.target >= limit);

@@ -167,8 +167,9 @@ fn present_high(job: &Job<'_>, dir: &Dir) -> Result<Option<Option<u64>>, Actuato
     if job.owner.is_none() || job.cgroup.version == CgroupVersion::V1 {
         return Ok(None);
     }
-    let high = v2::memory_limit(dir, v2::HIGH)?.value();
-    Ok(high.map(|high| Some(high as u64)))
+    let high = v2::memory_limit(dir, v2::HIGH)?.value().map(|high| high as u64);
+    // One that a rule took away has to be said, or the owner brings back what it knows.
+    Ok((high.is_some() || job.high_moved).then_some(high))
 }
 
 /// How much the group may swap out, in bytes; `None` is unlimited, also where swap is not counted.

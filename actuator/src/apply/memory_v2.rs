@@ -65,7 +65,7 @@ pub(super) fn lower(
 
 /// Asks the kernel for what the group has beyond `goal`, piece by piece, until it is there or the time is over. Kernels
 /// before 5.19 cannot be asked.
-fn reclaim(dir: &Dir, goal: u64, timeout: Duration, writes: &mut Vec<Write>) -> Result<(), ActuatorError> {
+pub(super) fn reclaim(dir: &Dir, goal: u64, timeout: Duration, writes: &mut Vec<Write>) -> Result<(), ActuatorError> {
     let start = Instant::now();
     let mut asked = None;
     let mut usage = v2::usage(dir)?;

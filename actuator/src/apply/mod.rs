@@ -46,6 +46,8 @@ pub(crate) struct Job<'a> {
     pub(crate) other_changed: bool,
     /// Whether memory.high is kept at a value of its own, by the configuration or by a rule, whatever the limit is.
     pub(crate) keeps_high: bool,
+    /// Whether a rule ever moved memory.high, so that its owner may know a former value.
+    pub(crate) high_moved: bool,
     /// Whether an owner that fails makes the change fail.
     pub(crate) owner_only: bool,
     /// Whether CPU limits are whole percents of a CPU: systemd keeps them so, and a daemon-reload would bring another limit
