@@ -11,7 +11,7 @@ mod freeze;
 mod groups;
 mod hosts;
 mod ingest;
-mod report;
+pub(crate) mod report;
 mod rules;
 mod schema;
 mod series;

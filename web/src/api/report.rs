@@ -8,7 +8,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_model::{ContainerKey, GroupKey, GroupKind, Membership, Resource, TimeMs};
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 
 use super::series::{self, DEFAULT_POINTS, DEFAULT_SPAN};
 use crate::App;
@@ -44,8 +44,10 @@ pub(crate) struct Asked {
 }
 
 /// What one resource came to. Integrals are in the unit times seconds.
-#[derive(Debug, Serialize)]
-struct Figures {
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReportFigures)]
+pub(crate) struct Figures {
+    /// `cores`, `bytes` or `watts`.
     unit: &'static str,
     used: f64,
     /// Null when no limit was known at any time.

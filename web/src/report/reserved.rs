@@ -2,9 +2,10 @@
 
 use serde::Serialize;
 use tidegate_model::{Container, ContainerKey, Host, Resource};
+use utoipa::ToSchema;
 
 /// What an amount is reserved by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReservedBy {
     /// The upper bound that an operator set.

@@ -2,54 +2,14 @@
 
 use utoipa::ToSchema;
 
-/// How what is reserved is known: by bounds, as a share of the host, or by both.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-enum ReservedBy {
-    Bounds,
-    HostShare,
-    Mixed,
-}
-
-/// What one resource came to. Integrals are in the unit times seconds.
-#[derive(ToSchema)]
-struct ReportFigures {
-    /// `cores`, `bytes` or `watts`.
-    unit: String,
-    /// Integral.
-    used: f64,
-    /// Integral; null when no limit was known at any time.
-    allocated: Option<f64>,
-    /// Integral; null when nothing tells what is reserved.
-    reserved: Option<f64>,
-    reserved_by: Option<ReservedBy>,
-    /// Used of what was allocated, where both are known.
-    utilisation: Option<f64>,
-    average: Option<f64>,
-    average_allocated: Option<f64>,
-    maximum: Option<f64>,
-    /// With data; of several containers the sum of theirs.
-    time_s: f64,
-    /// In which at least one container has data.
-    covered_s: f64,
-    limited_s: f64,
-    /// At 99 % of the limit or above.
-    at_limit_s: f64,
-    /// Null where nobody measures it.
-    throttled_s: Option<f64>,
-    oom_kills: Option<f64>,
-    changes: i64,
-    raised: i64,
-    samples: u64,
-    gaps: usize,
-}
+use crate::api::report::Figures;
 
 /// All containers together; null for energy where nobody pushes it.
 #[derive(ToSchema)]
 struct ReportTotal {
-    cpu: ReportFigures,
-    memory: ReportFigures,
-    energy: Option<ReportFigures>,
+    cpu: Figures,
+    memory: Figures,
+    energy: Option<Figures>,
 }
 
 /// One container.
@@ -57,10 +17,10 @@ struct ReportTotal {
 struct ReportContainer {
     host: String,
     name: String,
-    cpu: ReportFigures,
-    memory: ReportFigures,
+    cpu: Figures,
+    memory: Figures,
     #[schema(nullable = false)]
-    energy: Option<ReportFigures>,
+    energy: Option<Figures>,
 }
 
 /// Means of each bucket, null where nothing is known.

@@ -2117,25 +2117,22 @@ export interface components {
         ReportFigures: {
             /** @description `cores`, `bytes` or `watts`. */
             unit: string;
-            /**
-             * Format: double
-             * @description Integral.
-             */
+            /** Format: double */
             used: number;
             /**
              * Format: double
-             * @description Integral; null when no limit was known at any time.
+             * @description Null when no limit was known at any time.
              */
             allocated: number | null;
             /**
              * Format: double
-             * @description Integral; null when nothing tells what is reserved.
+             * @description Null when nothing tells what is reserved.
              */
             reserved: number | null;
             reserved_by: components["schemas"]["ReservedBy"] | null;
             /**
              * Format: double
-             * @description Used of what was allocated, where both are known.
+             * @description Of what was allocated.
              */
             utilisation: number | null;
             /** Format: double */
@@ -2189,7 +2186,7 @@ export interface components {
             energy: components["schemas"]["ReportFigures"] | null;
         };
         /**
-         * @description How what is reserved is known: by bounds, as a share of the host, or by both.
+         * @description What an amount is reserved by.
          * @enum {string}
          */
         ReservedBy: "bounds" | "host_share" | "mixed";
