@@ -16,7 +16,7 @@ use crate::arbiter::decision_id;
 use crate::backtest::{Backtest, Trace};
 use crate::config::PolicyConfig;
 use crate::error::{PolicyError, PolicyErrorKind};
-use crate::explain::{DRIFT, Explanation, HOLD, OUTSIDE, WATCH, explain_sentence};
+use crate::explain::{DRIFT, Explanation, HOLD, OUTSIDE, RETURN, WATCH, explain_sentence};
 use crate::history::History;
 use crate::parse;
 use crate::readings::Limits;
@@ -60,6 +60,7 @@ pub(crate) struct OwnRules {
     pub watch: Arc<RuleDefinition>,
     pub hold: Arc<RuleDefinition>,
     pub drift: Arc<RuleDefinition>,
+    pub give_back: Arc<RuleDefinition>,
 }
 
 impl OwnRules {
@@ -68,7 +69,7 @@ impl OwnRules {
             let rule = RuleDefinition::own(name, config);
             rule.map(Arc::new).map_err(|why| PolicyError::new(PolicyErrorKind::Option, why))
         };
-        Ok(Self { watch: own(WATCH)?, hold: own(HOLD)?, drift: own(DRIFT)? })
+        Ok(Self { watch: own(WATCH)?, hold: own(HOLD)?, drift: own(DRIFT)?, give_back: own(RETURN)? })
     }
 }
 

@@ -10,6 +10,8 @@ pub(crate) const OUTSIDE: &str = "(outside)";
 pub(crate) const WATCH: &str = "(watch)";
 /// Name of the rule in decisions that put back a baseline, since nothing is known of a container any more.
 pub(crate) const HOLD: &str = "(hold)";
+/// Name of the rule in decisions that put back a knob whose rule does not act any more.
+pub(crate) const RETURN: &str = "(return)";
 /// Name of the rule in decisions that put back what somebody else had changed.
 pub(crate) const DRIFT: &str = "(drift)";
 /// Name of the rule in decisions that a person took by hand.
@@ -37,6 +39,7 @@ pub fn explain_sentence(decision: &Decision) -> String {
     let rule = match decision.rule.as_str() {
         WATCH => "the watch over decreases".to_owned(),
         HOLD => "the engine's own hold".to_owned(),
+        RETURN => "the engine's way back for knobs".to_owned(),
         DRIFT => "the engine's answer to a foreign change".to_owned(),
         PERSON => "a person's word".to_owned(),
         FREEZE => "the kill switch".to_owned(),

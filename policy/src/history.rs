@@ -10,6 +10,7 @@ use std::time::Duration;
 use tidegate_actuator::{Drift, DriftAnswer};
 use tidegate_model::{Container, ContainerKey, Decision, OutcomeStatus, Resource, TimeMs};
 
+use crate::explain::WATCH;
 use crate::proposal::LimitKey;
 use crate::readings::{Figure, Reading};
 use crate::snapshot::Snapshot;
@@ -342,6 +343,19 @@ impl History {
         self.tracks.iter().filter(moved).map(|(key, _)| key)
     }
 
+    /// The knobs that stand where a rule left them which does not act there any more, each with that rule.
+    pub fn forsaken_knobs<'a>(
+        &'a self,
+        acts: impl Fn(&str, &ContainerKey) -> bool + 'a,
+    ) -> impl Iterator<Item = (&'a LimitKey, &'a Track, &'a str)> + 'a {
+        self.tracks.iter().filter_map(move |(key, track)| {
+            let rule = track.changed_by.as_deref().filter(|_| key.1.is_knob())?;
+            let settled = track.pending.is_none() && track.foreign.is_none();
+            // What the engine or a person has set is nobody's.
+            (settled && !rule.starts_with('(') && !acts(rule, &key.0)).then_some((key, track, rule))
+        })
+    }
+
     /// A change is on its way to the actuator.
     pub fn begin(&mut self, decision: &Decision) {
         let to = decision.decided.unwrap_or(decision.proposed);
@@ -364,7 +378,10 @@ impl History {
                 let applied = Applied { at: decision.time, read_at: decision.outcome.at, to };
                 // What was foreign is ours again; the same value found later is another foreign change.
                 track.foreign = None;
-                track.changed_by = Some(decision.rule.clone());
+                // What the watch puts back is still what the rule left.
+                if decision.rule != WATCH {
+                    track.changed_by = Some(decision.rule.clone());
+                }
                 track.lease(decision, follow);
                 if is_increase(decision.limit_before, to) {
                     track.up = Some(applied)

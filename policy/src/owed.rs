@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Map;
-use tidegate_model::{Limit, TimeMs};
+use tidegate_model::{ContainerKey, Limit, TimeMs};
 use tidegate_store::{PressureSample, QueryOptions, QueryPool};
 
 use crate::canary;
 use crate::engine::Engine;
+use crate::history::Track;
 use crate::proposal::{LimitKey, Origin, Proposal};
 use crate::readings::Figure;
 use crate::rule::RuleDefinition;
@@ -20,14 +21,19 @@ use crate::watch::{Regression, Sample, Tuning};
 /// How far back the samples of a look lie at least, and beyond the look before.
 const SHORTEST_REACH: Duration = Duration::from_secs(5);
 const LATE: Duration = Duration::from_secs(2);
-/// How often limits without data are looked for.
+/// How often limits without data, and knobs without a rule, are looked for.
 const SILENCE_EVERY: Duration = Duration::from_secs(10);
+/// Within which fraction of it a knob stands at its baseline; kernels round to pages.
+const SAME: f64 = 0.001;
 
 impl Engine {
     /// Whether a tick has something to do for changes that were made, also when no rule is due.
-    pub(crate) fn owes(&self) -> bool {
+    pub(crate) fn owes(&self, now: TimeMs) -> bool {
         let history = self.history.lock();
-        history.watches.is_busy() || history.has_leases() || history.owes_restores()
+        history.watches.is_busy()
+            || history.has_leases()
+            || history.owes_restores()
+            || (now.aligned(SILENCE_EVERY) == now && history.moved_knobs().next().is_some())
     }
 
     /// What the engine proposes by itself at a tick.
@@ -39,6 +45,7 @@ impl Engine {
             worse.into_iter().map(|regression| Proposal::put_back(&self.own.watch, regression)).collect();
         if now.aligned(SILENCE_EVERY) == now {
             proposals.extend(self.baselines(snapshot));
+            proposals.extend(self.forsaken(snapshot));
         }
         proposals.extend(self.undrift(snapshot));
         proposals
@@ -134,6 +141,36 @@ impl Engine {
                 });
             }
         }
+        proposals
+    }
+
+    /// The way back for knobs whose rule was dropped or turned off, or does not hold there any more. A limit stays where it
+    /// was left, since a container has to have some; a `memory.high` that nobody moves any more would only slow it down.
+    fn forsaken(&self, snapshot: &Snapshot) -> Vec<Proposal> {
+        let rules = self.active();
+        let acts = |name: &str, container: &ContainerKey| {
+            let rule = rules.iter().map(|rule| &rule.definition).find(|rule| rule.name == name);
+            rule.is_some_and(|rule| canary::acts(rule.mode, container) && rule.is_for(container, &snapshot.containers))
+        };
+        let proposal = |(key, track, rule): (&LimitKey, &Track, &str)| {
+            let target = match snapshot.containers.get(&key.0)?.baseline.get(&key.1)? {
+                Limit::At(value) => *value,
+                Limit::Unlimited => {
+                    let of = (key.0.clone(), key.1.of());
+                    snapshot.reading(&of)?.get(Figure::Allocated).or_else(|| snapshot.capacity(key))?
+                }
+            };
+            let stands = track.limit(&*snapshot.reading(key)?, snapshot.now)?;
+            if (stands - target).abs() <= SAME * target {
+                return None;
+            }
+            let reason = format!("rule {rule} set it, which does not act here any more");
+            let (rule, origin, key) = (self.own.give_back.clone(), Origin::Undrift, key.clone());
+            Some(Proposal { rule, origin, key, target, reason, columns: Map::new(), nth: 0 })
+        };
+        let history = self.history.lock();
+        let mut proposals: Vec<Proposal> = history.forsaken_knobs(acts).filter_map(proposal).collect();
+        proposals.sort_by(|a, b| a.key.cmp(&b.key));
         proposals
     }
 

@@ -65,6 +65,13 @@ pub(crate) struct After {
     pub kills: f64,
 }
 
+impl After {
+    /// Whether it can be judged.
+    pub fn is_enough(&self) -> bool {
+        self.throttled.value().is_some() || self.pressure.value().is_some()
+    }
+}
+
 /// Why the container is worse off than before, if it is.
 pub(crate) fn regression(resource: Resource, before: &Before, after: &After, tuning: &Tuning) -> Option<String> {
     if after.kills > 0.0 {

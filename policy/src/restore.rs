@@ -175,7 +175,7 @@ fn changes_query(reach: Duration) -> String {
            max(time) FILTER (WHERE outcome = 'applied' AND NOT coalesce({increase}, false)) AS down,
            max(time) FILTER (WHERE outcome IN ('infeasible', 'failed', 'rolled_back')) AS failed,
            last_value(limit_after ORDER BY time) FILTER (WHERE outcome = 'applied') AS stands,
-           last_value(rule ORDER BY time) FILTER (WHERE outcome = 'applied') AS changed_by,
+           last_value(rule ORDER BY time) FILTER (WHERE outcome = 'applied' AND rule <> '{WATCH}') AS changed_by,
            max(time) FILTER (WHERE outcome = 'drifted') AS drifted
          FROM decisions WHERE mode <> 'shadow' AND time > now() - INTERVAL '{seconds} seconds'
          GROUP BY host, container, resource"

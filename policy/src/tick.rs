@@ -163,7 +163,7 @@ impl Engine {
         let at_period = !matches!(which, For::Arrivals(_));
         let mut answers = JoinSet::new();
         self.start(std::mem::take(&mut stages[0]), now, &mut answers, &mut report);
-        if !answers.is_empty() || stages.iter().any(|rules| !rules.is_empty()) || (at_period && self.owes()) {
+        if !answers.is_empty() || stages.iter().any(|rules| !rules.is_empty()) || (at_period && self.owes(now)) {
             let gather_until = tokio::time::Instant::now() + self.config.gather();
             let mut together = Gathered::default();
             let mut snapshot = match self.snapshot(now).await {

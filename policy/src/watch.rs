@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
-use tidegate_model::{Decision, GuardAction, GuardReport, OutcomeStatus, TimeMs};
+use tidegate_model::{Decision, GuardAction, GuardReport, OutcomeStatus, Resource, TimeMs};
 
 use crate::config::PolicyConfig;
 use crate::explain::WATCH;
@@ -138,7 +138,8 @@ pub(crate) struct Watches {
 
 impl Watches {
     /// A decrease was applied. One that is still watched there is succeeded by this one and judged with it: against how
-    /// things were before the first.
+    /// things were before the first. Steps of a rule that follow one another before there are enough samples to judge are one
+    /// decrease, so that one each second is judged, too.
     pub fn begin(&mut self, key: &LimitKey, decision: &Decision, watch: Duration) {
         let (from, to) = (decision.limit_before, decision.outcome.limit_after.or(decision.decided));
         let former = self.under_way.remove(key);
@@ -151,9 +152,12 @@ impl Watches {
             }
         }
         let read_at = decision.outcome.at;
-        let since = read_at.plus(SETTLING);
         let before = Before::of(&decision.inputs);
         let before = former.as_ref().map_or(before, |former| before.least(former.before));
+        let step_before = former.filter(|former| former.rule == decision.rule && !former.after.is_enough());
+        let (from, after) = step_before.map_or((from, After::default()), |step| (step.from.max(from), step.after));
+        // Only a quota is refilled by a write.
+        let since = if key.1 == Resource::Cpu { read_at.plus(SETTLING) } else { read_at };
         let watch = Watch {
             rule: decision.rule.clone(),
             version: decision.version,
@@ -166,7 +170,7 @@ impl Watches {
             seen: since,
             looked: read_at,
             before,
-            after: After::default(),
+            after,
         };
         self.under_way.insert(key.clone(), watch);
     }
@@ -473,6 +477,35 @@ mod tests {
         watches.begin(&key(Resource::Cpu), &lowered("down", 0, json!({ "throttled": 0.0 })), WATCH_FOR);
         watches.begin(&key(Resource::Cpu), &lowered("down", 10, json!({ "throttled": 0.2 })), WATCH_FOR);
         assert_eq!(live(&mut watches, 11..40, 0.1), [14]);
+    }
+
+    #[test]
+    fn steps_each_second_are_judged_together_and_all_of_them_taken_back() {
+        let (mut watches, key) = (Watches::default(), key(Resource::MemoryHigh));
+        let mut found = Vec::new();
+        for second in 0..6 {
+            let step = Decision { limit_before: Some(20.0 - second as f64), ..lowered("squeeze", second, json!({})) };
+            watches.begin(&key, &step, WATCH_FOR);
+            let sample = Sample { key: key.clone(), at: at(second + 1), throttled: None, pressure: Some(0.2) };
+            let worse = watches.look(at(second + 1), &[sample], |_| None, &tuning());
+            found.extend(worse.iter().map(|worse| (second, worse.from)));
+        }
+        // Three samples make a mean; what came before is given back, and then it begins anew.
+        assert_eq!(found, [(2, 20.0), (5, 17.0)]);
+    }
+
+    #[test]
+    fn a_step_after_one_that_was_judged_is_judged_by_itself() {
+        let (mut watches, key) = (Watches::default(), key(Resource::Cpu));
+        watches.begin(&key, &lowered("down", 0, json!({})), WATCH_FOR);
+        assert_eq!(live(&mut watches, 1..10, 0.0), Vec::<u64>::new());
+        let second = Decision { limit_before: Some(1.0), ..lowered("down", 10, json!({})) };
+        watches.begin(&key, &second, WATCH_FOR);
+        let worse = (12..16).find_map(|second| {
+            let sample = Sample { key: key.clone(), at: at(second), throttled: Some(0.2), pressure: None };
+            watches.look(at(second), &[sample], |_| None, &tuning()).pop()
+        });
+        assert_eq!(worse.map(|worse| worse.from), Some(1.0));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod freeze;
 mod groups;
 mod hosts;
 mod hybrid_pack;
+mod knobs;
 mod laws;
 mod options;
 mod rebalance_pack;
