@@ -117,10 +117,13 @@ export class Experiments {
     if (found === undefined) return null;
     const inside = found.tests.find((one) => one.name === test);
     if (method === 'POST') found.tests.push(begun());
-    else if (method === 'PATCH') (inside ?? found).end = time(body.end, (inside ?? found).end);
-    else if (inside) found.tests = found.tests.filter((one) => one !== inside);
+    else if (method === 'PATCH') {
+      const changed = inside ?? found;
+      const { start, end } = changed;
+      Object.assign(changed, body, { start: time(body.start, start), end: time(body.end, end) });
+    } else if (inside) found.tests = found.tests.filter((one) => one !== inside);
     else this.all = this.all.filter((one) => one !== found);
-    if (method === 'PATCH' && !inside) found.tests.forEach((one) => (one.end ??= found.end));
+    if (method === 'PATCH' && !inside && body.end) found.tests.forEach((one) => (one.end ??= found.end));
     return found;
   }
 }

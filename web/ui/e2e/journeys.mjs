@@ -427,6 +427,24 @@ const journeys = {
         (text) => !text.includes('running'),
         `${one} does not end`,
       );
+    await page.click('[aria-label="Edit a test"]');
+    await page.fill('[data-edit-experiment] [data-end]', '2001-01-01T00:00:00');
+    await page.click('[data-save]');
+    check(
+      (await page.textContent('[data-edit-experiment] [role="alert"]')).includes('before'),
+      'it ends before it starts',
+    );
+    const began = await page.inputValue('[data-edit-experiment] [data-start]');
+    const earlier = new Date(Date.parse(`${began}Z`) - 60_000).toISOString().slice(0, 19);
+    await page.fill('[data-edit-experiment] [data-start]', earlier);
+    await page.fill('[data-edit-experiment] [data-end]', began);
+    await page.click('[data-save]');
+    await page.waitForSelector('[data-edit-experiment]', { state: 'detached' });
+    await until(
+      () => page.textContent('[data-experiment="a journey/a test"] .num'),
+      (lasted) => lasted.startsWith('1') || lasted.startsWith('60'),
+      'the edited times are not those of the test',
+    );
     const container = (await routes()).find(([name]) => name === 'container')[1];
     await open(container);
     await page.selectOption('[data-spans]', 'a journey › a test');

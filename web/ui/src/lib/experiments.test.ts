@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { freeName, pickedOf, picksOf, tagsOf, tagsText, type Experiment } from './experiments';
+import { changesOf, fieldsOf, freeName, pickedOf, picksOf, tagsOf, tagsText, type Experiment } from './experiments';
 
 const stretch = (name: string, start: number, end: number | null) => ({ name, start, end, info: '', tags: {} });
 const experiments: Experiment[] = [
@@ -39,5 +39,29 @@ describe('experiments', () => {
   it('get a name that is free', () => {
     expect(freeName('test', [])).toBe('test 1');
     expect(freeName('test', ['a', 'test 3'])).toBe('test 4');
+  });
+
+  describe('are changed by what a form says', () => {
+    const one = stretch('run', Date.parse('2026-11-28T10:00:00.250'), null);
+    const body = (fields: object) => changesOf(one, { ...fieldsOf(one), ...fields });
+
+    it('in what was changed alone, so that ms stay where nobody touched them', () => {
+      expect(fieldsOf(one)).toMatchObject({ start: '2026-11-28T10:00:00', end: '' });
+      expect(body({})).toEqual({ body: {} });
+      expect(body({ name: ' walk ', tags: 'a=1' })).toEqual({ body: { name: 'walk', tags: { a: '1' } } });
+      expect(body({ end: '2026-11-28T10:30:00' })).toEqual({ body: { end: Date.parse('2026-11-28T10:30:00') } });
+    });
+
+    it('and run again when the end is emptied', () => {
+      const ended = { ...one, end: one.start + 60_000 };
+      expect(changesOf(ended, { ...fieldsOf(ended), end: '' })).toEqual({ body: { end: null } });
+    });
+
+    it('unless it makes no sense', () => {
+      expect(body({ name: ' ' })).toEqual({ wrong: 'It needs a name.' });
+      expect(body({ start: '' })).toEqual({ wrong: 'The start is no date and time.' });
+      expect(body({ end: '2026-11-28' })).toEqual({ wrong: 'The end is no date and time.' });
+      expect(body({ end: '2026-11-28T09:59:00' })).toEqual({ wrong: 'It ends before it starts.' });
+    });
   });
 });

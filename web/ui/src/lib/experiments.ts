@@ -1,5 +1,7 @@
 /** Experiments and their tests: stretches of time that people gave a name. */
 
+import { fieldOf, ofField } from './time';
+
 export interface Stretch {
   name: string;
   start: number;
@@ -66,4 +68,45 @@ export const tagsText = (tags: Record<string, string>) =>
 /** A name that none of them has: `experiment 3`. */
 export function freeName(word: string, taken: string[]): string {
   for (let at = taken.length + 1; ; at += 1) if (!taken.includes(`${word} ${at}`)) return `${word} ${at}`;
+}
+
+/** What the fields of a form say of a stretch. */
+export interface Fields {
+  name: string;
+  start: string;
+  /** Empty while it runs. */
+  end: string;
+  tags: string;
+  info: string;
+}
+
+export const fieldsOf = (one: Stretch): Fields => ({
+  name: one.name,
+  start: fieldOf(one.start),
+  end: one.end === null ? '' : fieldOf(one.end),
+  tags: tagsText(one.tags),
+  info: one.info,
+});
+
+/**
+ * What to send so that `one` becomes what the fields say, or why it cannot: only what was changed, since fields know
+ * seconds where the server knows ms.
+ */
+export function changesOf(one: Stretch, fields: Fields): { body: Record<string, unknown> } | { wrong: string } {
+  const before = fieldsOf(one);
+  const [start, end] = [ofField(fields.start), fields.end === '' ? null : ofField(fields.end)];
+  if (fields.name.trim() === '') return { wrong: 'It needs a name.' };
+  if (start === null) return { wrong: 'The start is no date and time.' };
+  if (fields.end !== '' && end === null) return { wrong: 'The end is no date and time.' };
+  const [starts, ends] = [fields.start !== before.start, fields.end !== before.end];
+  if (end !== null && end < (starts ? start : one.start)) return { wrong: 'It ends before it starts.' };
+  return {
+    body: {
+      ...(fields.name.trim() === one.name ? {} : { name: fields.name.trim() }),
+      ...(starts ? { start } : {}),
+      ...(ends ? { end } : {}),
+      ...(fields.tags === before.tags ? {} : { tags: tagsOf(fields.tags) }),
+      ...(fields.info === before.info ? {} : { info: fields.info }),
+    },
+  };
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { axisLabel, clock, day, moment, parseSpan, span, toMs, windowOf } from './time';
+import { axisLabel, clock, day, fieldOf, moment, ofField, parseSpan, span, toMs, windowOf } from './time';
 
 const NOW = new Date(2026, 10, 21, 20, 41, 3).getTime();
 
@@ -16,6 +16,14 @@ describe('times', () => {
       '20:41',
       '11-21',
     ]);
+  });
+
+  it('go into a field and come back', () => {
+    expect(fieldOf(NOW)).toBe('2026-11-21T20:41:03');
+    expect(ofField(fieldOf(NOW))).toBe(NOW);
+    // Some browsers leave seconds out that are none.
+    expect(ofField('2026-11-21T20:41')).toBe(NOW - 3_000);
+    expect(['', '2026-11-21', '2026-13-41T99:99:00'].map(ofField)).toEqual([null, null, null]);
   });
 
   it('spans are read and told', () => {

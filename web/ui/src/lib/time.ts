@@ -30,6 +30,19 @@ export function moment(ms: number, now: number = Date.now()): string {
   return day(ms) === day(now) ? clock(ms) : `${day(ms)} ${clock(ms)}`;
 }
 
+/** The value of a field for a date and time, to the second, in the browser's time zone. */
+export function fieldOf(ms: number): string {
+  return `${day(ms)}T${clock(ms)}`;
+}
+
+/** The time that such a field holds; `null` while it is incomplete. */
+export function ofField(text: string): number | null {
+  // Without a zone it means local time, and only with a clock time: a date alone would be UTC.
+  if (!/^\d{4,6}-\d\d-\d\dT\d\d:\d\d/.test(text)) return null;
+  const ms = Date.parse(text);
+  return Number.isNaN(ms) ? null : ms;
+}
+
 /** UTC for tooltips. */
 export function iso(ms: number): string {
   return Number.isFinite(ms) ? new Date(ms).toISOString() : '';
