@@ -1,1 +1,0 @@
-import{ot as e}from"./route-C9fay2gf.js";function t(t,n){e(()=>{t();let e=setInterval(()=>!document.hidden&&void t(),n);return()=>clearInterval(e)})}export{t};
