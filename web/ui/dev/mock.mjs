@@ -4,6 +4,7 @@ import { createReadStream, existsSync, statSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { beside } from './beside.mjs';
 import { Experiments, report } from './report.mjs';
 import { HOSTS, MIB, Sim, pathOf } from './sim.mjs';
 import { answer, check, FUNCTIONS, TABLES } from './sql.mjs';
@@ -464,6 +465,8 @@ function route(method, path, query, body) {
   if (path === 'sql') {
     if (/^\s*(create|alter|drop|show)\s+(or\s+replace\s+)?rule/i.test(sql))
       return ok({ results: applyStatement(sql) ?? [] });
+    const known = beside(sql, sim);
+    if (known !== null) return ok(known);
     const error = check(sql);
     return error ? fail(400, error) : ok(answer(sql, sim, body?.limit ?? 1000));
   }

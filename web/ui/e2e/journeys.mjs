@@ -212,6 +212,11 @@ const journeys = {
       (t) => Number(t) > before,
       'the chart does not follow the present',
     );
+    // What SQL tells of it comes after the charts.
+    await page.waitForSelector('[data-stalls] canvas');
+    await until(attribute('[data-deciders]', 'data-deciders'), (n) => Number(n) >= 1, 'no rule is told of');
+    await page.click('[data-stalls] >> text="Table"');
+    await page.waitForSelector('[data-stalls] tbody tr');
     await page.click('text=1h');
     check(page.url().includes('range=1h'), 'the range is not in the address');
   },

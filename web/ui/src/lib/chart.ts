@@ -13,6 +13,8 @@ export interface ChartColumns {
   limit: Num[];
   upper: Num[];
   lower: Num[];
+  /** Above it the kernel reclaims (memory.high), where anybody set it. */
+  high?: Num[];
   /** Share of periods throttled (cpu) or kills in the bucket (memory), on the same times. */
   lane: Num[];
 }
@@ -34,11 +36,14 @@ export interface ChartEvents {
 }
 
 export const LANE_PX = 8;
+/** Charts with this key share their crosshair. */
+export const SYNC = 'tidegate';
 /** Order of the series in uPlot's data, after time. Usage comes last, so that nothing is painted over it. */
-export const ORDER = ['upper', 'lower', 'limit', 'usage_max', 'usage'] as const;
+export const ORDER = ['upper', 'lower', 'high', 'limit', 'usage_max', 'usage'] as const;
 
 export function dataOf(columns: ChartColumns): uPlot.AlignedData {
-  return [columns.t.map((ms) => ms / 1000), ...ORDER.map((name) => columns[name])] as uPlot.AlignedData;
+  const none = columns.t.map(() => null);
+  return [columns.t.map((ms) => ms / 1000), ...ORDER.map((name) => columns[name] ?? none)] as uPlot.AlignedData;
 }
 
 function strokeOf(name: (typeof ORDER)[number], c: Record<Meaning, string>): Partial<uPlot.Series> {
@@ -49,6 +54,8 @@ function strokeOf(name: (typeof ORDER)[number], c: Record<Meaning, string>): Par
       return { stroke: c.upper, width: 1.5, dash: [9, 5], ...steps };
     case 'lower':
       return { stroke: c.lower, width: 1.75, dash: [1.5, 4], ...steps };
+    case 'high':
+      return { stroke: c.limit, width: 1.25, dash: [12, 4, 2, 4], ...steps };
     case 'limit':
       return { stroke: c.limit, width: 2, ...steps };
     case 'usage_max':
@@ -79,7 +86,7 @@ export function optionsOf(
       y: false,
       // By time only: a share of the height means another amount on the other chart.
       sync: {
-        key: 'tidegate',
+        key: SYNC,
         scales: ['x', null],
         // The crosshair is shared; a drag belongs to the chart it was made on.
         filters: { pub: (type) => type === 'mousemove' || type === 'mouseleave', sub: () => true },

@@ -7,7 +7,7 @@ import {
   type CompletionContext,
 } from '@codemirror/autocomplete';
 import { defaultKeymap, history, historyKeymap, indentWithTab } from '@codemirror/commands';
-import { SQLDialect, sql } from '@codemirror/lang-sql';
+import { SQLDialect } from '@codemirror/lang-sql';
 import { HighlightStyle, bracketMatching, indentUnit, syntaxHighlighting } from '@codemirror/language';
 import { lintGutter, setDiagnostics, type Diagnostic } from '@codemirror/lint';
 import { Compartment, EditorState, Prec, type Extension } from '@codemirror/state';
@@ -174,7 +174,8 @@ export function createEditor(
         bracketMatching(),
         closeBrackets(),
         indentUnit.of('  '),
-        sql({ dialect: DATAFUSION, upperCaseKeywords: true }),
+        // The language alone: what the package knows to complete is not asked for.
+        DATAFUSION.extension,
         completion.of(completionOf(options.schema)),
         syntaxHighlighting(COLOURS),
         THEME,
