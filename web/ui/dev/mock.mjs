@@ -6,6 +6,7 @@ import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { beside } from './beside.mjs';
 import { Experiments, report } from './report.mjs';
+import { groups } from './groups.mjs';
 import { HOSTS, MIB, Sim, pathOf } from './sim.mjs';
 import { answer, check, FUNCTIONS, TABLES } from './sql.mjs';
 
@@ -409,6 +410,7 @@ function route(method, path, query, body) {
   }
   if (path === 'config') return ok({ settings: SETTINGS });
   if (path === 'hosts') return ok(hosts());
+  if (parts[0] === 'groups') return ok(groups(sim, method, parts.slice(1), body));
   if (path === 'containers') return ok({ now: sim.t, containers: sim.containers.map(row) });
   if (parts[0] === 'containers') {
     if (!container()) return fail(404, { message: `there is no container '${parts[1]}/${parts[2]}'` });

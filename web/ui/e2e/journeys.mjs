@@ -321,6 +321,36 @@ const journeys = {
     );
   },
 
+  async 'an app is bounded, and a bound that makes no sense is not'() {
+    await open('#/');
+    await isLive();
+    await page.keyboard.press('g');
+    await page.keyboard.press('u');
+    await page.waitForSelector('[data-group^="app/"] [data-bounds]');
+    const name = await page.locator('[data-group^="app/"]').first().getAttribute('data-group');
+    const card = `[data-group="${name}"]`;
+    await page.click(`${card} [aria-label^="Edit the cpu"]`);
+    await page.fill('[data-min]', '3');
+    await page.fill('[data-max]', '2');
+    await page.waitForSelector('[data-edit-bounds] >> text=The least is more than the most');
+    check(await page.isDisabled('[data-save]'), 'bounds that contradict each other can be saved');
+    await page.fill('[data-min]', '0.5');
+    await page.fill('[data-max]', '2000');
+    await page.waitForSelector('[data-edit-bounds] >> text=more than all hosts have together');
+    await page.fill('[data-max]', '20');
+    await page.click('[data-save]');
+    await page.waitForSelector(`${card} [data-bounds="0.50 cores to 20.0 cores"]`);
+    await page.click(`${card} [aria-label^="Edit the cpu"]`);
+    await page.fill('[data-min]', '');
+    await page.fill('[data-max]', '');
+    await page.keyboard.press('Enter');
+    await until(
+      () => page.locator(`${card} [data-bounds="not bounded"]`).count(),
+      (n) => n >= 1,
+      'the bounds do not go',
+    );
+  },
+
   async 'a body is previewed before it is sent'() {
     await open('#/send?protocol=influx');
     await page.waitForSelector('[data-preview-push="0"]');
@@ -609,6 +639,7 @@ const journeys = {
       ['d', '#/decisions'],
       ['s', '#/sql'],
       ['h', '#/hosts'],
+      ['u', '#/groups'],
       ['p', '#/send'],
       ['t', '#/status'],
       ['e', '#/reports'],
@@ -717,6 +748,7 @@ async function routes() {
     ['container', container],
     ['container-explain', `${container}?sel=${encodeURIComponent(id)}`],
     ['hosts', '#/hosts'],
+    ['groups', '#/groups'],
     ['send', '#/send?own=1'],
     ['send-prometheus', '#/send?protocol=prometheus&token=1'],
     ['status', '#/status'],
@@ -742,6 +774,7 @@ async function settled(name) {
     container: '[data-chart="memory"] canvas',
     'container-explain': '[data-sentence]',
     hosts: '[data-host]',
+    groups: '[data-group]',
     send: '[data-preview-push="0"]',
     'send-prometheus': '[data-snippet]',
     status: '[data-latencies] tbody tr',

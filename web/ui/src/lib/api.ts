@@ -12,6 +12,7 @@ import type {
   ErrorPlace,
   Explanation,
   Frozen,
+  GroupRow,
   HostRow,
   IngestPreview,
   Mode,
@@ -127,6 +128,8 @@ export const api = {
   containers: () => get<{ now: number; containers: ContainerRow[] }>('containers'),
   config: () => get<{ settings: Setting[] }>('config'),
   hosts: () => get<{ now: number; hosts: HostRow[] }>('hosts'),
+  groups: () => get<{ now: number; groups: GroupRow[] }>('groups'),
+  setBounds: (kind: string, name: string, body: object) => post<unknown>(`groups/${kind}/${seg(name)}`, body),
   container: (host: string, name: string) => get<ContainerRow>(`containers/${seg(host)}/${seg(name)}`),
   series: (host: string, name: string, from: number, to: number, points: number, signal?: AbortSignal) =>
     get<ContainerSeries>(

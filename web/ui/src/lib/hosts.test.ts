@@ -99,6 +99,7 @@ describe('a bar', () => {
     expect(capacityBar(8, 2, 4)).toEqual({ used: 0.25, allocated: 0.5, capacity: 1, free: 4 });
     expect(capacityBar(8, 2, 16)).toEqual({ used: 0.125, allocated: 1, capacity: 0.5, free: -8 });
     expect(capacityBar(null, 2, 4)).toBeNull();
+    expect(capacityBar(null, 2, 4, true)).toEqual({ used: 0.5, allocated: 1, capacity: 1, free: 0 });
     expect(capacityBar(8, null, null)).toBeNull();
     expect(capacityBar(0, 2, 4)).toBeNull();
   });

@@ -93,8 +93,12 @@ export interface CapacityBar {
   free: number;
 }
 
-/** `null` when the capacity is not known, or what is used of it. */
-export function capacityBar(capacity: Num, used: Num, allocated: Num): CapacityBar | null {
+/**
+ * `null` when the capacity is not known, or what is used of it. `open` is for what has no capacity of its own unless
+ * somebody bounds it: then it is as long as what is in it.
+ */
+export function capacityBar(capacity: Num, used: Num, allocated: Num, open = false): CapacityBar | null {
+  if (open && capacity === null) capacity = Math.max(used ?? 0, allocated ?? 0);
   if (capacity === null || used === null || allocated === null || !(capacity > 0)) return null;
   const whole = Math.max(capacity, allocated, used);
   return { used: used / whole, allocated: allocated / whole, capacity: capacity / whole, free: capacity - allocated };

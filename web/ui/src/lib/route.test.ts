@@ -13,6 +13,7 @@ describe('addresses', () => {
       '#/decisions/x-1',
       '#/sql',
       '#/hosts?q=a&sort=cpu',
+      '#/groups?kind=app&q=shop',
       '#/send?protocol=influx&tool=curl',
       '#/status?set=1',
       '#/reports?kind=app&name=shop&range=6h&core=0.05',

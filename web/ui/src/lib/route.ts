@@ -10,6 +10,7 @@ export type PageName =
   | 'decision'
   | 'sql'
   | 'hosts'
+  | 'groups'
   | 'send'
   | 'status'
   | 'reports'
@@ -41,6 +42,7 @@ function pageOf(segments: string[]): PageName {
   if (first === 'decisions' && rest.length === 1) return 'decision';
   if (first === 'sql' && rest.length === 0) return 'sql';
   if (first === 'hosts' && rest.length === 0) return 'hosts';
+  if (first === 'groups' && rest.length === 0) return 'groups';
   if (first === 'send' && rest.length === 0) return 'send';
   if (first === 'status' && rest.length === 0) return 'status';
   if (first === 'reports' && rest.length === 0) return 'reports';
@@ -76,6 +78,7 @@ const FIRST: Record<PageName, string | null> = {
   decision: 'decisions',
   sql: 'sql',
   hosts: 'hosts',
+  groups: 'groups',
   send: 'send',
   status: 'status',
   reports: 'reports',
@@ -93,6 +96,8 @@ export const containerHash = (host: string, name: string, query: Record<string, 
   hashOf(['c', host, name], query);
 /** The fleet's containers of one host. */
 export const hostFleetHash = (host: string) => hashOf([], { q: `host:${host}`, group: 'host' });
+/** The group of containers that one is in. */
+export const groupHash = (kind: 'app' | 'user', name: string) => hashOf(['groups'], { kind, q: name });
 export const decisionHash = (id: string) => hashOf(['decisions', id]);
 export const ruleHash = (name: string) => hashOf(['rules', name]);
 /** What something used and was allocated; `query` says when. */

@@ -29,6 +29,7 @@ export type ContainerRow = Schemas['ContainerRow'];
 export type Agent = Schemas['Agent'];
 export type KnobTrouble = Schemas['KnobTrouble'];
 export type HostRow = Schemas['HostRow'];
+export type GroupRow = Schemas['GroupRow'];
 export type ContainerSeries = Schemas['ContainerSeries'];
 export type GuardReport = Schemas['GuardReport'];
 export type OutcomeStatus = Schemas['OutcomeStatus'];
