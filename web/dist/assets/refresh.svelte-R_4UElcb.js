@@ -1,1 +1,0 @@
-import{st as e}from"./route-DJ6nEl1z.js";function t(t,n){e(()=>{t();let e=setInterval(()=>!document.hidden&&void t(),n);return()=>clearInterval(e)})}export{t};
