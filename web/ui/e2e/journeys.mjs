@@ -462,23 +462,22 @@ const journeys = {
         (text) => !text.includes('running'),
         `${one} does not end`,
       );
-    await page.click('[aria-label="Edit a test"]');
+    await page.click('[aria-label="Edit a journey"]');
+    const before = await page.inputValue('[data-edit-experiment] [data-start]');
     await page.fill('[data-edit-experiment] [data-end]', '2001-01-01T00:00:00');
     await page.click('[data-save]');
-    check(
-      (await page.textContent('[data-edit-experiment] [role="alert"]')).includes('before'),
-      'it ends before it starts',
-    );
-    const began = await page.inputValue('[data-edit-experiment] [data-start]');
-    const earlier = new Date(Date.parse(`${began}Z`) - 60_000).toISOString().slice(0, 19);
+    const wrong = await page.textContent('[data-edit-experiment] [role="alert"]');
+    check(wrong.includes('before'), `it ends before it starts: ${wrong}`);
+    await page.keyboard.press('Escape');
+    await page.click('[aria-label="Edit a journey"]');
+    const earlier = new Date(Date.parse(`${before}Z`) - 600_000).toISOString().slice(0, 19);
     await page.fill('[data-edit-experiment] [data-start]', earlier);
-    await page.fill('[data-edit-experiment] [data-end]', began);
     await page.click('[data-save]');
     await page.waitForSelector('[data-edit-experiment]', { state: 'detached' });
     await until(
-      () => page.textContent('[data-experiment="a journey/a test"] .num'),
-      (lasted) => lasted.startsWith('1') || lasted.startsWith('60'),
-      'the edited times are not those of the test',
+      () => page.textContent('[data-experiment="a journey"] .num'),
+      (lasted) => lasted.startsWith('10 min'),
+      'the edited start is not that of the experiment',
     );
     const container = (await routes()).find(([name]) => name === 'container')[1];
     await open(container);
@@ -556,8 +555,17 @@ const journeys = {
       'saving does not open the rule',
     );
     await page.waitForSelector('[aria-label="Mode of journey_rule"] .shadow[aria-pressed="true"]');
+    await page.click('[aria-label="Mode of journey_rule"] .on');
+    await page.waitForSelector('[data-trial="known"]');
+    check(/shadow/.test(await page.textContent('[data-trial]')), 'it is not told what it did in shadow');
+    await page.keyboard.press('Escape');
     await page.click('[aria-label="Mode of journey_rule"] .off');
     await page.waitForSelector('[aria-label="Mode of journey_rule"] .off[aria-pressed="true"]');
+    await until(attribute('[data-versions]', 'data-versions'), (n) => Number(n) >= 2, 'the change of mode is not told');
+    await page.locator('[data-versions] li button').first().click();
+    await page.waitForSelector('[data-versions] .diff .added');
+    const added = await page.textContent('[data-versions] .diff .added');
+    check(added.includes("mode = 'off'"), `what differs is ${added}`);
     await page.click('button:text-is("Delete")');
     await page.click('dialog button.primary');
     await until(

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
-import { differences, rowsOf } from './backtest';
-import type { BacktestReport, Figures } from './types';
+import { differences, rowsOf, versionsOf, withVersion } from './backtest';
+import type { BacktestReport, Figures, Rule, RuleChange } from './types';
 
 const figures = (change: Partial<Figures>): Figures => ({
   seconds: 60,
@@ -58,5 +58,32 @@ describe('a backtest', () => {
   it('names the limits that differ', () => {
     const movers = differences(report({ unmet: 0.01 }), report({}));
     expect(movers.map((mover) => mover.container)).toEqual(['web']);
+  });
+});
+
+describe('the past of a rule', () => {
+  const change = (version: number, change: RuleChange['change'], sql: string) =>
+    ({ version, change, sql, time: version }) as RuleChange;
+
+  it('is one statement a version', () => {
+    const changes = [
+      change(3, 'dropped', 'c'),
+      change(2, 'mode', 'b in shadow'),
+      change(2, 'changed', 'b'),
+      change(1, 'created', 'a'),
+    ];
+    expect(versionsOf(changes).map(({ version, sql }) => [version, sql])).toEqual([
+      [2, 'b in shadow'],
+      [1, 'a'],
+    ]);
+  });
+
+  it('takes the place of what is in force', () => {
+    const rules = [
+      { name: 'up', sql: 'UP' },
+      { name: 'down', sql: 'DOWN' },
+    ] as Rule[];
+    expect(withVersion(rules, 'up', 'UP 1')).toBe('DOWN;\nUP 1');
+    expect(withVersion(rules, null, 'NEW')).toBe('UP;\nDOWN;\nNEW');
   });
 });

@@ -1,5 +1,5 @@
 /** A backtest's figures as rows for people, and where two of them differ most. */
-import type { BacktestReport, Figures, LimitScore, ResourceName } from './types';
+import type { BacktestReport, Figures, LimitScore, ResourceName, Rule, RuleChange } from './types';
 import { count, figure } from './units';
 
 export interface FigureRow {
@@ -84,4 +84,19 @@ export function differences(report: BacktestReport, against: BacktestReport): Mo
   const weight = (mover: Mover) =>
     Math.abs(mover.slack - mover.slackBefore) + 10 * Math.abs(mover.unmet - mover.unmetBefore);
   return movers.filter((mover) => weight(mover) > 0.001).sort((a, b) => weight(b) - weight(a));
+}
+
+/** The statements that a rule had before, one a version, the newest first; in a replay its mode counts for nothing. */
+export function versionsOf(changes: RuleChange[]): { version: number; sql: string; time: number }[] {
+  const known = new Set<number>();
+  return changes.flatMap(({ version, sql, time, change }) => {
+    if (known.has(version) || change === 'dropped') return [];
+    known.add(version);
+    return [{ version, sql, time }];
+  });
+}
+
+/** All rules in force as one text, with another statement in the place of one of them. */
+export function withVersion(rules: Rule[], name: string | null, sql: string): string {
+  return [...rules.filter((rule) => rule.name !== name).map((rule) => rule.sql), sql].join(';\n');
 }

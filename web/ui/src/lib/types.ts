@@ -34,6 +34,7 @@ export type ContainerSeries = Schemas['ContainerSeries'];
 export type GuardReport = Schemas['GuardReport'];
 export type OutcomeStatus = Schemas['OutcomeStatus'];
 export type Outcome = Schemas['Outcome'];
+export type RuleChange = Schemas['RuleChange'];
 export type Pack = Schemas['Pack'];
 export type IngestPreview = Schemas['IngestPreview'];
 export type SqlResult = Schemas['SqlRows'];
