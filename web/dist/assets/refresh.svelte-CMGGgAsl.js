@@ -1,1 +1,0 @@
-import{ct as e}from"./route-Bx6LEtdw.js";function t(t,n){e(()=>{t();let e=setInterval(()=>!document.hidden&&void t(),n);return()=>clearInterval(e)})}export{t};
