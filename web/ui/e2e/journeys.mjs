@@ -591,6 +591,40 @@ const journeys = {
     check(text === 'usag', `underlined is ${text}`);
   },
 
+  async 'the console has tabs, runs the statement at the cursor and keeps queries'() {
+    await open('#/sql');
+    await page.evaluate(() => {
+      for (const key of ['tabs', 'saved']) localStorage.removeItem(`tidegate.sql.${key}`);
+    });
+    await page.reload();
+    await typeInto("SELECT * FROM recent(INTERVAL '60 seconds');\nSELECT * FROM decisions LIMIT 3");
+    await page.keyboard.press('Control+Home');
+    await page.keyboard.press('Control+Enter');
+    await page.waitForSelector('[data-result] th >> text=usage_max');
+    await page.keyboard.press('Control+End');
+    await page.keyboard.press('Control+Enter');
+    await page.waitForSelector('[data-result] th >> text=limit_before');
+    await page.keyboard.press('Control+s');
+    await page.fill('[data-query-name]', 'a journey');
+    await page.click('[data-save-query]');
+    await page.waitForSelector('[data-saved] >> text=a journey');
+    await page.click('[data-new-tab]');
+    await page.waitForSelector('[data-result]', { state: 'detached' });
+    await typeInto('SELECT * FROM containers');
+    await page.click('[data-tab="0"]');
+    await page.waitForSelector('[data-result] th >> text=limit_before');
+    await page.reload();
+    check((await page.locator('[data-tab]').count()) === 2, 'the tabs are not kept');
+    await page.click('[data-tab="1"]');
+    await page.waitForSelector('[data-editor] >> text=containers');
+    await page.click('[data-saved] >> text=a journey');
+    await page.waitForSelector('[data-editor] >> text=decisions');
+    await page.click('[data-close-tab]');
+    check((await page.locator('[data-tab]').count()) === 1, 'a tab cannot be closed');
+    await page.click('[aria-label="Forget a journey"]');
+    await page.waitForSelector('[data-saved]', { state: 'detached' });
+  },
+
   async 'completion knows the columns'() {
     await open('#/sql');
     await page.waitForSelector('aside summary >> text=Tables');

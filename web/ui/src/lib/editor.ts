@@ -15,6 +15,7 @@ import { EditorView, drawSelection, highlightActiveLine, keymap, lineNumbers, pl
 import { tags } from '@lezer/highlight';
 import { offers } from './completion';
 import { rangeOf } from './spans';
+import { statementAt, type Statement } from './statements';
 import type { ErrorPlace, Schema } from './types';
 
 // DataFusion's words only: the ready dialects colour columns such as `usage` or `value` as keywords.
@@ -102,8 +103,8 @@ export interface SqlEditor {
   setErrors(places: ErrorPlace[]): void;
   setSchema(schema: Schema): void;
   insert(text: string): void;
-  /** The selected text, or all of it. */
-  selection(): string;
+  /** What is selected; else the statement at the cursor. */
+  selection(): Statement;
   focus(): void;
   destroy(): void;
 }
@@ -219,7 +220,7 @@ export function createEditor(
     },
     selection() {
       const { from, to } = view.state.selection.main;
-      return from === to ? text() : view.state.sliceDoc(from, to);
+      return from === to ? statementAt(text(), from) : { text: view.state.sliceDoc(from, to), from };
     },
     focus: () => view.focus(),
     destroy: () => view.destroy(),

@@ -3,6 +3,7 @@ import { collect } from './backfill';
 import { quoted } from './clipboard';
 import { offers, tablesIn } from './completion';
 import { matches } from './filter';
+import { tabsOf, tabWord } from './queries';
 import { linesOf, short } from './result';
 import { replacing, ruleNameIn } from './template';
 import type { Schema, SqlResult } from './types';
@@ -148,4 +149,25 @@ it('a filter wants all of its words', () => {
     ['', 'web', 'WEB shop', 'app:shop n1', 'throttled', 'host:n1', 'user:ann'].every((filter) => matches(row, filter)),
   ).toBe(true);
   expect(['web db', 'user:bob', 'app:web', 'oom', 'host:n2'].some((filter) => matches(row, filter))).toBe(false);
+});
+
+describe('the tabs of the console', () => {
+  it('are as they were left', () => {
+    expect(tabsOf({}, undefined, 'SELECT 1')).toEqual({ texts: ['SELECT 1'], at: 0 });
+    expect(tabsOf({ 0: 'a', 10: 'c', 2: 'b', at: '1' }, undefined, '')).toEqual({ texts: ['a', 'b', 'c'], at: 1 });
+    expect(tabsOf({ 0: 'a', at: '7' }, undefined, '').at).toBe(0);
+  });
+
+  it('show what an address asks for, in a tab that has it or is free, else in one more', () => {
+    expect(tabsOf({ 0: 'a', 1: 'b', at: '0' }, 'b ', '')).toEqual({ texts: ['a', 'b '], at: 1 });
+    expect(tabsOf({ 0: 'a', 1: '', at: '0' }, 'c', '')).toEqual({ texts: ['a', 'c'], at: 1 });
+    expect(tabsOf({ 0: 'a', at: '0' }, 'c', '')).toEqual({ texts: ['a', 'c'], at: 1 });
+    const many = Object.fromEntries(Array.from({ length: 12 }, (_, at) => [String(at), `q${at}`]));
+    expect(tabsOf(many, 'new', '')).toMatchObject({ at: 11, texts: expect.not.arrayContaining(['q0']) as unknown });
+  });
+
+  it('are called by what they are about', () => {
+    expect(tabWord('SELECT * FROM usage', 0)).toBe('usage');
+    expect(tabWord('SELECT 1', 2)).toBe('query 3');
+  });
 });
