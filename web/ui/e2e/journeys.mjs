@@ -99,20 +99,22 @@ const journeys = {
       (t) => Number(t) > before && before >= 0 && Number(t) > 0,
       'the sparklines do not move',
     );
-    const painted = await page.evaluate(() => {
-      const canvas = document.querySelector('[data-sparks]');
-      const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
-      let dots = 0;
-      for (let at = 3; at < data.length; at += 4) if (data[at] > 0) dots += 1;
-      return dots;
-    });
-    check(painted > 500, `the canvas holds only ${painted} painted dots`);
+    const painted = () =>
+      page.evaluate(() => {
+        const canvas = document.querySelector('[data-sparks]');
+        const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
+        let dots = 0;
+        for (let at = 3; at < data.length; at += 4) if (data[at] > 0) dots += 1;
+        return dots;
+      });
+    // The minutes before come a moment after the first second.
+    await until(painted, (dots) => dots > 500, 'the canvas holds hardly a painted dot');
   },
 
   async 'the kill switch is turned on, seen and turned off'() {
     await open('#/');
     await isLive();
-    await page.click('button.freeze');
+    await page.keyboard.press('Shift+F');
     await page.fill('dialog input', 'a journey');
     await page.click('[data-freeze]');
     await page.waitForSelector('[data-frozen] >> text=a journey');
@@ -177,6 +179,18 @@ const journeys = {
     await page.evaluate(() => localStorage.removeItem('tidegate.firststeps'));
     await page.reload();
     await isLive();
+  },
+
+  async 'trouble and hosts stand beside the fleet'() {
+    await open('#/');
+    await isLive();
+    await page.waitForSelector('[data-alarms]');
+    await page.waitForSelector('[data-host-bars] li');
+    const text = await page.textContent('[data-host-bars] .bar');
+    check(/used, .* allocated of .*cores/.test(text), `a bar says ${text}`);
+    await page.click('[data-host-bars] li a');
+    await page.waitForSelector('[data-container]');
+    check(decodeURIComponent(page.url()).includes('q=host:'), 'a host does not lead to its containers');
   },
 
   async 'filter and list show the same containers'() {
@@ -614,7 +628,11 @@ const journeys = {
     await page.click('[data-tab="0"]');
     await page.waitForSelector('[data-result] th >> text=limit_before');
     await page.reload();
-    check((await page.locator('[data-tab]').count()) === 2, 'the tabs are not kept');
+    await until(
+      () => page.locator('[data-tab]').count(),
+      (n) => n === 2,
+      'the tabs are not kept',
+    );
     await page.click('[data-tab="1"]');
     await page.waitForSelector('[data-editor] >> text=containers');
     await page.click('[data-saved] >> text=a journey');

@@ -15,7 +15,8 @@ export const SHORTCUTS: { keys: string; does: string }[] = [
   { keys: 'l', does: 'back to live (container, reports)' },
   { keys: 't', does: 'theme: auto, light, dark' },
   { keys: 'Ctrl Enter', does: 'run the query (editor)' },
-  { keys: 'Ctrl S', does: 'save the rule (editor)' },
+  { keys: 'Ctrl S', does: 'save the rule or the query (editor)' },
+  { keys: 'Shift F', does: 'the kill switch (it asks first)' },
   { keys: 'Esc', does: 'close what is open' },
   { keys: '?', does: 'this help' },
 ];
@@ -39,6 +40,7 @@ export interface Actions {
   help: () => void;
   filter: () => void;
   live: () => void;
+  freeze: () => void;
 }
 
 /** Typing into a field or the editor is never a shortcut. */
@@ -61,6 +63,7 @@ export function shortcuts(actions: Actions): (event: KeyboardEvent) => void {
     else if (event.key === 't') actions.theme();
     else if (event.key === '?') actions.help();
     else if (event.key === 'l') actions.live();
+    else if (event.key === 'F') actions.freeze();
     else if (event.key === '/') actions.filter();
     else return;
     event.preventDefault();

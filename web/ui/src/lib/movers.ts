@@ -13,7 +13,7 @@ export interface Mover {
   resource: ResourceName;
   before: number;
   now: number;
-  /** The change as a share of the limit, or of the larger of both where there is none. */
+  /** The change as a share of the limit, or of the larger of both where that is more. */
   share: number;
 }
 
@@ -45,7 +45,8 @@ export function movers(fleet: Fleet, most: number): Mover[] {
       const pair = means(history, column, fleet.t - RECENT_MS);
       if (pair === null) continue;
       const [before, now] = pair;
-      const whole = history.last(limit) ?? Math.max(before, now);
+      // A limit that has been lowered since is no measure of what was used before.
+      const whole = Math.max(history.last(limit) ?? 0, before, now);
       const share = whole > 0 ? (now - before) / whole : 0;
       if (Math.abs(share) >= LEAST_SHARE) found.push({ id, resource, before, now, share });
     }
