@@ -1,1 +1,0 @@
-import{Rt as e}from"./units-BVQYE0E_.js";function t(t,n){e(()=>{t();let e=setInterval(()=>!document.hidden&&void t(),n);return()=>clearInterval(e)})}export{t};
