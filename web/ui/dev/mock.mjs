@@ -83,6 +83,7 @@ const PACKS = [
 }));
 
 const ruleRow = (rule) => ({
+  note: null,
   ...rule,
   last_run: rule.mode === 'off' ? null : sim.t,
   last_latency_ms: rule.mode === 'off' ? null : 3.1 + (rule.name.length % 4) + ((sim.t / 1000) % 10) / 10,
@@ -410,6 +411,7 @@ function route(method, path, query, body) {
   }
   if (path === 'config') return ok({ settings: SETTINGS });
   if (path === 'hosts') return ok(hosts());
+  if (parts[0] === 'groups' && EMPTY) return ok({ now: sim.t, groups: [] });
   if (parts[0] === 'groups') return ok(groups(sim, method, parts.slice(1), body));
   if (path === 'containers') return ok({ now: sim.t, containers: sim.containers.map(row) });
   if (parts[0] === 'containers') {

@@ -122,7 +122,9 @@ export const api = {
   backtest: (rules: string, against: string, from: number) =>
     post<Backtest>('backtests', { rules, on_top: true, against, from: Math.floor(from) }),
   backtestState: (id: string) => get<Backtest>(`backtests/${seg(id)}`),
-  stopBacktest: async (id: string) => void (await call(`backtests/${seg(id)}`, { method: 'DELETE' })),
+  /** Also while the page goes away, so that none is left that nobody waits for. */
+  stopBacktest: async (id: string) => void (await call(`backtests/${seg(id)}`, { method: 'DELETE', keepalive: true })),
+  backtests: () => get<{ backtests: Backtest[] }>('backtests'),
   freeze: (restore: boolean, why: string) => post<Frozen>('freeze', { restore, why }),
   thaw: async () => void (await call('freeze', { method: 'DELETE' })),
   login: (token: string) => post<unknown>('login', { token }),
