@@ -5,6 +5,17 @@ const named = (...names) =>
 
 /** `null` when it is another query. */
 export function beside(sql, sim) {
+  // What a rule did on trial.
+  if (/split_part\(mode/.test(sql)) {
+    const shadow = sim.decisions.filter((d) => sql.includes(`'${d.rule}'`) && d.outcome.status === 'shadow');
+    const since = shadow.length === 0 ? [] : [['shadow', 'shadow', shadow.length, 1, 0, iso(shadow.at(-1).time)]];
+    return {
+      columns: named('mode', 'outcome', 'n', 'containers', 'up', 'since'),
+      rows: since,
+      truncated: false,
+      took_ms: 2,
+    };
+  }
   const name = /container = '((?:[^']|'')*)'/.exec(sql)?.[1];
   const step = Number(/date_bin\(INTERVAL '(\d+) milliseconds'/.exec(sql)?.[1] ?? 0);
   const c = sim.containers.find((one) => one.name === name);

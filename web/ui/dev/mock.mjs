@@ -73,12 +73,13 @@ const PACKS = [
     ['night_saver', 'morning_call'],
   ],
   ['serverless', 'What starts and ends within seconds gets what it took the last time.', ['cold_start']],
-].map(([name, summary, rules]) => ({
+].map(([name, summary, names]) => ({
   name,
   summary,
-  rules,
-  sql: rules
-    .map((rule) => ruleSql(rule, 'shadow', "resource = 'cpu'").replace('CREATE', 'CREATE OR REPLACE'))
+  rules: names,
+  sql: names
+    .map((rule) => rules.get(rule)?.sql ?? ruleSql(rule, 'shadow', "resource = 'cpu'"))
+    .map((sql) => sql.replace('CREATE', 'CREATE OR REPLACE'))
     .join(';\n\n'),
 }));
 
@@ -351,6 +352,15 @@ function preview() {
   });
 }
 
+/** What was changed of each rule, newest first. */
+const pasts = new Map();
+function note(rule, change) {
+  const { name, version, mode, sql, created_by } = rule;
+  const one = { time: Date.now(), rule: name, change, version, mode, changed_by: created_by, sql, note: null };
+  pasts.set(name, [one, ...(pasts.get(name) ?? [])]);
+}
+for (const rule of rules.values()) note(rule, 'created');
+
 function applyStatement(sql) {
   const created = /create\s+(or\s+replace\s+)?rule\s+"?(\w+)"?/i.exec(sql);
   if (!created) return [{ statement: 'ALTER RULE', name: /rule\s+(\w+)/i.exec(sql)?.[1] ?? '', message: 'altered' }];
@@ -371,6 +381,7 @@ function applyStatement(sql) {
     updated_at: Date.now(),
     last_error: null,
   });
+  note(rules.get(name), old ? 'changed' : 'created');
   return [{ statement: 'CREATE RULE', name, message: old ? `replaced, version ${old.version + 1}` : 'created' }];
 }
 
@@ -462,7 +473,11 @@ function route(method, path, query, body) {
   if (parts[0] === 'rules') {
     const rule = rules.get(parts[1]);
     if (!rule) return fail(404, { message: `there is no rule '${parts[1]}'` });
-    if (parts[2] === 'mode') rule.mode = body.mode;
+    if (parts[2] === 'changes') return ok({ changes: pasts.get(rule.name) ?? [] });
+    if (parts[2] === 'mode') {
+      Object.assign(rule, { mode: body.mode, sql: rule.sql.replace(/mode = '[^']*'/, `mode = '${body.mode}'`) });
+      note(rule, 'mode');
+    }
     if (method === 'DELETE') rules.delete(parts[1]);
     return ok(ruleRow(rule));
   }
