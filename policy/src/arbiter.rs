@@ -131,6 +131,8 @@ struct Candidate {
     proposal: Proposal,
     /// Whether it may write.
     acts: bool,
+    /// Why no rule may.
+    left_alone: Option<String>,
     /// Whether its decision tells what was known, and why.
     explains: bool,
     context: Context,
@@ -141,7 +143,8 @@ struct Candidate {
 
 impl Candidate {
     fn new(mut proposal: Proposal, snapshot: &Snapshot, history: &History, config: &PolicyConfig) -> Self {
-        let acts = canary::acts(proposal.rule.mode, &proposal.key.0) && snapshot.scales(&proposal.key.0);
+        let left_alone = snapshot.left_alone(&proposal.key);
+        let acts = canary::acts(proposal.rule.mode, &proposal.key.0) && left_alone.is_none();
         let track = history.track(&proposal.key);
         let reading = snapshot.reading(&proposal.key);
         let reading = reading.as_deref();
@@ -149,7 +152,7 @@ impl Candidate {
         let (target, notes) = (proposal.target, Vec::new());
         if !snapshot.explains {
             let inputs = Value::Object(reading.map(Reading::watched_json).unwrap_or_default());
-            return Self { target, inputs, proposal, acts, explains: false, context, notes };
+            return Self { target, inputs, proposal, acts, left_alone, explains: false, context, notes };
         }
         let mut inputs = reading.map(Reading::to_json).unwrap_or_default();
         if let Some(limit) = context.limit {
@@ -173,7 +176,7 @@ impl Candidate {
         if !proposal.columns.is_empty() {
             inputs.insert("row".to_owned(), Value::Object(std::mem::take(&mut proposal.columns)));
         }
-        Self { target, inputs: Value::Object(inputs), proposal, acts, explains: true, context, notes }
+        Self { target, inputs: Value::Object(inputs), proposal, acts, left_alone, explains: true, context, notes }
     }
 
     /// Those that would only write compete among themselves, so that they cannot displace one that does.
@@ -236,13 +239,14 @@ impl Candidate {
         self.refused(OutcomeStatus::Refused)
     }
 
-    fn shadow(self, target: f64) -> Decision {
-        let message = match self.proposal.rule.mode {
-            Mode::Canary(percent) => {
-                format!("mode canary: {} is not among the {percent} %, nothing was written", self.proposal.key.0)
+    fn shadow(mut self, target: f64) -> Decision {
+        let (mode, container) = (self.proposal.rule.mode, &self.proposal.key.0);
+        let message = match (self.left_alone.take(), mode) {
+            (Some(why), mode) if canary::acts(mode, container) => why,
+            (_, Mode::Canary(percent)) => {
+                format!("mode canary: {container} is not among the {percent} %, nothing was written")
             }
-            Mode::On => format!("{} is only measured: its label tidegate.scale says so", self.proposal.key.0),
-            mode => format!("mode {mode}: nothing was written"),
+            (_, mode) => format!("mode {mode}: nothing was written"),
         };
         self.decision(Some(target), OutcomeStatus::Shadow, message)
     }

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tidegate_model::{Container, ContainerKey, Host, Membership, Resource, TimeMs};
+use tidegate_store::Override;
 
 use crate::group::Groups;
 use crate::proposal::LimitKey;
@@ -27,6 +28,8 @@ pub(crate) struct Snapshot {
     pub readings: Readings,
     pub containers: Arc<BTreeMap<ContainerKey, Container>>,
     pub groups: Groups,
+    /// What people have said of single containers.
+    pub overrides: Arc<BTreeMap<ContainerKey, Override>>,
     /// Whether decisions tell what was known, and why they were made. Where nobody reads that, it is not put together.
     pub explains: bool,
     capacity: HashMap<String, (f64, f64)>,
@@ -43,7 +46,8 @@ impl Snapshot {
     ) -> Self {
         let capacity = hosts.iter().map(|host| (host.name.clone(), (host.cpu.0, host.memory.0 as f64))).collect();
         let (groups, membership) = (Groups::default(), OnceLock::new());
-        Self { now, readings, containers, groups, explains: true, capacity, membership }
+        let overrides = Arc::default();
+        Self { now, readings, containers, groups, overrides, explains: true, capacity, membership }
     }
 
     #[cfg(test)]
@@ -119,6 +123,16 @@ impl Snapshot {
     /// Whether a container's limits may be changed at all; where they may not, all rules are shadows.
     pub fn scales(&self, container: &ContainerKey) -> bool {
         self.containers.get(container).is_none_or(Container::is_scaled)
+    }
+
+    /// Why rules leave this limit alone, whatever their mode; `None` where they do not.
+    pub fn left_alone(&self, (container, resource): &LimitKey) -> Option<String> {
+        if !self.scales(container) {
+            return Some(format!("{container} is only measured: its label tidegate.scale says so"));
+        }
+        let said = self.overrides.get(container).filter(|said| said.pinned.contains(&resource.of()))?;
+        let why = if said.why.is_empty() { String::new() } else { format!(": {}", said.why) };
+        Some(format!("{} has pinned the {} of {container}{why}", said.changed_by, resource.of()))
     }
 
     /// A container's weight among those that want what is short: its label `tidegate.weight`, 1 without a usable one.

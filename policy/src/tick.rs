@@ -455,6 +455,7 @@ impl Engine {
         let readings = self.readings(now, if explains { Extent::All } else { Extent::Usual }).await?;
         let mut snapshot = Snapshot::new(now, readings, &self.store.hosts(), self.store.container_map());
         snapshot.explains = explains;
+        snapshot.overrides = self.store.overrides();
         self.with_groups(snapshot).await
     }
 

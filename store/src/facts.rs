@@ -4,6 +4,7 @@
 //! and only written along with something else or at a flush. How a rule's last run went is noted by the tick, which must
 //! not wait for the disk, and is forgotten with the process.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::catalog::{read_json, replace_json, sealed_json};
 use crate::dir::FACTS;
 use crate::error::StoreError;
 use crate::experiments::Experiment;
+use crate::overrides::Override;
 use crate::store::Store;
 
 /// Most changes of rules that are kept in all: the facts are one file, which is written as a whole.
@@ -134,7 +136,7 @@ pub struct GroupRow {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Facts {
     /// Shared with who looks at all of them, such as each tick.
-    containers: Arc<BTreeMap<ContainerKey, Container>>,
+    pub(crate) containers: Arc<BTreeMap<ContainerKey, Container>>,
     groups: BTreeMap<GroupKey, GroupRow>,
     hosts: BTreeMap<String, Host>,
     rules: Vec<RuleRow>,
@@ -143,6 +145,7 @@ pub(crate) struct Facts {
     controller: Controller,
     /// By name. Shared, since facts are copied at each change.
     pub(crate) experiments: Arc<BTreeMap<String, Experiment>>,
+    pub(crate) overrides: Arc<BTreeMap<ContainerKey, Override>>,
 }
 
 /// The facts' file. Lists, since a JSON object's keys can only be texts.
@@ -162,6 +165,8 @@ struct FactsFile {
     controller: Controller,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     experiments: Vec<Experiment>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    overrides: Vec<Override>,
 }
 
 impl FactsFile {
@@ -175,6 +180,7 @@ impl FactsFile {
             controller: facts.controller.clone(),
             rule_changes: facts.rule_changes.clone(),
             experiments: facts.experiments.values().cloned().collect(),
+            overrides: facts.overrides.values().cloned().collect(),
         }
     }
 }
@@ -206,6 +212,7 @@ impl FactBook {
             controller: file.controller,
             rule_changes: file.rule_changes,
             experiments: Arc::new(file.experiments.into_iter().map(|row| (row.name.clone(), row)).collect()),
+            overrides: Arc::new(file.overrides.into_iter().map(|row| (row.key.clone(), row)).collect()),
         };
         Ok(Self {
             current: RwLock::new(facts),
@@ -319,8 +326,16 @@ fn keep_status(rules: &mut [RuleRow], former: &[RuleRow]) {
 }
 
 impl Store {
-    /// Adds or replaces containers by key. Rows that differ only in `last_seen` are not written to disk.
+    /// Adds or replaces containers by key, with the bounds that a person has given them. Rows that differ only in `last_seen` are
+    /// not written to disk.
     pub fn put_containers(&self, rows: &[Container]) -> Result<(), StoreError> {
+        let overrides = self.overrides();
+        let mut rows = Cow::Borrowed(rows);
+        if !overrides.is_empty() {
+            for row in rows.to_mut() {
+                overrides.get(&row.key).into_iter().for_each(|said| said.apply(row));
+            }
+        }
         let known = |row: &Container, facts: &Facts| {
             let old = facts.containers.get(&row.key);
             old.is_some_and(|old| Container { last_seen: row.last_seen, ..old.clone() } == *row)

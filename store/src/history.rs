@@ -17,6 +17,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use tidegate_model::{TimeMs, metrics};
 use crate::config::StoreConfig;
 use crate::functions::Making;
 use crate::store::Store;
-use crate::tables::{LabelFilter, Selected, Source, Subject, UsageSource, executed, subjects};
+use crate::tables::{LabelFilter, LabelTable, Selected, Source, Subject, UsageSource, executed, subjects};
 
 /// Growth from one bucket to the next.
 pub(crate) const RATIO: f64 = 1.05;
@@ -39,6 +40,8 @@ const NOTHING: f64 = 1e-9;
 const LATE_MS: i64 = 30_000;
 /// What that grows to.
 const LATEST_MS: i64 = 600_000;
+/// Tables whose labels a state knows: `usage`, and some of mapped metrics.
+const LABELLED: usize = 4;
 /// Half-lives after which the reference moves on. Far from the 1023 at which a weight would overflow.
 const REFERENCE_STEP: i64 = 256;
 /// States of one half-life: the present and a replay.
@@ -51,7 +54,7 @@ const ROW_BYTES: usize = 24;
 const TAIL_BYTES: usize = 64;
 
 /// The decayed histogram of one container and resource.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Decayed {
     pub(crate) app: Option<String>,
     pub(crate) samples: u64,
@@ -68,6 +71,23 @@ pub(crate) struct Decayed {
     /// Number of the lowest bucket.
     lowest: i32,
     buckets: Vec<f64>,
+}
+
+// Not derived, so that `clone_from` keeps what there is room in.
+impl Clone for Decayed {
+    fn clone(&self) -> Self {
+        let mut copy = Self::new();
+        copy.clone_from(self);
+        copy
+    }
+
+    fn clone_from(&mut self, source: &Self) {
+        let (mut app, mut buckets) = (self.app.take(), std::mem::take(&mut self.buckets));
+        app.clone_from(&source.app);
+        buckets.clone_from(&source.buckets);
+        let Self { samples, first, last, max, weight, sum, peak, nothing, lowest, .. } = *source;
+        *self = Self { app, samples, first, last, max, weight, sum, peak, nothing, lowest, buckets };
+    }
 }
 
 impl Decayed {
@@ -121,6 +141,13 @@ impl Decayed {
         &mut self.buckets[at]
     }
 
+    /// Its newest measurement names this app, if any.
+    fn is_of(&mut self, app: Option<&str>) {
+        if let Some(app) = app.filter(|app| self.app.as_deref() != Some(app)) {
+            self.app = Some(app.to_owned());
+        }
+    }
+
     fn scale(&mut self, factor: f64) {
         self.weight *= factor;
         self.sum *= factor;
@@ -134,22 +161,28 @@ impl Decayed {
         (self.weight > 0.0).then(|| self.sum / self.weight)
     }
 
-    /// The upper end of the bucket in which the share `p` of the weight is reached, at most the largest value: never below
-    /// the value that is meant, and at most 5 % above it.
-    pub(crate) fn percentile(&self, p: f64) -> f64 {
+    /// Of each share, in rising order, the upper end of the bucket in which that much of the weight is reached, at most the largest
+    /// value: never below the value that is meant, and at most 5 % above it.
+    pub(crate) fn percentiles<const N: usize>(&self, shares: [f64; N]) -> [f64; N] {
         let total = self.nothing + self.buckets.iter().sum::<f64>();
-        let rank = p * total;
+        let mut values = [self.max; N];
         let mut reached = self.nothing;
-        if reached >= rank && (reached > 0.0 || self.buckets.is_empty()) {
-            return 0.0_f64.min(self.max);
+        let mut next = 0;
+        while next < N && reached >= shares[next] * total && (reached > 0.0 || self.buckets.is_empty()) {
+            values[next] = 0.0_f64.min(self.max);
+            next += 1;
         }
         for (bucket, weight) in (self.lowest..).zip(&self.buckets) {
             reached += weight;
-            if reached >= rank && *weight > 0.0 {
-                return RATIO.powi(bucket + 1).min(self.max);
+            while next < N && reached >= shares[next] * total && *weight > 0.0 {
+                values[next] = RATIO.powi(bucket + 1).min(self.max);
+                next += 1;
+            }
+            if next == N {
+                break;
             }
         }
-        self.max
+        values
     }
 
     /// The largest value after each has decayed by its age.
@@ -170,6 +203,14 @@ impl Decayed {
     }
 }
 
+/// Who the labels of a table are, in a [`State`].
+#[derive(Clone, Debug)]
+struct Labelled {
+    table: Arc<LabelTable>,
+    /// By label.
+    numbers: Arc<Vec<(usize, Option<Arc<str>>)>>,
+}
+
 /// All samples up to an instant.
 #[derive(Debug)]
 struct State {
@@ -178,8 +219,12 @@ struct State {
     upto: i64,
     /// What the names in pushed metrics stood for, see [`names`].
     names: u64,
-    numbers: HashMap<Subject, usize>,
+    numbers: HashMap<Subject, usize, ahash::RandomState>,
     rows: Vec<Decayed>,
+    /// The numbers in the order of who they are of; looked up anew where somebody has come.
+    order: Arc<Vec<(Subject, usize)>>,
+    /// Of labels that were seen lately, the numbers and apps.
+    labelled: Vec<Labelled>,
     /// The half-life, counted since 1970, at whose beginning a sample weighs 1.
     reference: Option<i64>,
     /// The last weight that was worked out: many samples have the same time.
@@ -192,8 +237,10 @@ impl State {
             half_life_ms,
             upto: i64::MIN,
             names,
-            numbers: HashMap::new(),
+            numbers: HashMap::default(),
             rows: Vec::new(),
+            order: Arc::default(),
+            labelled: Vec::new(),
             reference: None,
             known: (i64::MIN, 0.0),
         }
@@ -231,30 +278,55 @@ impl State {
         self.rows.len() - 1
     }
 
+    /// Who the labels of a part are.
+    fn labels(&mut self, part: &Selected) -> Arc<Vec<(usize, Option<Arc<str>>)>> {
+        let table = &part.part.labels;
+        if let Some(known) = self.labelled.iter().find(|known| Arc::ptr_eq(&known.table, table)) {
+            return Arc::clone(&known.numbers);
+        }
+        let known = subjects(&table.columns).into_iter().map(|(who, app)| (self.number(&who), app.map(Arc::from)));
+        let numbers = Arc::new(known.collect::<Vec<_>>());
+        if self.labelled.len() >= LABELLED {
+            self.labelled.remove(0);
+        }
+        self.labelled.push(Labelled { table: Arc::clone(table), numbers: Arc::clone(&numbers) });
+        numbers
+    }
+
     /// Adds the samples of a part in (label, time) order.
     fn add(&mut self, part: &Selected, rows: &mut [(u32, i64, f64)]) {
         rows.sort_by_key(|row| (row.0, row.1));
-        let subjects = subjects(&part.part.labels.columns);
+        let labels = self.labels(part);
         for of_label in rows.chunk_by(|a, b| a.0 == b.0) {
-            let (subject, app) = &subjects[of_label[0].0 as usize];
-            let number = self.number(subject);
-            let newest = self.rows[number].last;
+            let (number, app) = &labels[of_label[0].0 as usize];
+            let newest = self.rows[*number].last;
             for (_, time, value) in of_label {
                 let weight = self.weight(*time);
-                self.rows[number].push(*time, *value, weight);
+                self.rows[*number].push(*time, *value, weight);
             }
-            let row = &mut self.rows[number];
-            if app.is_some() && of_label.last().is_some_and(|(_, time, _)| *time >= newest) {
-                row.app.clone_from(app);
+            if of_label.last().is_some_and(|(_, time, _)| *time >= newest) {
+                self.rows[*number].is_of(app.as_deref());
             }
         }
     }
 
+    /// Who there is, in order, and their numbers.
+    fn in_order(&mut self) -> Arc<Vec<(Subject, usize)>> {
+        if self.order.len() != self.numbers.len() {
+            let mut all: Vec<_> = self.numbers.iter().map(|(who, number)| (who.clone(), *number)).collect();
+            all.sort();
+            self.order = Arc::new(all);
+        }
+        Arc::clone(&self.order)
+    }
+
     /// Forgets who has nothing in the store any more.
     fn expire(&mut self, earliest: i64) {
-        if self.rows.iter().all(|row| row.last >= earliest) {
+        // Who has a label and no sample yet is no reason.
+        if self.rows.iter().all(|row| row.samples == 0 || row.last >= earliest) {
             return;
         }
+        (self.order, self.labelled) = (Arc::default(), Vec::new());
         let rows = std::mem::take(&mut self.rows);
         for (subject, number) in std::mem::take(&mut self.numbers) {
             if rows[number].last >= earliest {
@@ -341,9 +413,11 @@ impl History {
                 charged = bytes;
                 Ok(())
             })?;
-            let mut rows: Vec<(&Subject, &usize)> = state.numbers.iter().collect();
-            rows.sort();
-            rows.into_iter().for_each(|(subject, number)| row(subject, &state.rows[*number]));
+            for (subject, number) in state.in_order().iter() {
+                if state.rows[*number].samples > 0 {
+                    row(subject, &state.rows[*number]);
+                }
+            }
             return Ok(());
         }
         let mut inner = self.lock(making)?;
@@ -354,50 +428,43 @@ impl History {
             self.reach(now.saturating_sub(late_ms));
             follow(state, store, now.saturating_sub(late_ms), Some(making))?;
         }
-        let mut recent = State::new(half_life_ms, 0);
-        recent.reference = state.reference;
-        let mut tail: HashMap<Subject, Vec<(Option<String>, i64, f64)>> = HashMap::new();
-        slices(store, state.upto.saturating_add(1), now, Some(making), |_, part, rows| {
+        // By the number of the row, those of a row in the order of time.
+        let mut tail: Vec<(usize, i64, f64, Option<Arc<str>>)> = Vec::new();
+        let (upto, reference) = (state.upto, state.reference);
+        slices(store, upto.saturating_add(1), now, Some(making), |_, part, rows| {
             making.memory.try_grow(rows.len() * TAIL_BYTES)?;
             rows.sort_by_key(|row| (row.0, row.1));
-            let subjects = subjects(&part.part.labels.columns);
-            for (label, time, value) in rows.iter() {
-                let (subject, app) = &subjects[*label as usize];
-                match tail.get_mut(subject) {
-                    Some(points) => points.push((app.clone(), *time, *value)),
-                    None => {
-                        tail.insert(subject.clone(), vec![(app.clone(), *time, *value)]);
-                    }
-                }
-            }
+            let labels = state.labels(part);
+            tail.extend(rows.iter().map(|(label, time, value)| {
+                let (number, app) = &labels[*label as usize];
+                (*number, *time, *value, app.clone())
+            }));
             Ok(())
         })?;
-        for subject in tail.keys() {
-            state.number(subject);
-        }
-        let mut rows: Vec<(Subject, usize)> =
-            state.numbers.iter().map(|(who, number)| (who.clone(), *number)).collect();
-        rows.sort();
-        for (subject, number) in rows {
-            let Some(points) = tail.remove(&subject) else {
-                if state.rows[number].samples > 0 {
-                    row(&subject, &state.rows[number]);
+        tail.sort_by_key(|(number, ..)| *number);
+        let mut recent = State::new(half_life_ms, 0);
+        recent.reference = reference.or_else(|| tail.first().map(|(_, time, ..)| time.div_euclid(half_life_ms)));
+        state.reference = recent.reference;
+        let of_row = |number: usize| {
+            let begin = tail.partition_point(|(of, ..)| *of < number);
+            &tail[begin..begin + tail[begin..].iter().take_while(|(of, ..)| *of == number).count()]
+        };
+        let mut with_tail = Decayed::new();
+        for (subject, number) in state.in_order().iter() {
+            let (known, points) = (&state.rows[*number], of_row(*number));
+            if points.is_empty() {
+                if known.samples > 0 {
+                    row(subject, known);
                 }
                 continue;
-            };
-            let mut decayed = state.rows[number].clone();
-            for (app, time, value) in points {
-                if recent.reference.is_none() {
-                    state.reference = Some(time.div_euclid(half_life_ms));
-                    recent.reference = state.reference;
-                }
-                let weight = recent.weight(time);
-                decayed.push(time, value, weight);
-                if app.is_some() {
-                    decayed.app = app;
-                }
             }
-            row(&subject, &decayed);
+            with_tail.clone_from(known);
+            for (_, time, value, app) in points {
+                let weight = recent.weight(*time);
+                with_tail.push(*time, *value, weight);
+                with_tail.is_of(app.as_deref());
+            }
+            row(subject, &with_tail);
         }
         Ok(())
     }

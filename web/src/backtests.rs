@@ -78,6 +78,11 @@ impl Backtest {
         matches!(self.phase, Phase::Done | Phase::Failed | Phase::Stopped)
     }
 
+    /// What came of it, and of what it was compared with.
+    pub(crate) fn reports(self) -> (Option<Arc<Report>>, Option<Arc<Report>>) {
+        (self.report, self.against)
+    }
+
     /// Without the reports, for a list.
     fn short(&self) -> Self {
         Self { report: None, against: None, ..self.clone() }

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tidegate_model::{CgroupVersion, Container, ContainerKey, Resource, TimeMs};
+use tidegate_model::{Bounds, CgroupVersion, Container, ContainerKey, Resource, TimeMs};
+use tidegate_store::Override;
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
+use crate::openapi::shapes;
 use crate::queries;
 use crate::rows::{Rows, number, text};
 use crate::{App, WebState};
@@ -50,6 +52,9 @@ pub(crate) struct ContainerRow {
     gone: bool,
     baseline: Baselines,
     bounds: BoundsByResource,
+    /// What a person has said of it, over labels and configuration.
+    #[serde(rename = "override")]
+    said: Option<OverrideRow>,
     cpu: CpuNow,
     memory: MemoryNow,
 }
@@ -66,6 +71,43 @@ struct Baselines {
 struct BoundsByResource {
     cpu: BoundsPair,
     memory: BoundsPair,
+}
+
+/// What a person has said of a container. It holds until it is taken back.
+#[derive(Serialize, ToSchema)]
+struct OverrideRow {
+    /// Instead of those of labels and the configuration; null where these hold.
+    bounds: OverriddenBounds,
+    /// The resources whose limits and knobs rules leave alone.
+    #[schema(value_type = Vec<shapes::Resource>)]
+    pinned: Vec<Resource>,
+    why: String,
+    changed_by: String,
+    /// In ms UTC.
+    changed_at: i64,
+}
+
+/// Of the resources that were given any.
+#[derive(Serialize, ToSchema)]
+struct OverriddenBounds {
+    cpu: Option<BoundsPair>,
+    memory: Option<BoundsPair>,
+}
+
+impl OverrideRow {
+    fn of(said: &Override) -> Self {
+        let bounds = |resource| {
+            let bounds: &Bounds = said.bounds.get(&resource)?;
+            Some(BoundsPair { min: Some(bounds.min), max: Some(bounds.max) })
+        };
+        Self {
+            bounds: OverriddenBounds { cpu: bounds(Resource::Cpu), memory: bounds(Resource::Memory) },
+            pinned: said.pinned.iter().copied().collect(),
+            why: said.why.clone(),
+            changed_by: said.changed_by.clone(),
+            changed_at: said.changed_at.0,
+        }
+    }
 }
 
 /// In cores or bytes; null for none.
@@ -171,8 +213,8 @@ impl Fleet {
         self.0.get(&(container.key.clone(), resource)).copied().unwrap_or_default()
     }
 
-    /// A container with its newest values, as the API shows it.
-    pub(crate) fn row(&self, container: &Container, now: TimeMs) -> ContainerRow {
+    /// A container with its newest values and what was said of it, as the API shows it.
+    pub(crate) fn row(&self, container: &Container, said: Option<&Override>, now: TimeMs) -> ContainerRow {
         let baseline = |resource| container.baseline.get(&resource).and_then(|limit| limit.value());
         let bounds = |resource| {
             let bounds = container.bounds.get(&resource);
@@ -192,6 +234,7 @@ impl Fleet {
             gone: is_gone(container, now),
             baseline: Baselines { cpu: baseline(Resource::Cpu), memory: baseline(Resource::Memory) },
             bounds: BoundsByResource { cpu: bounds(Resource::Cpu), memory: bounds(Resource::Memory) },
+            said: said.map(OverrideRow::of),
             cpu: CpuNow::of(self.latest(container, Resource::Cpu)),
             memory: MemoryNow::of(self.latest(container, Resource::Memory)),
         }

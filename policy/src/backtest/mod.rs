@@ -10,6 +10,7 @@
 
 mod blind;
 mod collected;
+mod course;
 mod file;
 mod history;
 mod laws;
@@ -19,6 +20,7 @@ mod score;
 mod scratch;
 mod trace;
 
+pub use course::Course;
 pub use file::{Column, TraceColumns};
 pub use laws::{LawScore, laws};
 pub use pushed::{Pushed, pushed_metrics};

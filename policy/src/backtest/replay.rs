@@ -143,7 +143,7 @@ impl Backtest {
         for group in &self.groups {
             store.put_group(group.clone()).map_err(store_error)?;
         }
-        let mut score = Score::new(containers.into_iter().map(|container| container.key).collect());
+        let mut score = Score::new(containers.into_iter().map(|container| container.key).collect(), from, to);
         let instants = |span: Duration| (span.as_millis() / step.as_millis()) as u64;
         let all = instants(to.since(from));
         let (mut now, mut hot, mut told) = (from, 0, 0);
@@ -154,7 +154,7 @@ impl Backtest {
             now = now.plus(step);
             clock.set(now);
             let dt = step.as_secs_f64();
-            let measured = host.measure(now, |row, resource, reading| score.measured(row, resource, reading, dt));
+            let measured = host.measure(now, |row, resource, reading| score.measured(now, row, resource, reading, dt));
             // Where nothing was there, as between two experiments, nothing can happen.
             if measured.samples.is_empty() {
                 let next = self.trace.next_after(now).unwrap_or(to);

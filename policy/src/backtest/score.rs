@@ -11,6 +11,7 @@ use serde::Serialize;
 use tidegate_actuator::simulated::Reading;
 use tidegate_model::{ContainerKey, Decision, GuardAction, OutcomeStatus, Resource, TimeMs};
 
+use super::course::{CONTAINERS, Course, Drawn};
 use crate::tick::TickReport;
 
 /// A change back within this time of the one before it, in ms, is a flap.
@@ -108,6 +109,9 @@ pub struct Report {
     pub limits: Vec<ContainerScore>,
     /// What the reader should know: samples that are a lower bound, failures, what was left out.
     pub problems: Vec<String>,
+    /// What the limits of the first containers looked like over time; asked for one by one.
+    #[serde(skip)]
+    pub courses: Vec<Course>,
 }
 
 /// Sums of one limit.
@@ -194,6 +198,8 @@ pub(crate) struct Score {
     numbers: HashMap<ContainerKey, usize, ahash::RandomState>,
     /// For each container, CPU and memory.
     sums: Vec<[Sums; 2]>,
+    /// The same of the first of them.
+    drawn: Vec<[Drawn; 2]>,
     /// Few, in the order in which they were first heard of; with how long their queries took, in ms.
     rules: Vec<(RuleScore, f64)>,
     problems: BTreeMap<String, u64>,
@@ -206,16 +212,21 @@ fn slot(resource: Resource) -> usize {
 }
 
 impl Score {
-    pub fn new(keys: Vec<ContainerKey>) -> Self {
+    /// Of a replay from one instant to another.
+    pub fn new(keys: Vec<ContainerKey>, from: TimeMs, to: TimeMs) -> Self {
         let numbers = keys.iter().cloned().enumerate().map(|(number, key)| (key, number)).collect();
         let sums = vec![[Sums::default(); 2]; keys.len()];
-        Self { keys, numbers, sums, rules: Vec::new(), problems: BTreeMap::new(), ticks: 0 }
+        let drawn = keys.iter().take(CONTAINERS).map(|_| [Drawn::new(from, to), Drawn::new(from, to)]).collect();
+        Self { keys, numbers, sums, drawn, rules: Vec::new(), problems: BTreeMap::new(), ticks: 0 }
     }
 
-    /// A measurement of an interval of `dt` seconds.
-    pub fn measured(&mut self, container: usize, resource: Resource, reading: &Reading, dt: f64) {
+    /// A measurement of an interval of `dt` seconds that ends at `now`.
+    pub fn measured(&mut self, now: TimeMs, container: usize, resource: Resource, reading: &Reading, dt: f64) {
         if let Some(sums) = self.sums.get_mut(container) {
             sums[slot(resource)].add(reading, dt);
+        }
+        if let Some(drawn) = self.drawn.get_mut(container) {
+            drawn[slot(resource)].add(now, reading);
         }
     }
 
@@ -276,8 +287,11 @@ impl Score {
     /// The figures of all.
     pub fn report(mut self, from: TimeMs, to: TimeMs, step_ms: u64, took_ms: u64) -> Report {
         let mut resources = BTreeMap::new();
-        let mut limits = Vec::new();
+        let (mut limits, mut courses) = (Vec::new(), Vec::new());
         for resource in Resource::ALL {
+            let drawn = self.keys.iter().zip(&self.drawn).zip(&self.sums);
+            let drawn = drawn.filter(|(_, sums)| sums[slot(resource)].samples > 0);
+            courses.extend(drawn.map(|((key, drawn), _)| drawn[slot(resource)].course(&key.host, &key.name, resource)));
             let mut all = Sums::default();
             for (key, sums) in self.keys.iter().zip(&self.sums) {
                 let sums = &sums[slot(resource)];
@@ -313,6 +327,7 @@ impl Score {
             rules: rules.collect(),
             limits,
             problems: problems.collect(),
+            courses,
         }
     }
 }

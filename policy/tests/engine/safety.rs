@@ -7,9 +7,10 @@ use std::time::Duration;
 use tidegate_actuator::{Actuator, Drift, DriftAnswer};
 use tidegate_model::{Clock, Limit, OutcomeStatus, Resource, SystemClock, TimeMs};
 use tidegate_policy::{Engine, PolicyConfig, TickReport};
+use tidegate_store::Override;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{START, World, cpu, key, memory, of};
+use crate::world::{MIB, START, World, cpu, key, memory, of};
 
 const GREEDY: &str = "CREATE RULE greedy WITH (mode = 'on') AS
     SELECT host, container, resource, allocated + 1 AS target, 'more' AS reason FROM recent(INTERVAL '10 seconds')";
@@ -381,4 +382,44 @@ async fn whatever_rules_in_shadow_want_nothing_reaches_the_actuator() {
     assert!(seen > 1_000, "{seen}");
     assert_eq!(world.actuator.changes.lock().len(), 0);
     assert!(names.iter().all(|name| world.limit(name, Resource::Cpu) == 2.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_has_pinned_no_rule_changes_and_shows_what_it_would() {
+    let world = World::new().await;
+    world.set_limit("web", Resource::Cpu, 1.0);
+    world.set_limit("web", Resource::Memory, 400.0 * MIB);
+    world.put_container("web", None, &[], Limit::Unlimited);
+    world
+        .run_sql(
+            "CREATE RULE up WITH (mode = 'on', cooldown_up = '0s') AS
+             SELECT host, container, resource, 1.5 * allocated AS target, 'more' AS reason FROM recent(INTERVAL '10 seconds')",
+        )
+        .await;
+    let said = |pinned: &[Resource]| Override {
+        key: key("web"),
+        bounds: Default::default(),
+        pinned: pinned.iter().copied().collect(),
+        why: "its owner looks into it".to_owned(),
+        changed_by: "anna".to_owned(),
+        changed_at: START,
+    };
+    let demand = [("web", cpu(0.5)), ("web", memory(300.0 * MIB))];
+    world.store.put_override(said(&[Resource::Cpu])).unwrap();
+    let report = world.second(&demand).await;
+    let decision = report.decisions.iter().find(|decision| decision.resource == Resource::Cpu).unwrap();
+    assert_eq!((decision.outcome.status, decision.decided), (OutcomeStatus::Shadow, Some(1.5)));
+    let message = &decision.outcome.message;
+    assert_eq!(message, "anna has pinned the cpu of node0/web: its owner looks into it");
+    assert_eq!(world.limit("web", Resource::Cpu), 1.0);
+    assert_eq!(world.limit("web", Resource::Memory), 600.0 * MIB, "that was not pinned");
+    assert!(world.actuator.changes.lock().iter().all(|change| change.resource == Resource::Memory));
+
+    // It outlives the program.
+    let world = world.restarted().await;
+    world.second(&demand).await;
+    assert_eq!(world.limit("web", Resource::Cpu), 1.0);
+    world.store.put_override(said(&[])).unwrap();
+    world.second(&demand).await;
+    assert_eq!(world.limit("web", Resource::Cpu), 1.5);
 }

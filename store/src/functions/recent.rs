@@ -25,7 +25,7 @@ use super::span::span_ms;
 use crate::query::run::Run;
 
 /// How long to wait for rows that somebody else makes before looking at the deadline.
-const WAIT: Duration = Duration::from_millis(10);
+pub(super) const WAIT: Duration = Duration::from_millis(10);
 
 /// The table function.
 #[derive(Debug)]

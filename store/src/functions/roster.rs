@@ -4,11 +4,15 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringViewArray};
-use parking_lot::Mutex;
+use datafusion::common::Result;
+use parking_lot::{Mutex, MutexGuard};
 use tidegate_model::{Bounds, Resource, metrics};
 
+use super::history::Answered;
+use super::recent::WAIT;
 use super::recent_columns::Known;
 use super::trail::Trails;
+use crate::query::run::Run;
 use crate::store::Store;
 use crate::tables::{LabelTable, Subject, subjects};
 
@@ -192,6 +196,7 @@ pub(crate) struct Recents {
     /// The newest last.
     frames: Mutex<Vec<(FrameKey, Frame)>>,
     pub(super) trails: Trails,
+    histories: Mutex<Vec<Answered>>,
 }
 
 /// Which version of everything that `recent` looks at there is now.
@@ -232,6 +237,19 @@ fn metrics_of(store: &Store) -> impl Iterator<Item = &str> {
 }
 
 impl Recents {
+    /// What `history` was answered with last. Whoever makes an answer holds it, so that others wait for that.
+    ///
+    /// # Errors
+    /// When the query has to end.
+    pub(super) fn histories(&self, run: &Run) -> Result<MutexGuard<'_, Vec<Answered>>> {
+        loop {
+            run.deadline.check()?;
+            if let Some(histories) = self.histories.try_lock_for(WAIT) {
+                return Ok(histories);
+            }
+        }
+    }
+
     /// The roster of `tables`.
     pub(super) fn roster(&self, store: &Store, tables: &Tables) -> Arc<Roster> {
         let facts = store.facts.version();

@@ -166,6 +166,10 @@ impl Direct {
             }
             Self::Join { join, left, right } => {
                 let Some(left) = left.rows(run, memory)? else { return Ok(None) };
+                // Where nobody is left there is nobody to join with.
+                if left.iter().all(|batch| batch.num_rows() == 0) {
+                    return Ok(Some(Vec::new()));
+                }
                 let Some(right) = right.rows(run, memory)? else { return Ok(None) };
                 let Some(joined) = join.rows(&left, right)? else { return Ok(None) };
                 joined

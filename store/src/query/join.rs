@@ -10,10 +10,13 @@ use arrow::array::{
 };
 use arrow::compute::{concat_batches, take};
 use arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::cast::as_boolean_array;
 use datafusion::common::{JoinSide, JoinType, NullEquality, Result};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::HashJoinExec;
+
+use crate::query::ready::ready;
 
 /// Pairs of rows that are joined at once. Who has more has them from the operator, whose memory and time are bounded.
 const MAX_PAIRS: usize = 128 * 1024;
@@ -26,6 +29,15 @@ pub(crate) struct Join {
     keeps_left: bool,
     left: SchemaRef,
     /// Where each column of the answer comes from.
+    columns: Vec<(JoinSide, usize)>,
+    schema: SchemaRef,
+    filter: Option<Filter>,
+}
+
+/// What pairs have to fulfil beside equal texts.
+struct Filter {
+    holds: Arc<dyn PhysicalExpr>,
+    /// Where each of its columns comes from.
     columns: Vec<(JoinSide, usize)>,
     schema: SchemaRef,
 }
@@ -43,7 +55,8 @@ impl Join {
             expr.data_type(schema).is_ok_and(|kind| matches!(kind, DataType::Utf8 | DataType::Utf8View))
         };
         let by_texts = join.on().iter().all(|(a, b)| is_text(a, &left) && is_text(b, &right));
-        let plain = join.filter().is_none()
+        // Left rows that stay would have to be told from those that fulfil the filter nowhere.
+        let plain = (join.filter().is_none() || !keeps_left)
             && join.fetch().is_none()
             && !join.null_aware
             && join.null_equality() == NullEquality::NullEqualsNothing
@@ -61,7 +74,12 @@ impl Join {
             None => all.map(place).collect(),
         };
         let on = join.on().iter().map(|(a, b)| [Arc::clone(a), Arc::clone(b)]).collect();
-        Some(Self { on, keeps_left, left, columns, schema: join.schema() })
+        let filter = join.filter().map(|filter| Filter {
+            holds: ready(filter.expression(), filter.schema()),
+            columns: filter.column_indices().iter().map(|column| (column.side, column.index)).collect(),
+            schema: Arc::clone(filter.schema()),
+        });
+        Some(Self { on, keeps_left, left, columns, schema: join.schema(), filter })
     }
 
     /// The rows in the order in which the operator gives them: those that match in the order of the right input, then, where
@@ -89,14 +107,18 @@ impl Join {
             if !is_whole {
                 return Ok(None);
             }
+            if let Some(filter) = self.filter.as_ref().filter(|_| !of_left.is_empty()) {
+                (of_left, of_right) = filter.fulfilled(&left, right, of_left, of_right)?;
+            }
             if !of_left.is_empty() {
-                joined.push(self.batch(&left, of_left, Some((right, of_right)))?);
+                let pairs = (UInt32Array::from(of_left), Some((right, UInt32Array::from(of_right))));
+                joined.push(batch(&self.columns, &self.schema, &left, pairs)?);
             }
         }
         if self.keeps_left {
             let others: Vec<u32> = (0..).zip(&matched).filter(|(_, matched)| !**matched).map(|(row, _)| row).collect();
             if !others.is_empty() {
-                joined.push(self.batch(&left, others, None)?);
+                joined.push(batch(&self.columns, &self.schema, &left, (UInt32Array::from(others), None))?);
             }
         }
         Ok(Some(joined))
@@ -106,27 +128,44 @@ impl Join {
         let column = |on: &[Arc<dyn PhysicalExpr>; 2]| on[side].evaluate(batch)?.into_array(batch.num_rows());
         Ok(Keys { columns: self.on.iter().map(column).collect::<Result<_>>()?, rows: batch.num_rows() })
     }
+}
 
-    /// Some rows of the left input with some of the right one, or with nothing.
-    fn batch(
+impl Filter {
+    /// The pairs that fulfil it.
+    fn fulfilled(
         &self,
         left: &RecordBatch,
+        right: &RecordBatch,
         of_left: Vec<u32>,
-        right: Option<(&RecordBatch, Vec<u32>)>,
-    ) -> Result<RecordBatch> {
-        let rows = of_left.len();
-        let of_left = UInt32Array::from(of_left);
-        let right = right.map(|(batch, rows)| (batch, UInt32Array::from(rows)));
-        let columns = self.columns.iter().zip(self.schema.fields()).map(|((side, at), field)| {
-            Ok(match (side, &right) {
-                (JoinSide::Left, _) => take(left.column(*at), &of_left, None)?,
-                (_, Some((right, rows))) => take(right.column(*at), rows, None)?,
-                (_, None) => arrow::array::new_null_array(field.data_type(), rows),
-            })
-        });
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns.collect::<Result<_>>()?, &options)?)
+        of_right: Vec<u32>,
+    ) -> Result<(Vec<u32>, Vec<u32>)> {
+        let (of_left, of_right) = (UInt32Array::from(of_left), UInt32Array::from(of_right));
+        let pairs = (of_left.clone(), Some((right, of_right.clone())));
+        let pairs = batch(&self.columns, &self.schema, left, pairs)?;
+        let holds = self.holds.evaluate(&pairs)?.into_array(pairs.num_rows())?;
+        let holds = as_boolean_array(&holds)?;
+        let pairs = of_left.values().iter().zip(of_right.values()).zip(holds);
+        Ok(pairs.filter(|(_, holds)| *holds == Some(true)).map(|((left, right), _)| (*left, *right)).unzip())
     }
+}
+
+/// Some columns of some rows of the left input with some of the right one, or with nothing.
+fn batch(
+    columns: &[(JoinSide, usize)],
+    schema: &SchemaRef,
+    left: &RecordBatch,
+    (of_left, right): (UInt32Array, Option<(&RecordBatch, UInt32Array)>),
+) -> Result<RecordBatch> {
+    let rows = of_left.len();
+    let columns = columns.iter().zip(schema.fields()).map(|((side, at), field)| {
+        Ok(match (side, &right) {
+            (JoinSide::Left, _) => take(left.column(*at), &of_left, None)?,
+            (_, Some((right, rows))) => take(right.column(*at), rows, None)?,
+            (_, None) => arrow::array::new_null_array(field.data_type(), rows),
+        })
+    });
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    Ok(RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect::<Result<_>>()?, &options)?)
 }
 
 /// The columns that rows are joined by.
@@ -253,9 +292,11 @@ mod tests {
     use arrow::array::Int64Array;
     use arrow::datatypes::{Field, Schema};
     use datafusion::datasource::memory::MemorySourceConfig;
-    use datafusion::physical_expr::expressions::Column;
+    use datafusion::logical_expr::Operator;
+    use datafusion::physical_expr::expressions::{Column, binary, lit};
     use datafusion::physical_plan::collect;
     use datafusion::physical_plan::joins::PartitionMode;
+    use datafusion::physical_plan::joins::utils::{ColumnIndex, JoinFilter};
     use datafusion::prelude::SessionContext;
     use proptest::prelude::*;
 
@@ -291,6 +332,16 @@ mod tests {
         rows.collect()
     }
 
+    /// Left and right rows whose numbers differ by more than one.
+    fn apart() -> JoinFilter {
+        let schema = Schema::new(["a", "b"].map(|name| Field::new(name, DataType::Int64, false)).to_vec());
+        let column = |name: &str, at| Arc::new(Column::new(name, at)) as Arc<dyn PhysicalExpr>;
+        let less = binary(column("a", 0), Operator::Plus, lit(1_i64), &schema).unwrap();
+        let apart = binary(less, Operator::Lt, column("b", 1), &schema).unwrap();
+        let columns = [JoinSide::Left, JoinSide::Right].map(|side| ColumnIndex { index: 2, side }).to_vec();
+        JoinFilter::new(apart, columns, Arc::new(schema))
+    }
+
     fn any_keys() -> impl Strategy<Value = Vec<Key>> {
         let name = |names: &[Option<&'static str>]| prop::sample::select(names.to_vec());
         let key = (name(&[Some("a"), Some("b"), None]), name(&[Some(""), Some("c1"), Some("c2"), Some("c3"), None]));
@@ -305,6 +356,7 @@ mod tests {
         #[test]
         fn a_join_gives_the_rows_of_its_operator_in_its_order(
             left in any_keys(), right in any_keys(), views in any::<bool>(), keeps_left in any::<bool>(), projected in any::<bool>(),
+            filtered in any::<bool>(),
         ) {
             let (left, right) = (input(views, &left), input(views, &right));
             let column = |at| Arc::new(Column::new(["host", "container"][at], at)) as Arc<dyn PhysicalExpr>;
@@ -314,7 +366,7 @@ mod tests {
                 operator(&left),
                 operator(&right),
                 on,
-                None,
+                (filtered && !keeps_left).then(apart),
                 &join_type,
                 projected.then(|| vec![5, 0, 2]),
                 PartitionMode::CollectLeft,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringViewArray, TimestampMillisecondArray};
 use datafusion::common::Result;
-use tidegate_model::{GroupKey, GroupKind, Membership, Resource, TimeMs};
+use tidegate_model::{ContainerKey, GroupKey, GroupKind, Membership, Resource, TimeMs};
 
 use super::{Column, Kind, UTC, schema_of};
 use crate::facts::GroupRow;
@@ -79,6 +79,7 @@ impl Current {
                 time("last_seen", "when it was last measured"),
                 double("baseline_cpu", "its own CPU limit when first seen, in cores; null if it had none"),
                 double("baseline_memory", "its own memory limit when first seen, in bytes; null if it had none"),
+                text("pinned", "what a person told rules to leave alone: cpu, memory or cpu,memory; null if nothing"),
             ],
             Current::Hosts => vec![
                 text("host", "its name"),
@@ -113,6 +114,7 @@ impl Current {
                 text("resource", "cpu or memory"),
                 double("min", "the lowest limit that the operator allows, in cores or bytes"),
                 double("max", "the highest limit that the operator allows, in cores or bytes"),
+                text("set_by", "who set them for this container alone; null where a label or the configuration did"),
             ],
             Current::Rules => vec![
                 text("name", "the rule's name"),
@@ -227,7 +229,11 @@ fn signed(count: impl TryInto<i64>) -> i64 {
 }
 
 fn containers(store: &Store) -> Vec<ArrayRef> {
-    let rows = store.containers();
+    let (rows, overrides) = (store.containers(), store.overrides());
+    let pinned = |key: &ContainerKey| {
+        let names: Vec<_> = overrides.get(key)?.pinned.iter().map(|resource| resource.as_str()).collect();
+        (!names.is_empty()).then(|| names.join(","))
+    };
     vec![
         texts(&rows, |row| Some(row.key.host.clone())),
         texts(&rows, |row| Some(row.key.name.clone())),
@@ -242,6 +248,7 @@ fn containers(store: &Store) -> Vec<ArrayRef> {
         times(&rows, |row| Some(row.last_seen)),
         doubles(&rows, |row| row.baseline.get(&Resource::Cpu)?.value()),
         doubles(&rows, |row| row.baseline.get(&Resource::Memory)?.value()),
+        texts(&rows, |row| pinned(&row.key)),
     ]
 }
 
@@ -304,7 +311,7 @@ fn groups(store: &Store) -> Vec<ArrayRef> {
 }
 
 fn bounds(store: &Store) -> Vec<ArrayRef> {
-    let containers = store.containers();
+    let (containers, overrides) = (store.containers(), store.overrides());
     let rows: Vec<_> = containers
         .iter()
         .flat_map(|container| container.bounds.iter().map(|(resource, bounds)| (&container.key, *resource, *bounds)))
@@ -315,6 +322,10 @@ fn bounds(store: &Store) -> Vec<ArrayRef> {
         texts(&rows, |(_, resource, _)| Some(resource.as_str())),
         doubles(&rows, |(.., bounds)| Some(bounds.min)),
         doubles(&rows, |(.., bounds)| Some(bounds.max)),
+        texts(&rows, |(key, resource, _)| {
+            let said = overrides.get(key).filter(|said| said.bounds.contains_key(resource))?;
+            Some(said.changed_by.clone())
+        }),
     ]
 }
 

@@ -6,14 +6,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use tidegate_model::TimeMs;
-use tidegate_policy::backtest::STEP;
-use utoipa::ToSchema;
+use tidegate_model::{Resource, TimeMs};
+use tidegate_policy::backtest::{Course, Report, STEP};
+use utoipa::{IntoParams, ToSchema};
 
 use crate::App;
 use crate::backtests::{Backtest, Wanted};
 use crate::error::{ApiError, ErrorAnswer};
-use crate::extract::{Segments, Text};
+use crate::extract::{Params, Segments, Text};
 
 /// The span of a backtest that does not name its beginning.
 const USUAL_SPAN: Duration = Duration::from_secs(3600);
@@ -121,6 +121,75 @@ pub(crate) async fn list(State(app): State<App>) -> Json<BacktestList> {
 )]
 pub(crate) async fn find(State(app): State<App>, Segments(id): Segments<String>) -> Result<Json<Backtest>, ApiError> {
     app.backtests.find(&id).map(Json).ok_or_else(|| unknown(&id))
+}
+
+/// Which limit.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CourseOf {
+    /// The container's host.
+    host: String,
+    /// Its name there.
+    container: String,
+    /// `cpu` or `memory`.
+    #[param(value_type = String, pattern = "^(cpu|memory)$")]
+    resource: Resource,
+}
+
+/// One limit over the time of a backtest.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct BacktestCourse {
+    rules: CourseColumns,
+    /// With what they were compared with.
+    against: Option<CourseColumns>,
+}
+
+/// In some hundred points; all lists have a value for each. In cores or bytes.
+#[derive(Serialize, ToSchema)]
+struct CourseColumns {
+    /// The ends of the points' spans, in ms UTC. There are none where nothing was measured.
+    t: Vec<i64>,
+    /// The most that was wanted: what was used in fact.
+    wanted: Vec<f32>,
+    /// What the simulated limit let through, in the mean.
+    used: Vec<f32>,
+    /// The simulated limit in the mean, of memory the lower one of the limit and `memory.high`; null without one.
+    limit: Vec<Option<f32>>,
+}
+
+impl CourseColumns {
+    fn of(report: &Report, of: &CourseOf) -> Option<Self> {
+        let is_it = |course: &&Course| {
+            (&course.host, &course.container, course.resource) == (&of.host, &of.container, of.resource)
+        };
+        let Course { t, wanted, used, limit, .. } = report.courses.iter().find(is_it)?.clone();
+        Some(Self { t: t.into_iter().map(|t| t.0).collect(), wanted, used, limit })
+    }
+}
+
+/// What one limit would have been over time, and what was wanted.
+///
+/// Of the first 200 containers.
+#[utoipa::path(
+    get, path = "/api/v1/backtests/{id}/course", tag = "Backtests", operation_id = "backtest_course",
+    params(("id" = String, Path, description = "Its id"), CourseOf),
+    responses(
+        (status = 200, description = "The limit's course", body = BacktestCourse),
+        (status = 404, description = "There is none of this id, it is not done, or it did not have that limit", body = ErrorAnswer),
+    ),
+)]
+pub(crate) async fn course(
+    State(app): State<App>,
+    Segments(id): Segments<String>,
+    Params(of): Params<CourseOf>,
+) -> Result<Json<BacktestCourse>, ApiError> {
+    let (report, against) = app.backtests.find(&id).ok_or_else(|| unknown(&id))?.reports();
+    let report = report.ok_or_else(|| ApiError::not_found(format!("backtest '{id}' has no report yet")))?;
+    let rules = CourseColumns::of(&report, &of).ok_or_else(|| {
+        let CourseOf { host, container, resource } = &of;
+        ApiError::not_found(format!("backtest '{id}' keeps no course of the {resource} of {host}/{container}"))
+    })?;
+    Ok(Json(BacktestCourse { rules, against: against.and_then(|report| CourseColumns::of(&report, &of)) }))
 }
 
 /// Stops a backtest.

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
-use tidegate_model::{ContainerKey, OutcomeStatus, Resource};
+use tidegate_model::{Container, ContainerKey, OutcomeStatus, Resource};
 use utoipa::ToSchema;
 
 use super::decisions::Shown;
@@ -33,7 +33,9 @@ pub(crate) async fn containers(State(app): State<App>) -> Result<Json<Containers
     let fleet = Fleet::all(&app, now).await?;
     let mut containers = app.store.containers();
     containers.sort_by(|a, b| a.key.cmp(&b.key));
-    let containers = containers.iter().map(|container| fleet.row(container, now)).collect();
+    let overrides = app.store.overrides();
+    let row = |container: &Container| fleet.row(container, overrides.get(&container.key), now);
+    let containers = containers.iter().map(row).collect();
     Ok(Json(Containers { now: now.0, containers }))
 }
 
@@ -54,11 +56,16 @@ pub(crate) async fn container(
     Segments((host, name)): Segments<(String, String)>,
 ) -> Result<Json<ContainerRow>, ApiError> {
     let key = ContainerKey { host, name };
-    let known = app.store.containers().into_iter().find(|container| container.key == key);
-    let container = known.ok_or_else(|| ApiError::not_found(format!("there is no container '{key}'")))?;
+    Ok(Json(found(&app, &key).await?))
+}
+
+/// A container as it is now.
+pub(super) async fn found(app: &App, key: &ContainerKey) -> Result<ContainerRow, ApiError> {
+    let containers = app.store.container_map();
+    let container = containers.get(key).ok_or_else(|| ApiError::not_found(format!("there is no container '{key}'")))?;
     let now = app.clock.now();
-    let fleet = Fleet::one(&app, &key, now).await?;
-    Ok(Json(fleet.row(&container, now)))
+    let fleet = Fleet::one(app, key, now).await?;
+    Ok(fleet.row(container, app.store.overrides().get(key), now))
 }
 
 /// Which limit.

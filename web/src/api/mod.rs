@@ -11,6 +11,7 @@ mod freeze;
 mod groups;
 mod hosts;
 mod ingest;
+mod overrides;
 pub(crate) mod report;
 mod rules;
 mod schema;
@@ -50,6 +51,7 @@ pub(crate) fn reading() -> OpenApiRouter<App> {
         .routes(routes!(rules::changes))
         .routes(routes!(backtests::list))
         .routes(routes!(backtests::find))
+        .routes(routes!(backtests::course))
         .routes(routes!(decisions::decisions))
         .routes(routes!(decisions::decision))
         .routes(routes!(decisions::explain))
@@ -63,6 +65,7 @@ pub(crate) fn operating() -> OpenApiRouter<App> {
         .routes(routes!(backtests::stop))
         .routes(routes!(freeze::freeze, freeze::thaw))
         .routes(routes!(containers::adopt))
+        .routes(routes!(overrides::set, overrides::clear))
         .routes(routes!(groups::set_bounds, groups::clear))
         .routes(routes!(compact::compact))
         .routes(routes!(experiments::create))

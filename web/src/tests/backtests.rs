@@ -52,6 +52,20 @@ async fn a_backtest_is_started_watched_and_read() {
     assert_eq!(shown["report"]["rules"][0]["rule"], "half");
     assert_eq!(shown["report"]["rules"].as_array().unwrap().len(), 1);
 
+    // What the limit would have been, and what it was compared with.
+    let course = |of: &str| format!("/api/v1/backtests/{id}/course?host=node0&container=web&resource={of}");
+    let drawn = server.get(&course("cpu")).await;
+    assert_eq!(drawn.status, StatusCode::OK, "{}", drawn.text());
+    let drawn = drawn.json();
+    let column = |which: &str, name: &str| drawn[which][name].as_array().unwrap().clone();
+    let (t, limits) = (column("rules", "t"), column("rules", "limit"));
+    assert_eq!((t.len(), column("against", "t").len()), (120, 120), "{drawn}");
+    assert_eq!((&limits[0], &column("against", "limit")[119]), (&json!(4.0), &json!(4.0)));
+    assert!(limits[119].as_f64().unwrap() < 3.0 && column("rules", "wanted")[60] == json!(1.0), "{drawn}");
+    let missing = server.get(&course("memory")).await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    assert!(missing.text().contains("keeps no course of the memory of node0/web"), "{}", missing.text());
+
     // On top of what is in force, two rules; against it, one.
     assert_eq!(
         server.post("/api/v1/rules", &json!({ "sql": RULE.replace("half", "other") })).await.status,

@@ -2,7 +2,7 @@
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
-use tidegate_model::TimeMs;
+use tidegate_model::{Bytes, Cores, Host, TimeMs};
 
 use super::{NOW, Server, container};
 
@@ -162,4 +162,51 @@ async fn a_limit_is_adopted_by_hand_and_one_that_nobody_can_adopt_says_why() {
     let answer = server.post("/api/v1/containers/node0/web/adopt", &cpu).await;
     assert_eq!(answer.status, StatusCode::CONFLICT, "{}", answer.text());
     assert!(answer.text().contains("refused"), "{}", answer.text());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_bounds_and_pins_a_container_until_it_is_taken_back() {
+    let server = Server::start();
+    server.measured("web").await;
+    let host = Host { name: "node0".to_owned(), cpu: Cores(8.0), memory: Bytes(16 << 30), last_seen: TimeMs(NOW) };
+    server.state.store.put_host(host).unwrap();
+    let path = "/api/v1/containers/node0/web/override";
+    let put = async |body: &Value| server.send(Method::PUT, path, &[], &body.to_string()).await;
+    let bounds = json!({ "cpu": { "min": 0.5, "max": 2 } });
+    let said = put(&json!({ "bounds": bounds, "pinned": ["memory"], "why": "it is being moved" })).await;
+    assert_eq!(said.status, StatusCode::OK, "{}", said.text());
+    let row = said.json();
+    assert_eq!(row["bounds"]["cpu"], json!({ "min": 0.5, "max": 2.0 }));
+    let said = &row["override"];
+    assert_eq!((&said["pinned"], &said["why"]), (&json!(["memory"]), &json!("it is being moved")));
+    assert_eq!((&said["bounds"]["cpu"]["max"], &said["bounds"]["memory"]), (&json!(2.0), &Value::Null));
+
+    // The next measurement changes nothing about it, and SQL tells who said so.
+    server.measured("web").await;
+    let row = server.get("/api/v1/containers/node0/web").await.json();
+    assert_eq!(row["bounds"]["cpu"]["max"], 2.0);
+    let sql = "SELECT b.max, b.set_by, c.pinned FROM bounds b JOIN containers c USING (host, container)
+               WHERE b.resource = 'cpu'";
+    let rows = server.post("/api/v1/sql", &json!({ "sql": sql })).await.json()["rows"].clone();
+    assert_eq!((&rows[0][0], &rows[0][2]), (&json!(2.0), &json!("memory")), "{rows}");
+    assert_eq!(rows[0][1], row["override"]["changed_by"]);
+
+    for (body, wrong) in [
+        (json!({ "bounds": { "cpu": { "min": 3, "max": 2 } } }), "expected 0 <= min <= max, found min 3, max 2"),
+        (json!({ "bounds": { "cpu": { "min": 0, "max": 1000 } } }), "is more than node0 has"),
+        (json!({ "bounds": { "memory.high": { "min": 0, "max": 1 } } }), "cpu and memory have bounds"),
+        (json!({ "pinned": ["cpu.weight"] }), "'cpu.weight' is pinned along with cpu"),
+        (json!({ "pin": true }), "unknown field `pin`"),
+    ] {
+        let refused = put(&body).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
+        assert!(refused.text().contains(wrong), "{}", refused.text());
+    }
+    let unknown = server.send(Method::PUT, "/api/v1/containers/node0/none/override", &[], "{}").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+
+    let row = server.send(Method::DELETE, path, &[], "").await.json();
+    assert_eq!(row["override"], Value::Null);
+    server.measured("web").await;
+    assert_eq!(server.get("/api/v1/containers/node0/web").await.json()["bounds"]["cpu"]["max"], Value::Null);
 }

@@ -128,7 +128,9 @@ const RULE: &str = "CREATE RULE up WITH (every = '5s') AS SELECT host, container
 const POINT: &str = r#"{"metric":"m","timestamp":1800000000,"value":1,"tags":{"host":"a"}}"#;
 
 /// What no request below has a success of.
-const ELSEWHERE: [(&str, &str); 4] = [
+const ELSEWHERE: [(&str, &str); 5] = [
+    // Of a backtest that has ended; the tests of backtests read it.
+    ("GET", "/api/v1/backtests/{id}/course"),
     // Never ends; its own tests read it.
     ("GET", "/api/v1/stream"),
     // The actuator of these tests has nothing to adopt.
@@ -174,6 +176,8 @@ async fn every_operation_has_a_success_that_is_as_described() {
         ("GET", "/api/v1/containers", ""),
         ("GET", "/api/v1/containers/node0/web", ""),
         ("GET", "/api/v1/containers/node0/web/series", ""),
+        ("PUT", "/api/v1/containers/node0/web/override", r#"{"pinned":["cpu"],"bounds":{"cpu":{"min":0.5,"max":2}}}"#),
+        ("DELETE", "/api/v1/containers/node0/web/override", ""),
         ("POST", "/api/v1/groups/app/shop", r#"{"resource":"cpu","max":4}"#),
         ("GET", "/api/v1/groups", ""),
         ("GET", "/api/v1/groups/app/shop", ""),
