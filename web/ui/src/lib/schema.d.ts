@@ -429,6 +429,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/backtests/{id}/course": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What one limit would have been over time, and what was wanted.
+         * @description Of the first 200 containers.
+         */
+        get: operations["backtest_course"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/decisions": {
         parameters: {
             query?: never;
@@ -572,6 +592,30 @@ export interface paths {
         /** Adopts a limit that somebody else has set: it is what rules start from. */
         post: operations["adopt"];
         delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/containers/{host}/{name}/override": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Says what limits a container may have, and what of it rules leave alone.
+         * @description It replaces what was said before, holds from the next tick on, and until it is taken back.
+         */
+        put: operations["set_override"];
+        post?: never;
+        /**
+         * Takes back what was said of a container.
+         * @description Bounds of labels and the configuration hold again with its next measurement.
+         */
+        delete: operations["clear_override"];
         options?: never;
         head?: never;
         patch?: never;
@@ -1016,6 +1060,11 @@ export interface components {
             /** @description What they were compared with came to. */
             against?: components["schemas"]["BacktestReport"];
         };
+        /** @description One limit over the time of a backtest. */
+        BacktestCourse: {
+            rules: components["schemas"]["CourseColumns"];
+            against: components["schemas"]["CourseColumns"] | null;
+        };
         /** @description The backtests that are kept. */
         BacktestList: {
             backtests: components["schemas"]["Backtest"][];
@@ -1175,6 +1224,7 @@ export interface components {
             gone: boolean;
             baseline: components["schemas"]["Baselines"];
             bounds: components["schemas"]["BoundsByResource"];
+            override: components["schemas"]["OverrideRow"] | null;
             cpu: components["schemas"]["CpuNow"];
             memory: components["schemas"]["MemoryNow"];
         };
@@ -1198,6 +1248,17 @@ export interface components {
              */
             now: number;
             containers: components["schemas"]["ContainerRow"][];
+        };
+        /** @description In some hundred points; all lists have a value for each. In cores or bytes. */
+        CourseColumns: {
+            /** @description The ends of the points' spans, in ms UTC. There are none where nothing was measured. */
+            t: number[];
+            /** @description The most that was wanted: what was used in fact. */
+            wanted: number[];
+            /** @description What the simulated limit let through, in the mean. */
+            used: number[];
+            /** @description The simulated limit in the mean, of memory the lower one of the limit and `memory.high`; null without one. */
+            limit: (number | null)[];
         };
         /** @description The newest values of CPU; null where nothing recent is known. */
         CpuNow: {
@@ -1983,6 +2044,25 @@ export interface components {
          * @enum {string}
          */
         OutcomeStatus: "applied" | "unchanged" | "refused" | "infeasible" | "drifted" | "rolled_back" | "shadow" | "failed";
+        /** @description Of the resources that were given any. */
+        OverriddenBounds: {
+            cpu: components["schemas"]["BoundsPair"] | null;
+            memory: components["schemas"]["BoundsPair"] | null;
+        };
+        /** @description What a person has said of a container. It holds until it is taken back. */
+        OverrideRow: {
+            /** @description Instead of those of labels and the configuration; null where these hold. */
+            bounds: components["schemas"]["OverriddenBounds"];
+            /** @description The resources whose limits and knobs rules leave alone. */
+            pinned: components["schemas"]["Resource"][];
+            why: string;
+            changed_by: string;
+            /**
+             * Format: int64
+             * @description In ms UTC.
+             */
+            changed_at: number;
+        };
         /** @description A rule pack that ships with the program. */
         Pack: {
             name: string;
@@ -2346,6 +2426,27 @@ export interface components {
         /** @description All rules. */
         Rules: {
             rules: components["schemas"]["Rule"][];
+        };
+        /** @description What a person says of a container. What is left out is not said: then labels, the configuration and rules have their way. */
+        Said: {
+            /** @description Its lowest and highest limits, at most what its host has. */
+            bounds?: components["schemas"]["SaidBounds"];
+            /** @description What rules leave alone, its limit and knobs: `cpu`, `memory` or both. They show what they would do. */
+            pinned?: components["schemas"]["Resource"][];
+            /** @description What for. */
+            why?: string;
+        };
+        /** @description By resource. */
+        SaidBounds: {
+            cpu?: components["schemas"]["SaidRange"];
+            memory?: components["schemas"]["SaidRange"];
+        };
+        /** @description In cores or bytes. */
+        SaidRange: {
+            /** Format: double */
+            min: number;
+            /** Format: double */
+            max: number;
         };
         /** @description What can be asked about. */
         Schema: {
@@ -4287,6 +4388,63 @@ export interface operations {
             };
         };
     };
+    backtest_course: {
+        parameters: {
+            query: {
+                /** @description The container's host. */
+                host: string;
+                /** @description Its name there. */
+                container: string;
+                /** @description `cpu` or `memory`. */
+                resource: string;
+            };
+            header?: never;
+            path: {
+                /** @description Its id */
+                id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The limit's course */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BacktestCourse"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `read`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is none of this id, it is not done, or it did not have that limit */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
     decisions: {
         parameters: {
             query?: {
@@ -4760,6 +4918,123 @@ export interface operations {
             };
             /** @description There is nothing to adopt, or it cannot be read */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    set_override: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The host's name */
+                host: string;
+                /** @description The container's name on that host */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Said"];
+            };
+        };
+        responses: {
+            /** @description The container as it is then */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ContainerRow"];
+                };
+            };
+            /** @description The body is not as expected, or its bounds are none */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `operate`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such container */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+        };
+    };
+    clear_override: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The host's name */
+                host: string;
+                /** @description The container's name on that host */
+                name: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The container as it is then */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ContainerRow"];
+                };
+            };
+            /** @description No token, or one that is not known */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description The token lacks the right `operate`, or another site's page sent this */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorAnswer"];
+                };
+            };
+            /** @description There is no such container */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
