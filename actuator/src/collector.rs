@@ -11,7 +11,7 @@ use tidegate_model::{Container, ContainerKey, Limit, Resource, Runtime, SampleBa
 use crate::arrivals::Arrivals;
 use crate::baseline::Life;
 use crate::capacity::Capacity;
-use crate::cgroup::parse::Stall;
+use crate::cgroup::parse::{Stall, Transferred};
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling, sampler};
 use crate::discovery::{Found, identify, is_pause, walk};
 use crate::drift::Owned;
@@ -505,6 +505,10 @@ impl Round {
         self.push_some(metrics::USAGE, tags, Memory, bytes(reading.working_set));
         self.push_some(metrics::UNRECLAIMABLE, tags, Memory, bytes(reading.unreclaimable));
         self.push_some(metrics::OOM_KILLS, tags, Memory, bytes(reading.oom_kills));
+        if let Some([read, written]) = transfers(former.transferred, reading.transferred) {
+            self.samples.push(tags.with(metrics::IO_READ, metrics::IO), self.now, read);
+            self.samples.push(tags.with(metrics::IO_WRITE, metrics::IO), self.now, written);
+        }
     }
 
     fn push_some(&mut self, metric: &str, tags: &Tags, resource: Resource, value: Option<f64>) {
@@ -537,7 +541,12 @@ impl Tags {
     }
 
     pub(crate) fn series(&self, metric: &str, resource: Resource) -> SeriesKey {
-        let tag = ("resource".to_owned(), resource.as_str().to_owned());
+        self.with(metric, resource.as_str())
+    }
+
+    /// A series of what is no [`Resource`] of rules.
+    pub(crate) fn with(&self, metric: &str, resource: &str) -> SeriesKey {
+        let tag = ("resource".to_owned(), resource.to_owned());
         SeriesKey::new(metric, self.0.iter().cloned().chain([tag]))
     }
 }
@@ -564,6 +573,15 @@ fn stalled(former: Option<(Stall, Instant)>, now: Option<(Stall, Instant)>) -> (
     let share =
         |before: u64, after: u64| Some((after.checked_sub(before)? as f64 / 1e6 / elapsed.as_secs_f64()).min(1.0));
     (share(before.some_us, after.some_us), before.full_us.zip(after.full_us).and_then(|(b, a)| share(b, a)))
+}
+
+/// Bytes a second read and written; nothing as long as there never were any.
+fn transfers(former: Option<(Transferred, Instant)>, now: Option<(Transferred, Instant)>) -> Option<[f64; 2]> {
+    let ((before, from), (after, to)) = former.zip(now)?;
+    let seconds = elapsed(from, to)?.as_secs_f64();
+    let read = after.read.checked_sub(before.read)?;
+    let written = after.written.checked_sub(before.written)?;
+    (after != Transferred::default()).then(|| [read as f64 / seconds, written as f64 / seconds])
 }
 
 fn elapsed(from: Instant, to: Instant) -> Option<Duration> {
@@ -596,6 +614,16 @@ mod tests {
         assert_eq!(throttled(counters(10, 5), counters(10, 5)), Some(0.0));
         assert_eq!(throttled(counters(10, 5), counters(12, 4)), None);
         assert_eq!(throttled(None, counters(10, 5)), None);
+    }
+
+    #[test]
+    fn transfers_are_over_the_time_that_really_passed_and_none_of_who_never_had_any() {
+        let counters = |read, written, ms| Some((Transferred { read, written }, at(ms)));
+        assert_eq!(transfers(counters(0, 100, 0), counters(4_096, 100, 2_000)), Some([2_048.0, 0.0]));
+        assert_eq!(transfers(counters(7, 7, 0), counters(7, 7, 1_000)), Some([0.0, 0.0]), "idle is zero");
+        assert_eq!(transfers(counters(0, 0, 0), counters(0, 0, 1_000)), None);
+        assert_eq!(transfers(counters(9, 0, 0), counters(7, 0, 1_000)), None, "backwards");
+        assert_eq!(transfers(None, counters(7, 0, 1_000)), None, "first reading");
     }
 
     #[test]

@@ -729,3 +729,37 @@ fn rates_of_a_disk_are_set_in_the_kernel_and_one_that_is_not_there_is_told() {
     assert_eq!(lab.tend(KnobMode::GiveBack), [(own, OutcomeStatus::Applied)]);
     assert!(lines(&lab).iter().all(String::is_empty));
 }
+
+#[test]
+fn what_goes_to_a_disk_is_measured() {
+    let Some(lab) = Lab::open() else { return };
+    let Some(_further) = Further::make(&lab, "blkio") else { return println!("SKIPPED: no controller of disks here") };
+    // The lab's own host has seen the container before it had a group for disks.
+    let mut source = LocalHost::new(lab.config.clone()).unwrap().source();
+    let collect = |source: &mut Box<dyn Source>| source.collect(SystemClock.now());
+    let rate = |collected: &Collected, metric| {
+        let mut rows = collected.samples.rows();
+        rows.find(|(key, ..)| key.metric() == metric && key.tag("resource") == Some(metrics::IO)).map(|row| row.2)
+    };
+    let first = collect(&mut source);
+    assert_eq!((rate(&first, metrics::IO_WRITE), first.problems), (None, Vec::new()), "nothing was written yet");
+    let counts = ["blkio.throttle.io_service_bytes_recursive", "io.stat"];
+    let is_counted = |dir: &PathBuf| counts.iter().any(|name| dir.join(name).exists());
+    let Some(group) = lab.dirs("web").into_iter().find(is_counted) else {
+        return println!("SKIPPED: this kernel does not count what goes to disks");
+    };
+    let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+    // Past the page cache, of which nobody is charged for with v1.
+    let script = r#"echo $$ > "$1/cgroup.procs" && exec dd if=/dev/zero of="$2" bs=1M count=8 oflag=direct 2> /dev/null"#;
+    let began = Instant::now();
+    let written = Command::new("sh").args(["-c", script, "sh"]).arg(&group).arg(file.path()).status().unwrap();
+    if !written.success() {
+        return println!("SKIPPED: /var/tmp is no disk that can be written past the page cache");
+    }
+    let collected = collect(&mut source);
+    let bytes = rate(&collected, metrics::IO_WRITE).unwrap() * began.elapsed().as_secs_f64();
+    assert!(bytes > 4.0 * MIB, "{bytes} bytes");
+    assert!(rate(&collected, metrics::IO_READ).unwrap() >= 0.0);
+    thread::sleep(Duration::from_millis(20));
+    assert_eq!(rate(&collect(&mut source), metrics::IO_WRITE), Some(0.0), "idle is zero");
+}

@@ -40,4 +40,11 @@ pub mod metrics {
     /// Memory that the kernel cannot reclaim without swapping: anonymous, shared and kernel memory, in bytes.
     /// Tags as [`USAGE`], `resource` = `memory`.
     pub const UNRECLAIMABLE: &str = "tidegate.unreclaimable";
+    /// What was read from disks, in bytes a second: mean over the interval before `time`. Tags as [`USAGE`], `resource` = `io`.
+    /// Containers that never did have no samples.
+    pub const IO_READ: &str = "tidegate.io.read";
+    /// The same of what was written. v1 charges what goes through the page cache to nobody.
+    pub const IO_WRITE: &str = "tidegate.io.write";
+    /// The tag `resource` of these two.
+    pub const IO: &str = "io";
 }

@@ -91,7 +91,8 @@ impl Hierarchy {
             _ => open(root),
         };
         let (cpuacct, memory) = (shared(&self.cpuacct)?, shared(&self.memory)?);
-        Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory })
+        let io = shared(&self.io)?;
+        Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory, io })
     }
 
     /// The directory of a cgroup that holds its cpuset; `None` where there is none. It is opened for each use: few need it.
@@ -142,6 +143,8 @@ pub(crate) struct Cgroup {
     pub(crate) cpu: Option<Arc<Dir>>,
     pub(crate) cpuacct: Option<Arc<Dir>>,
     pub(crate) memory: Option<Arc<Dir>>,
+    /// Only measured through; where it is missing nothing is.
+    pub(crate) io: Option<Arc<Dir>>,
 }
 
 impl Cgroup {

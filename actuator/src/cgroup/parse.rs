@@ -37,6 +37,34 @@ pub(crate) fn pressure(text: &str, path: &Path) -> Result<Stall, ActuatorError> 
     Ok(Stall { some_us, full_us: total("full ") })
 }
 
+/// Bytes read from and written to all disks since the cgroup was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Transferred {
+    pub(crate) read: u64,
+    pub(crate) written: u64,
+}
+
+/// A file `io.stat`: a line a device, of fields `key=value`. A device without traffic may have no fields.
+pub(crate) fn io_stat(text: &str) -> Transferred {
+    let sum = |key: &str| {
+        let fields = text.split_whitespace().filter_map(|field| field.strip_prefix(key)?.parse::<u64>().ok());
+        fields.fold(0, u64::saturating_add)
+    };
+    Transferred { read: sum("rbytes="), written: sum("wbytes=") }
+}
+
+/// A file `blkio.throttle.io_service_bytes_recursive`: lines `device operation bytes`, and totals.
+pub(crate) fn io_service_bytes(text: &str) -> Transferred {
+    let sum = |operation: &str| {
+        let bytes = text.lines().filter_map(|line| {
+            let mut fields = line.split_whitespace().skip(1);
+            (fields.next() == Some(operation)).then(|| fields.next()?.parse::<u64>().ok()).flatten()
+        });
+        bytes.fold(0, u64::saturating_add)
+    };
+    Transferred { read: sum("Read"), written: sum("Write") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +86,15 @@ mod tests {
         assert_eq!(pressure(some, path).unwrap(), Stall { some_us: 21_031_142, full_us: None });
         assert_eq!(pressure(&format!("{some}{full}"), path).unwrap().full_us, Some(12));
         assert!(pressure("", path).is_err());
+    }
+
+    #[test]
+    fn transfers_are_summed_up_over_disks() {
+        let v2 = "8:0 rbytes=4096 wbytes=100 rios=1 wios=2 dbytes=7 dios=1\n8:16\n254:0 rbytes=1 wbytes=2 rios=0\n";
+        assert_eq!(io_stat(v2), Transferred { read: 4_097, written: 102 });
+        let v1 = "254:0 Read 4096\n254:0 Write 8192\n254:0 Sync 1\n254:0 Total 12288\n8:0 Read 1\nTotal 12289\n";
+        assert_eq!(io_service_bytes(v1), Transferred { read: 4_097, written: 8_192 });
+        assert_eq!((io_stat(""), io_service_bytes("Total 0\n")), Default::default());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tidegate_model::{CgroupVersion, Limit, Resource};
 
 use crate::cgroup::dir::DescriptorBudget;
-use crate::cgroup::parse::Stall;
+use crate::cgroup::parse::{Stall, Transferred};
 use crate::cgroup::{Cgroup, v1, v2};
 use crate::error::ActuatorError;
 
@@ -22,6 +22,7 @@ pub(crate) struct Reading {
     pub(crate) working_set: Option<u64>,
     pub(crate) unreclaimable: Option<u64>,
     pub(crate) oom_kills: Option<u64>,
+    pub(crate) transferred: Option<(Transferred, Instant)>,
 }
 
 /// CFS bandwidth counters.

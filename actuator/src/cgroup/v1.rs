@@ -7,7 +7,7 @@ use std::time::Instant;
 use tidegate_model::{Limit, Resource};
 
 use crate::cgroup::dir::{DescriptorBudget, Dir, KeptFile};
-use crate::cgroup::parse::{keyed, number, required};
+use crate::cgroup::parse::{io_service_bytes, keyed, number, required};
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling};
 use crate::cgroup::{Cgroup, WEIGHTS};
 use crate::error::ActuatorError;
@@ -17,6 +17,7 @@ pub(crate) const QUOTA: &str = "cpu.cfs_quota_us";
 pub(crate) const PERIOD: &str = "cpu.cfs_period_us";
 pub(crate) const BURST: &str = "cpu.cfs_burst_us";
 pub(crate) const SHARES: &str = "cpu.shares";
+const IO_BYTES: &str = "blkio.throttle.io_service_bytes_recursive";
 const CPU_STAT: &str = "cpu.stat";
 const CPU_USAGE: &str = "cpuacct.usage";
 pub(crate) const LIMIT: &str = "memory.limit_in_bytes";
@@ -122,6 +123,7 @@ pub(crate) struct V1Sampler {
     cpu_usage: Option<KeptFile>,
     cpu: Option<CpuFiles>,
     memory: Option<MemoryFiles>,
+    io: Option<KeptFile>,
     text: Vec<u8>,
 }
 
@@ -159,6 +161,7 @@ impl V1Sampler {
                 soft_limit: KeptFile::new(dir, SOFT_LIMIT, budget),
                 oom: KeptFile::new(dir, OOM_CONTROL, budget),
             }),
+            io: cgroup.io.as_ref().map(|dir| KeptFile::new(dir, IO_BYTES, budget)),
             text: Vec::new(),
         }
     }
@@ -200,6 +203,9 @@ impl Sampler for V1Sampler {
             });
         }
         self.read_memory(&mut reading, gaps);
+        let Self { io: Some(io), text, .. } = self else { return reading };
+        // Older kernels count the cgroup alone, not those below it, in another file: nothing is told there.
+        reading.transferred = gaps.take_optional(io.read(text)).map(|stat| (io_service_bytes(stat), Instant::now()));
         reading
     }
 

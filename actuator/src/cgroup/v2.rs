@@ -8,7 +8,7 @@ use tidegate_model::{Limit, Resource};
 
 use crate::cgroup::Cgroup;
 use crate::cgroup::dir::{DescriptorBudget, Dir, KeptFile};
-use crate::cgroup::parse::{Stall, keyed, number, pressure, required};
+use crate::cgroup::parse::{Stall, io_stat, keyed, number, pressure, required};
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling};
 use crate::error::ActuatorError;
 use crate::quota::CpuMax;
@@ -17,6 +17,7 @@ pub(crate) const CPU_MAX: &str = "cpu.max";
 pub(crate) const BURST: &str = "cpu.max.burst";
 pub(crate) const WEIGHT: &str = "cpu.weight";
 pub(crate) const IO_MAX: &str = "io.max";
+const IO_STAT: &str = "io.stat";
 const CPU_STAT: &str = "cpu.stat";
 const CPU_PRESSURE: &str = "cpu.pressure";
 pub(crate) const CURRENT: &str = "memory.current";
@@ -101,6 +102,7 @@ fn unreclaimable_of(stat: &str, path: &Path) -> Result<u64, ActuatorError> {
 pub(crate) struct V2Sampler {
     cpu: Option<CpuFiles>,
     memory: Option<MemoryFiles>,
+    io: Option<KeptFile>,
     text: Vec<u8>,
 }
 
@@ -137,6 +139,7 @@ impl V2Sampler {
                 events: KeptFile::new(dir, EVENTS, budget),
                 pressure: KeptFile::new(dir, MEMORY_PRESSURE, budget),
             }),
+            io: cgroup.io.as_ref().map(|dir| KeptFile::new(dir, IO_STAT, budget)),
             text: Vec::new(),
         }
     }
@@ -188,6 +191,9 @@ impl Sampler for V2Sampler {
         let mut reading = Reading::default();
         self.read_cpu(&mut reading, gaps);
         self.read_memory(&mut reading, gaps);
+        let Self { io: Some(io), text, .. } = self else { return reading };
+        // Missing where the controller is not delegated.
+        reading.transferred = gaps.take_optional(io.read(text)).map(|stat| (io_stat(stat), Instant::now()));
         reading
     }
 

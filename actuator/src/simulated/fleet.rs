@@ -60,6 +60,8 @@ const FLEET: [Row; 12] = {
 /// What a generous operator would have set by hand, before any rule: far above what is used.
 const FIRST_CPU: f64 = 4.0;
 const FIRST_MEMORY: f64 = 4096.0 * MIB;
+/// Most bytes a second that a container reads or writes for each core that it uses.
+const DISK: f64 = 80.0 * MIB;
 const DEFAULT_BOUNDS: [(Resource, Bounds); 2] = [
     (Resource::Cpu, Bounds { min: 0.1, max: FIRST_CPU }),
     (Resource::Memory, Bounds { min: 32.0 * MIB, max: FIRST_MEMORY }),
@@ -83,9 +85,13 @@ impl Workload for Fleet {
             _ => seconds,
         };
         let anon = demand(memory_shape, memory_range, key ^ 1, age) * MIB;
+        let cpu = demand(cpu_shape, cpu_range, key, seconds);
+        // Who works reads and writes, some of them more than others.
+        let io = [key ^ 2, key ^ 3].map(|key| (unit(key) > 0.4).then(|| cpu * unit(key) * DISK));
         Demand {
-            cpu: Some(demand(cpu_shape, cpu_range, key, seconds)),
+            cpu: Some(cpu),
             memory: Some(Held { anon, working_set: anon * (1.0 + CACHE) }),
+            io: io.iter().any(Option::is_some).then(|| io.map(|rate| rate.unwrap_or(0.0))),
         }
     }
 }

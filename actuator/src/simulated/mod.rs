@@ -63,6 +63,8 @@ pub struct Demand {
     pub cpu: Option<f64>,
     /// In bytes.
     pub memory: Option<Held>,
+    /// Read from and written to disks, in bytes a second.
+    pub io: Option<[f64; 2]>,
 }
 
 /// Where the demand of a simulated host's containers comes from.
@@ -154,7 +156,7 @@ struct Simulated {
     killed: bool,
     oom_kills: u64,
     announced: bool,
-    /// By which it is known to the store, one for each of [`SERIES`].
+    /// By which it is known to the store, one for each of [`SERIES`], then those of disks.
     series: Vec<(SeriesKey, Option<u32>)>,
 }
 
@@ -300,7 +302,9 @@ impl Simulated {
             bounds: member.bounds,
         };
         let tags = Tags::of(&container);
-        let series = SERIES.iter().map(|(metric, resource)| (tags.series(metric, *resource), None)).collect();
+        let io = [metrics::IO_READ, metrics::IO_WRITE].map(|metric| tags.with(metric, metrics::IO));
+        let series = SERIES.iter().map(|(metric, resource)| tags.series(metric, *resource)).chain(io);
+        let series = series.map(|key| (key, None)).collect();
         Self {
             container,
             capacity,
@@ -438,6 +442,9 @@ impl Simulated {
             let moved = self.container.baseline.contains_key(&Resource::MemoryHigh);
             self.push(row, 11, &[high.or(finite).filter(|_| moved)], now, measured);
             each(row, Resource::Memory, &reading);
+        }
+        if let Some(io) = demand.io {
+            self.push(row, SERIES.len(), &io.map(Some), now, measured);
         }
         self.container.last_seen = now;
     }

@@ -231,7 +231,7 @@ impl Workload for Played {
         let Traced { cpu, memory, .. } = traced;
         let held = |at: usize| memory.held(at, life.killed.then_some(life.age));
         let cpu = cpu.at(now, spacing.0, near_cpu).map(|at| cpu.values[at]);
-        Demand { cpu, memory: memory.at(now, spacing.1, near_memory).map(held) }
+        Demand { cpu, memory: memory.at(now, spacing.1, near_memory).map(held), io: None }
     }
 }
 

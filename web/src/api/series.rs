@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use tidegate_model::{ContainerKey, Resource, TimeMs};
+use tidegate_model::{ContainerKey, Resource, TimeMs, metrics};
 use tidegate_store::{QueryError, QueryErrorKind};
 use utoipa::{IntoParams, ToSchema};
 
@@ -44,6 +44,8 @@ pub(crate) struct ContainerSeries {
     t: Vec<i64>,
     cpu: CpuSeries,
     memory: MemorySeries,
+    /// Null for a container that never used a disk, as far as anybody counted.
+    io: Option<IoSeries>,
 }
 
 /// In cores, but for shares.
@@ -82,6 +84,15 @@ struct MemorySeries {
     unreclaimable: Vec<Option<f64>>,
 }
 
+/// In bytes a second.
+#[derive(Serialize, ToSchema)]
+struct IoSeries {
+    /// Mean of what was read from disks.
+    read: Vec<Option<f64>>,
+    /// Mean of what was written to them. With cgroup v1 without what goes through the page cache.
+    write: Vec<Option<f64>>,
+}
+
 /// A container's past, in buckets of equal length.
 #[utoipa::path(
     get, path = "/api/v1/containers/{host}/{name}/series", tag = "Containers",
@@ -109,6 +120,7 @@ pub(crate) async fn series(
 
     // Independent of each other; the store runs them side by side.
     let before = buckets.step.max(Duration::from_secs(60));
+    let (read, written) = (buckets.io(metrics::IO_READ, &key), buckets.io(metrics::IO_WRITE, &key));
     let (usage, limits, throttled, oom, unreclaimable) = (
         buckets.usage(&key),
         buckets.limits(&key),
@@ -116,19 +128,21 @@ pub(crate) async fn series(
         buckets.oom_kills(&key, before),
         buckets.unreclaimable(&key),
     );
-    let (usage, limits, throttled, oom, unreclaimable) = tokio::try_join!(
+    let (usage, limits, throttled, oom, unreclaimable, read, written) = tokio::try_join!(
         app.ask(&usage, now),
         app.ask(&limits, now),
         app.ask(&throttled, now),
         ask_metric(&app, &oom, now),
         ask_metric(&app, &unreclaimable, now),
+        ask_metric(&app, &read, now),
+        ask_metric(&app, &written, now),
     )?;
 
     let boundary = app.store.config().boundary;
     let scaled = |limits: &[Option<f64>], margins: f64| -> Vec<Option<f64>> {
         limits.iter().map(|limit| limit.map(|limit| limit * (1.0 - margins * boundary))).collect()
     };
-    let column = |rows: &Rows, name, resource| spread(&buckets, rows, name, resource);
+    let column = |rows: &Rows, name, resource: Resource| spread(&buckets, rows, name, resource.as_str());
     let cpu_limit = column(&limits, "newest", Resource::Cpu)?;
     let memory_limit = column(&limits, "newest", Resource::Memory)?;
     let unreclaimable = match &unreclaimable {
@@ -138,6 +152,13 @@ pub(crate) async fn series(
     let oom_kills = match &oom {
         Some(rows) => growth(&buckets, counter(rows)?),
         None => vec![None; times.len()],
+    };
+    let io = match read.zip(written).filter(|(read, written)| read.len() + written.len() > 0) {
+        Some((read, written)) => Some(IoSeries {
+            read: spread(&buckets, &read, "mean", metrics::IO)?,
+            write: spread(&buckets, &written, "mean", metrics::IO)?,
+        }),
+        None => None,
     };
     Ok(Json(ContainerSeries {
         step_ms: buckets.step.as_millis() as u64,
@@ -159,6 +180,7 @@ pub(crate) async fn series(
             oom_kills,
             unreclaimable,
         },
+        io,
     }))
 }
 
@@ -203,11 +225,11 @@ pub(super) fn start(buckets: &Buckets, at: usize) -> i64 {
 }
 
 /// Puts the values of one resource into their buckets.
-fn spread(buckets: &Buckets, rows: &Rows, column: &str, wanted: Resource) -> Result<Vec<Option<f64>>, ApiError> {
+fn spread(buckets: &Buckets, rows: &Rows, column: &str, wanted: &str) -> Result<Vec<Option<f64>>, ApiError> {
     let (times, resources, values) = (rows.times("bucket")?, rows.texts("resource")?, rows.numbers(column)?);
     let mut spread = vec![None; count(buckets)];
     for row in 0..rows.len() {
-        if text(&resources, row) != Some(wanted.as_str()) {
+        if text(&resources, row) != Some(wanted) {
             continue;
         }
         let Some(time) = integer(&times, row) else { continue };

@@ -70,6 +70,7 @@ async fn a_series_has_one_value_a_bucket_and_null_where_nothing_was_measured() {
     for (resource, columns) in [
         ("cpu", ["usage", "usage_max", "limit", "upper", "lower", "throttled"].as_slice()),
         ("memory", ["usage", "usage_max", "limit", "upper", "lower", "oom_kills", "unreclaimable"].as_slice()),
+        ("io", ["read", "write"].as_slice()),
     ] {
         for column in columns {
             let values = series[resource][column].as_array().unwrap();
@@ -109,7 +110,7 @@ async fn status_schema_and_metrics_tell_of_the_server() {
     assert_eq!(status["simulated"], "a test");
     assert_eq!(status["uptime_s"], 90);
     assert_eq!(status["containers"], 1);
-    assert_eq!(status["store"]["appended_total"], 420);
+    assert_eq!(status["store"]["appended_total"], 540);
     assert_eq!(status["store"]["series"], 7);
     for field in ["host", "started", "now", "cgroup", "rules", "ingest_per_s", "clients", "tick_lag_ms"] {
         assert!(!status[field].is_null(), "{field}: {status}");
@@ -208,5 +209,5 @@ async fn a_person_bounds_and_pins_a_container_until_it_is_taken_back() {
     let row = server.send(Method::DELETE, path, &[], "").await.json();
     assert_eq!(row["override"], Value::Null);
     server.measured("web").await;
-    assert_eq!(server.get("/api/v1/containers/node0/web").await.json()["bounds"]["cpu"]["max"], Value::Null);
+    assert_eq!(server.get("/api/v1/containers/node0/web").await.json()["bounds"]["cpu"]["max"], 4.0);
 }

@@ -1239,6 +1239,7 @@ export interface components {
             t: number[];
             cpu: components["schemas"]["CpuSeries"];
             memory: components["schemas"]["MemorySeries"];
+            io: components["schemas"]["IoSeries"] | null;
         };
         /** @description All containers. */
         Containers: {
@@ -1753,6 +1754,13 @@ export interface components {
             failed: number;
             /** @description What would be passed over since it is no measurement. */
             skipped: number;
+        };
+        /** @description In bytes a second. */
+        IoSeries: {
+            /** @description Mean of what was read from disks. */
+            read: (number | null)[];
+            /** @description Mean of what was written to them. With cgroup v1 without what goes through the page cache. */
+            write: (number | null)[];
         };
         /**
          * @description What the kill switch of the controller makes of knobs.
