@@ -103,11 +103,13 @@ impl Tracked {
         }
     }
 
-    /// The container's owner was told of a limit and may have set back the knobs that it knows otherwise: what stands in them
-    /// then was set by nobody else.
-    fn owner_was_told(&self) {
-        for knob in [&self.cpu_weight, &self.memory_high] {
-            knob.lock().claim.doubt();
+    /// The container's owner was told of a limit or a knob and may have set back the other knobs that it knows otherwise:
+    /// what stands in them then was set by nobody else. The lock of `told` is held.
+    fn owner_was_told(&self, told: Resource) {
+        for knob in Resource::KNOBS.into_iter().filter(|knob| *knob != told) {
+            // Two knobs that are told of at once must not wait for each other.
+            let owned = if told.is_knob() { self.owned(knob).try_lock() } else { Some(self.owned(knob).lock()) };
+            owned.into_iter().for_each(|mut owned| owned.claim.doubt());
         }
         self.knobs.lock().owner_was_told();
     }
@@ -137,7 +139,7 @@ impl LocalHost {
             containers: RwLock::default(),
             knob_news: Mutex::default(),
         });
-        if host.config.write_via == WriteVia::Auto {
+        if host.config.write_via != WriteVia::Cgroup {
             tell_owners(&host);
         }
         Ok(host)
@@ -206,7 +208,7 @@ impl LocalHost {
         }
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
-        // What rules do to knobs goes into the file alone; see `Tracked::owner_was_told`.
+        // Knobs go into the file, and an owner who keeps them is told afterwards.
         let owner = if resource.is_knob() { None } else { self.owner_of(&whom, &cgroup) };
         // Giving a baseline back is told at once, as is what has no limit: that is how things are left.
         let is_final = change.limit_before.is_none() || change.target.is_infinite();
@@ -245,8 +247,14 @@ impl LocalHost {
         owned.burst_found = owned.burst_found.filter(|_| burst.is_none());
         owned.baseline_recorded = recorded.get();
         if told.get() {
-            tracked.owner_was_told();
+            tracked.owner_was_told(resource);
             (owned.told_at, owned.untold) = (Some(Instant::now()), false);
+        } else if resource.is_knob() && verdict.status == OutcomeStatus::Applied {
+            owned.untold = true;
+            if is_final {
+                owned.told_at = None;
+                self.tell_of(&tracked, resource, &mut owned);
+            }
         } else if owner.is_some() && verdict.status == OutcomeStatus::Applied {
             owned.untold = true;
         }
@@ -285,6 +293,7 @@ impl LocalHost {
                     .any(|changed| !changed.is_knob() && *changed != resource),
             keeps_high: false,
             high_moved: self.baselines.recorded(whom.life()).contains_key(&Resource::MemoryHigh),
+            squeeze: self.baselines.squeeze(whom.life()),
             owner_only: self.config.write_via == WriteVia::Owner,
             whole_percent: via_owner && owner::unit(&cgroup.path).is_some(),
             record_baseline: &|_| Ok(()),
@@ -345,7 +354,7 @@ impl LocalHost {
     fn tell_late(&self) {
         let containers: Vec<Arc<Tracked>> = self.containers.read().values().cloned().collect();
         for tracked in containers {
-            for resource in Resource::ALL {
+            for resource in Resource::with_knobs() {
                 // A change in progress tells by itself.
                 if let Some(mut owned) = tracked.owned(resource).try_lock() {
                     self.tell_of(&tracked, resource, &mut owned);
@@ -361,7 +370,8 @@ impl LocalHost {
         }
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
-        let owner = self.owner_of(&whom, &cgroup);
+        let keeps = !resource.is_knob() || owner::keeps_knobs(whom.runtime, &cgroup);
+        let owner = self.owner_of(&whom, &cgroup).filter(|_| keeps);
         let stands = cgroup.own_limit(resource).is_ok_and(|found| owned.claim.is_as_written(&found));
         let Some(owner) = owner.filter(|_| stands) else {
             // Somebody else's limit is not ours to spread.
@@ -373,7 +383,7 @@ impl LocalHost {
         let mut writes = Vec::new();
         let result = tell_present(&job, &mut writes);
         if told.get() {
-            tracked.owner_was_told();
+            tracked.owner_was_told(resource);
         }
         (owned.told_at, owned.untold) = (Some(Instant::now()), result.is_err());
         tracing::debug!(container = whom.name, %resource, ?writes, error = ?result.err(), "owner told");

@@ -395,6 +395,12 @@ fn a_foreign_change_is_reported_once_left_alone_and_then_adopted() {
         let held = fake.apply(Resource::Cpu, 0.4);
         assert_eq!((held.status, held.limit_after), (OutcomeStatus::Drifted, Some(0.7)));
         assert!(held.writes.is_empty() && held.message.contains("0.50 cores"), "{}", held.message);
+        let same = fake.apply(Resource::Cpu, 0.7);
+        assert_eq!(
+            (same.status, same.limit_after),
+            (OutcomeStatus::Unchanged, Some(0.7)),
+            "there is nothing to put back"
+        );
 
         fake.clock.set(TimeMs(63_000));
         assert_eq!(fake.apply(Resource::Cpu, 0.4).status, OutcomeStatus::Applied);

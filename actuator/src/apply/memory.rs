@@ -167,7 +167,11 @@ fn present_high(job: &Job<'_>, dir: &Dir) -> Result<Option<Option<u64>>, Actuato
     if job.owner.is_none() || job.cgroup.version == CgroupVersion::V1 {
         return Ok(None);
     }
-    let high = v2::memory_limit(dir, v2::HIGH)?.value().map(|high| high as u64);
+    let bytes = |limit: Limit| limit.value().map(|high| high as u64);
+    let mut high = bytes(v2::memory_limit(dir, v2::HIGH)?);
+    if let Some(squeeze) = job.squeeze.filter(|squeeze| high == Some(squeeze.goal)) {
+        high = bytes(squeeze.former);
+    }
     // One that a rule took away has to be said, or the owner brings back what it knows.
     Ok((high.is_some() || job.high_moved).then_some(high))
 }

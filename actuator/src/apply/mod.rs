@@ -48,6 +48,8 @@ pub(crate) struct Job<'a> {
     pub(crate) keeps_high: bool,
     /// Whether a rule ever moved memory.high, so that its owner may know a former value.
     pub(crate) high_moved: bool,
+    /// The squeeze that another change is in the middle of, which no owner shall take for the memory.high to keep.
+    pub(crate) squeeze: Option<Squeeze>,
     /// Whether an owner that fails makes the change fail.
     pub(crate) owner_only: bool,
     /// Whether CPU limits are whole percents of a CPU: systemd keeps them so, and a daemon-reload would bring another limit
@@ -105,6 +107,11 @@ fn attempt(
     let found = job.cgroup.own_limit(job.resource)?;
     *seen = Some(found);
     if let Standing::Foreign { expected, left } = owned.claim.observe(found, job.now, job.drift) {
+        if found.value().unwrap_or(f64::INFINITY) == job.target {
+            // Whoever set it, there is nothing to put back.
+            let message = format!("it is {} already; somebody else set it", describe(found, job.resource));
+            return Ok(Verdict::new(OutcomeStatus::Unchanged, found, message));
+        }
         let (expected, found_text) = (describe(expected, job.resource), describe(found, job.resource));
         let until = match left {
             Some(left) => format!("for another {} s", left.as_secs_f64().ceil()),
@@ -202,9 +209,11 @@ fn tell(
 pub(crate) fn tell_present(job: &Job<'_>, writes: &mut Vec<Write>) -> Result<(), NotTold> {
     let (Some(owner), Some(dir)) = (job.owner, job.cgroup.dir(job.resource)) else { return Ok(()) };
     let (cpu, memory) = (memory::present_cpu(job), memory::present(job));
-    let ask = |owner: &dyn Owner| match job.resource.of() {
+    let stands = job.cgroup.own_limit(job.resource).map_err(|error| NotTold(error.to_string()))?;
+    let ask = |owner: &dyn Owner| match job.resource {
         Resource::Memory => owner.set_memory(memory, cpu, job.other_changed),
-        _ => owner.set_cpu(cpu, memory, job.other_changed),
+        Resource::Cpu => owner.set_cpu(cpu, memory, job.other_changed),
+        knob => owner.set_knob(knob, stands, (cpu, memory), job.other_changed),
     };
     if let (false, _) = tell(job, owner, ask, writes)? {
         // It knows the machine's capacity now, and so does the file; it was unlimited.

@@ -12,10 +12,11 @@ mod systemd;
 use std::path::Path;
 
 use thiserror::Error;
-use tidegate_model::{Runtime, Write};
+use tidegate_model::{CgroupVersion, Limit, Resource, Runtime, Write};
 
 use crate::baseline::Kept;
 use crate::capacity::Capacity;
+use crate::cgroup::Cgroup;
 use crate::owner::docker::Docker;
 use crate::owner::podman::Podman;
 use crate::owner::systemd::Unit;
@@ -34,6 +35,11 @@ pub(crate) trait Owner {
 
     /// Sets the memory limit.
     fn set_memory(&self, new: MemoryWish, beside: CpuMax, changed: bool) -> Result<Told, NotTold>;
+
+    /// Sets a knob that a rule moved, and with `changed` both limits as they stand. Asked only where [`keeps_knobs`].
+    fn set_knob(&self, knob: Resource, _: Limit, _: (CpuMax, MemoryWish), _: bool) -> Result<Told, NotTold> {
+        Err(NotTold(format!("it keeps no {knob}")))
+    }
 }
 
 /// A memory limit for an owner.
@@ -81,6 +87,13 @@ pub(crate) fn owner<'a>(
         Runtime::Podman => Some(Box::new(Podman { daemon: &runtimes.podman, id, capacity })),
         _ => unit(path).map(|unit| Box::new(Unit { systemd: &runtimes.systemd, unit }) as Box<dyn Owner>),
     }
+}
+
+/// Whether the owner of a container keeps the knobs that rules move. Docker and Podman know nothing of them, and systemd
+/// knows only those of v2.
+pub(crate) fn keeps_knobs(runtime: Runtime, cgroup: &Cgroup) -> bool {
+    let is_units = !matches!(runtime, Runtime::Docker | Runtime::Podman) && unit(&cgroup.path).is_some();
+    is_units && cgroup.version == CgroupVersion::V2
 }
 
 /// Whether systemd's bus lets us in.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use tidegate_model::Write;
+use tidegate_model::{Limit, Resource, Write};
 
 use crate::owner::{MemoryWish, NotTold, Owner, Told, dbus};
 use crate::quota::CpuMax;
@@ -47,6 +47,23 @@ impl Owner for Unit<'_> {
         }
         self.set(&properties)
     }
+
+    /// A daemon-reload writes knobs as well as limits over what stands in the files.
+    fn set_knob(
+        &self,
+        knob: Resource,
+        value: Limit,
+        beside: (CpuMax, MemoryWish),
+        changed: bool,
+    ) -> Result<Told, NotTold> {
+        let property = if knob == Resource::MemoryHigh { "MemoryHigh" } else { "CPUWeight" };
+        let mut properties = vec![(property, value.value().map_or(INFINITY, |value| value as u64))];
+        if changed {
+            let memory = memory(beside.1).into_iter().filter(|(name, _)| *name != property);
+            properties.extend(memory.chain([cpu(beside.0)]));
+        }
+        self.set(&properties)
+    }
 }
 
 /// CPU time in µs for each second, whatever the period is.
@@ -76,6 +93,7 @@ mod tests {
     use tidegate_model::{ContainerKey, Limit, Outcome, OutcomeStatus, Resource, TimeMs, VirtualClock};
 
     use super::*;
+    use crate::baseline::{Life, Squeeze};
     use crate::owner::dbus::fake::{FakeSystemd, SetProperties};
     use crate::{Actuator, ActuatorConfig, Change, LocalHost, Source, WriteVia};
 
@@ -89,6 +107,7 @@ mod tests {
         fs::create_dir_all(&dir).unwrap();
         for (file, text) in [
             ("cpu.max", "max 100000\n"),
+            ("cpu.weight", "100\n"),
             ("cpu.stat", "usage_usec 0\n"),
             ("memory.current", "20971520\n"),
             ("memory.stat", "anon 1048576\nkernel 0\ninactive_file 0\n"),
@@ -112,7 +131,11 @@ mod tests {
                 match name.as_str() {
                     "CPUQuotaPerSecUSec" if *value == INFINITY => fs::write(dir.join("cpu.max"), "max 100000").unwrap(),
                     "CPUQuotaPerSecUSec" => fs::write(dir.join("cpu.max"), format!("{} 100000", value / 10)).unwrap(),
-                    "MemoryHigh" => high = text(*value),
+                    "MemoryHigh" => {
+                        high = text(*value);
+                        fs::write(dir.join("memory.high"), &high).unwrap();
+                    }
+                    "CPUWeight" => fs::write(dir.join("cpu.weight"), text(*value)).unwrap(),
                     "MemoryMax" => {
                         fs::write(dir.join("memory.high"), &high).unwrap();
                         fs::write(dir.join("memory.max"), text(*value)).unwrap();
@@ -191,6 +214,47 @@ mod tests {
         let found = source.collect(TimeMs(2_000));
         assert!(found.drifts.is_empty());
         assert_eq!(found.present[0].baseline[&Resource::Cpu], Limit::Unlimited);
+    }
+
+    #[test]
+    fn what_a_rule_makes_of_knobs_is_told_so_that_a_daemon_reload_keeps_it() {
+        let tree = tree();
+        let Some(systemd) = systemd(tree.path()) else { return };
+        let (host, _source) = host(tree.path(), &systemd.socket(), WriteVia::Auto);
+        let high = apply(&host, Resource::MemoryHigh, (32 * MIB) as f64);
+        assert_eq!(
+            (high.status, high.limit_after),
+            (OutcomeStatus::Applied, Some((32 * MIB) as f64)),
+            "{}",
+            high.message
+        );
+        assert_eq!(systemd.calls(), [set(&[("MemoryHigh", 32 * MIB)])]);
+        assert_eq!(apply(&host, Resource::CpuWeight, 200.0).status, OutcomeStatus::Applied);
+        assert_eq!(systemd.calls(), [set(&[("CPUWeight", 200)])]);
+
+        assert_eq!(apply(&host, Resource::Memory, (64 * MIB) as f64).status, OutcomeStatus::Applied);
+        systemd.calls();
+        let gone = apply(&host, Resource::MemoryHigh, f64::INFINITY);
+        assert_eq!((gone.status, gone.limit_after), (OutcomeStatus::Applied, None), "{}", gone.message);
+        let limits = [("MemoryMax", 64 * MIB), ("CPUQuotaPerSecUSec", INFINITY)];
+        assert_eq!(systemd.calls(), [set(&[&[("MemoryHigh", INFINITY)], &limits[..]].concat())]);
+        assert_eq!(fs::read_to_string(tree.path().join("system.slice/nginx.service/memory.high")).unwrap(), "max");
+    }
+
+    #[test]
+    fn the_squeeze_of_another_change_is_no_memory_high_to_keep() {
+        let tree = tree();
+        let Some(systemd) = systemd(tree.path()) else { return };
+        let (host, mut source) = host(tree.path(), &systemd.socket(), WriteVia::Auto);
+        assert_eq!(apply(&host, Resource::Memory, (64 * MIB) as f64).status, OutcomeStatus::Applied);
+        let container = source.collect(TimeMs(2_000)).present.remove(0);
+        let life = Life { name: &container.key.name, incarnation: container.incarnation, id: &container.id };
+        let squeeze = Squeeze { former: Limit::Unlimited, goal: 60 * MIB };
+        host.baselines.record_squeeze(life, Some(squeeze)).unwrap();
+        fs::write(tree.path().join("system.slice/nginx.service/memory.high"), squeeze.goal.to_string()).unwrap();
+        systemd.calls();
+        assert_eq!(apply(&host, Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
+        assert_eq!(systemd.calls(), [set(&[("CPUQuotaPerSecUSec", 500_000), ("MemoryMax", 64 * MIB)])]);
     }
 
     #[test]
