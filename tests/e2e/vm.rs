@@ -18,57 +18,111 @@ fn newest(dir: &Path, prefix: &str) -> PathBuf {
     files.max_by_key(built).unwrap_or_else(|| panic!("no {prefix}* beside this test; build with --workspace"))
 }
 
+/// A test binary's way into a virtual machine: what is put there, and the commands that are run.
+struct Machine {
+    dir: tempfile::TempDir,
+    files: Vec<String>,
+}
+
+impl Machine {
+    /// `None`, and a report, without what it takes.
+    fn new(test: &str, commands: &[&str]) -> Option<Self> {
+        for command in ["qemu-system-x86_64", "busybox", "cpio", "strip"].iter().chain(commands) {
+            if !installed(command) {
+                skip(test, &format!("no {command}; tests/run installs it as root"));
+                return None;
+            }
+        }
+        let mut machine = Self { dir: tempfile::tempdir().unwrap(), files: Vec::new() };
+        machine.put(&binary(), "tidegate");
+        machine.put(&std::env::current_exe().unwrap(), "e2e");
+        Some(machine)
+    }
+
+    /// Puts a program into `/root/bin`.
+    fn put(&mut self, from: &Path, name: &str) {
+        // Debug information would be most of what the emulated machine has to read.
+        let to = self.dir.path().join(name);
+        assert!(Command::new("strip").arg("-o").arg(&to).arg(from).status().unwrap().success());
+        self.files.push(format!("-f{}:/root/bin/{name}", to.display()));
+    }
+
+    fn run(&self, test: &str, options: &[&str], commands: &str) {
+        let script = self.dir.path().join("all.sh");
+        std::fs::write(&script, format!("#!/bin/sh\n{commands}\n")).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let output = Command::new("bash")
+            .arg(repository().join("tests/vm/run.sh"))
+            .args(["-m", "3072", "-d", "128"])
+            .args(options)
+            .args(&self.files)
+            .arg(&script)
+            .env("VM_ENV", "TIDEGATE_TEST_BIN")
+            .env("TIDEGATE_TEST_BIN", "/root/bin/tidegate")
+            .output()
+            .unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        if output.status.code() == Some(125) && text.contains("could not fetch") {
+            return skip(test, "the kernel package could not be fetched");
+        }
+        println!("{text}");
+        assert!(output.status.success(), "in the virtual machine: {text}");
+        assert!(!text.contains("SKIPPED"), "the virtual machine skipped tests: {text}");
+    }
+}
+
+/// Whether we are in the virtual machine already.
+fn is_inside() -> bool {
+    std::env::var_os("TIDEGATE_TEST_BIN").is_some()
+}
+
 #[test]
 fn the_loop_closes_on_cgroup_v2_too() {
     const TEST: &str = "vm::the_loop_closes_on_cgroup_v2_too";
-    if std::env::var_os("TIDEGATE_TEST_BIN").is_some() {
-        return; // We are in the virtual machine.
+    if is_inside() {
+        return;
     }
-    for command in ["qemu-system-x86_64", "busybox", "cpio", "strip"] {
-        if !installed(command) {
-            return skip(TEST, &format!("no {command}; tests/run installs it as root"));
-        }
-    }
-    let dir = tempfile::tempdir().unwrap();
-    // Debug information would be most of what the emulated machine has to unpack.
-    let stripped = |from: &Path, name: &str| -> PathBuf {
-        let to = dir.path().join(name);
-        assert!(Command::new("strip").arg("-o").arg(&to).arg(from).status().unwrap().success());
-        to
-    };
-    let this = std::env::current_exe().unwrap();
-    let tests = stripped(&this, "e2e");
-    let program = stripped(&binary(), "tidegate");
-    let kernel = stripped(&newest(this.parent().unwrap(), "kernel-"), "kernel");
-    // The actuator's own tests first: what they find is easier to understand.
-    let script = dir.path().join("all.sh");
+    let Some(mut machine) = Machine::new(TEST, &[]) else { return };
+    machine.put(&newest(std::env::current_exe().unwrap().parent().unwrap(), "kernel-"), "kernel");
     let mut from_outside = "scaling:: conformance::a_bare_cgroup".to_owned();
-    let mut files = vec![format!("-f{}:/root/bin/tidegate", program.display())];
-    files.extend([&tests, &kernel].map(|file| {
-        let name = file.file_name().unwrap().to_string_lossy();
-        format!("-f{}:/root/bin/{name}", file.display())
-    }));
     if let Some(runc) = engine("runc") {
-        files.push(format!("-f{}:/usr/bin/runc", runc.display()));
+        machine.files.push(format!("-f{}:/usr/bin/runc", runc.display()));
         from_outside += " conformance::runc::";
     }
+    // The actuator's own tests first: what they find is easier to understand.
     let commands = format!("bin/kernel --test-threads 1 && bin/e2e {from_outside} --test-threads 1 --nocapture");
-    std::fs::write(&script, format!("#!/bin/sh\n{commands}\n")).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let output = Command::new("bash")
-        .arg(repository().join("tests/vm/run.sh"))
-        .args(["-t", "1500", "-m", "3072", "-d", "128"])
-        .args(files)
-        .arg(&script)
-        .env("VM_ENV", "TIDEGATE_TEST_BIN")
-        .env("TIDEGATE_TEST_BIN", "/root/bin/tidegate")
-        .output()
-        .unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    if output.status.code() == Some(125) && text.contains("could not fetch") {
-        return skip(TEST, "the kernel package could not be fetched");
+    machine.run(TEST, &["-t", "1500"], &commands);
+}
+
+/// Runs tests in a Debian whose first process is systemd, with the container engines of its packages.
+fn under_systemd(test: &str, tests: &str) {
+    let Some(machine) = Machine::new(test, &["mke2fs", "apt-get", "dpkg-deb"]) else { return };
+    let image = repository().join("target/e2e-vm/debian.ext4");
+    let made = Command::new("bash").arg(repository().join("tests/vm/debian.sh")).arg(&image).output().unwrap();
+    let said = String::from_utf8_lossy(&made.stderr);
+    if made.status.code() == Some(125) && said.contains("could not fetch") {
+        return skip(test, said.trim());
     }
-    println!("{text}");
-    assert!(output.status.success(), "in the virtual machine: {text}");
-    assert!(!text.contains("SKIPPED"), "the virtual machine skipped tests: {text}");
+    assert!(made.status.success(), "{said}");
+    let commands = format!("bin/e2e {tests} --test-threads 1 --nocapture");
+    machine.run(test, &["-t", "1500", "-s", &image.display().to_string()], &commands);
+}
+
+#[test]
+fn systemd_keeps_what_a_rule_says() {
+    if !is_inside() {
+        under_systemd("vm::systemd_keeps_what_a_rule_says", "conformance::systemd::");
+    }
+}
+
+#[test]
+fn container_engines_get_what_a_rule_says_on_cgroup_v2() {
+    const TEST: &str = "vm::container_engines_get_what_a_rule_says_on_cgroup_v2";
+    if is_inside() {
+        return;
+    }
+    if std::env::var_os("TIDEGATE_FULL").is_none() {
+        return skip(TEST, "it takes minutes; it is part of tests/run --full");
+    }
+    under_systemd(TEST, "conformance::runc:: conformance::docker:: conformance::lxc::");
 }

@@ -8,9 +8,16 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
-use super::engines::{command, engine, remove_groups, root_with_load, run, with_engine};
+use super::engines::{command, engine, has_systemd, reload_systemd, remove_groups, root_with_load, run, with_engine};
 use super::{BEFORE, LONG, Subject, WANTED, is_given_back, is_raised, pid, start};
 use crate::support::{Process, wait_for};
+
+/// Who makes the cgroups of Docker's containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Driver {
+    Cgroupfs,
+    Systemd,
+}
 
 /// A Docker daemon of the test's own: no bridge, no firewall rules, mounts in a namespace of its own.
 struct Docker {
@@ -20,24 +27,26 @@ struct Docker {
 }
 
 impl Docker {
-    fn start(root: &str) -> Self {
+    fn start(root: &str, driver: Driver) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name).display().to_string();
         let mut path: Vec<PathBuf> = vec![engine("dockerd").unwrap(), engine("runc").unwrap()];
         path.iter_mut().for_each(|program| assert!(program.pop()));
         path.extend(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()));
         let log = fs::File::create(dir.path().join("log")).unwrap();
-        let daemon = Command::new("unshare")
-            .args(["--mount", "dockerd", "--bridge=none", "--iptables=false", "--ip6tables=false"])
-            .args([
-                "--ip-forward=false",
-                "--ip-masq=false",
-                "--storage-driver=vfs",
-                "--exec-opt=native.cgroupdriver=cgroupfs",
-            ])
+        let mut daemon = Command::new("unshare");
+        match driver {
+            Driver::Cgroupfs => daemon
+                .args(["--mount", "dockerd", "--exec-opt=native.cgroupdriver=cgroupfs"])
+                .args(["--cgroup-parent", &format!("/{root}/docker")]),
+            // Its containers are in system.slice.
+            Driver::Systemd => daemon.args(["--mount", "dockerd", "--exec-opt=native.cgroupdriver=systemd"]),
+        };
+        let daemon = daemon
+            .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
+            .args(["--ip-forward=false", "--ip-masq=false", "--storage-driver=vfs"])
             .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
             .args(["--host", &format!("unix://{}", at("docker.sock"))])
-            .args(["--cgroup-parent", &format!("/{root}/docker")])
             .env("PATH", std::env::join_paths(path).unwrap())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -88,11 +97,21 @@ impl Drop for Docker {
 
 #[test]
 fn a_container_of_docker_gets_what_a_rule_says_and_docker_knows_it() {
-    const TEST: &str = "conformance::a_container_of_docker";
-    let Some(containers) = with_engine(TEST, &["dockerd", "docker", "containerd", "runc", "busybox", "unshare"]) else {
+    check("conformance::a_container_of_docker", Driver::Cgroupfs);
+}
+
+#[test]
+fn a_container_under_dockers_systemd_driver_does_as_well() {
+    if has_systemd() {
+        check("conformance::a_container_under_dockers_systemd_driver", Driver::Systemd);
+    }
+}
+
+fn check(test: &str, driver: Driver) {
+    let Some(containers) = with_engine(test, &["dockerd", "docker", "containerd", "runc", "busybox", "unshare"]) else {
         return;
     };
-    let docker = Docker::start(&containers.root);
+    let docker = Docker::start(&containers.root, driver);
     let image = docker.dir.path().join("image");
     root_with_load(&image);
     run(Command::new("tar").arg("-cf").arg(docker.at("image.tar")).arg("-C").arg(&image).arg("."));
@@ -119,7 +138,10 @@ fn a_container_of_docker_gets_what_a_rule_says_and_docker_knows_it() {
         "/bin/sh",
         "/load",
     ]));
-    let cgroup = Path::new(&containers.root).join("docker").join(id.trim());
+    let cgroup = match driver {
+        Driver::Cgroupfs => Path::new(&containers.root).join("docker").join(id.trim()),
+        Driver::Systemd => Path::new("system.slice").join(format!("docker-{}.scope", id.trim())),
+    };
     let subject = Subject::new(&name, cgroup, docker.dir.path());
     // All of the machine's containers are looked at here, since the runtimes' patterns are what it is about; no rule but
     // that of this test is there to change any.
@@ -135,6 +157,10 @@ fn a_container_of_docker_gets_what_a_rule_says_and_docker_knows_it() {
     });
     is_raised(&server, &subject);
     wait_for("Docker to know the limits", LONG, || (docker.remembers(&name) == WANTED).then_some(()));
+    if driver == Driver::Systemd {
+        reload_systemd();
+        assert!(subject.has_limits(WANTED), "{:?} after a daemon-reload", subject.limits());
+    }
 
     run(&mut docker.command(&["restart", "--time", "1", &name]));
     wait_for("the limits to outlive a restart", LONG, || subject.has_limits(WANTED).then_some(()));

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use super::LOAD;
 use crate::support::{TestContainers, repository, skip};
@@ -51,6 +52,19 @@ pub fn root_with_load(dir: &Path) {
     for applet in ["sh", "cat", "truncate"] {
         std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
     }
+}
+
+/// Whether systemd runs this machine, and may be told to change: that is so in a virtual machine of `vm.rs` alone.
+pub fn has_systemd() -> bool {
+    let is_first = fs::read_to_string("/proc/1/comm").is_ok_and(|name| name.trim() == "systemd");
+    is_first && std::env::var_os("TIDEGATE_TEST_BIN").is_some()
+}
+
+/// As an operator does who has changed a unit: systemd writes all that it knows into the kernel's files.
+pub fn reload_systemd() {
+    run(Command::new("systemctl").arg("daemon-reload"));
+    // It answers before it has written.
+    std::thread::sleep(Duration::from_secs(2));
 }
 
 /// What a test needs of a container engine, and a root of its own in each hierarchy; `None`, and a report, without.

@@ -5,6 +5,7 @@ mod docker;
 pub mod engines;
 mod lxc;
 mod runc;
+mod systemd;
 
 use std::fs;
 use std::io::Write;
