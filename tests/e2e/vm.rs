@@ -1,4 +1,4 @@
-//! The scaling tests once more, on a kernel with cgroup v2, in a small virtual machine.
+//! Tests once more on a kernel with cgroup v2, in a small virtual machine: a bare one, or one that systemd runs.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -111,18 +111,18 @@ fn under_systemd(test: &str, tests: &str) {
 #[test]
 fn systemd_keeps_what_a_rule_says() {
     if !is_inside() {
-        under_systemd("vm::systemd_keeps_what_a_rule_says", "conformance::systemd::");
+        under_systemd("vm::systemd_keeps_what_a_rule_says", "conformance::systemd::a_service");
     }
 }
 
 #[test]
-fn container_engines_get_what_a_rule_says_on_cgroup_v2() {
-    const TEST: &str = "vm::container_engines_get_what_a_rule_says_on_cgroup_v2";
+fn scopes_and_container_engines_get_what_a_rule_says_under_systemd() {
+    const TEST: &str = "vm::scopes_and_container_engines_get_what_a_rule_says_under_systemd";
     if is_inside() {
         return;
     }
-    if std::env::var_os("TIDEGATE_FULL").is_none() {
+    if std::env::var_os("TIDEGATE_TEST_FULL").is_none() {
         return skip(TEST, "it takes minutes; it is part of tests/run --full");
     }
-    under_systemd(TEST, "conformance::runc:: conformance::docker:: conformance::lxc::");
+    under_systemd(TEST, "conformance::systemd::a_scope conformance::runc:: conformance::docker:: conformance::lxc::");
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::engines::{has_systemd, reload_systemd, run, with_engine};
@@ -38,9 +38,16 @@ impl Unit {
             run(&mut command);
         }
         let subject = Subject::new(container, Path::new(slice).join(&name), files);
-        let cgroup = PathBuf::from("/sys/fs/cgroup").join(&subject.cgroup);
-        wait_for("its cgroup", LONG, || cgroup.join("memory.max").exists().then_some(()));
-        Self { name, subject, _process: process }
+        let unit = Self { name, subject, _process: process };
+        unit.is_there();
+        unit
+    }
+
+    /// The cgroup is made, and gets the files of its controllers a moment later.
+    fn is_there(&self) {
+        let cgroup = Path::new("/sys/fs/cgroup").join(&self.subject.cgroup);
+        let files = ["cpu.max", "memory.max", "memory.high"];
+        wait_for("its cgroup", LONG, || files.iter().all(|file| cgroup.join(file).exists()).then_some(()));
     }
 
     fn shows(&self, property: &str) -> String {
@@ -125,6 +132,7 @@ fn a_service_gets_what_a_rule_says_and_systemd_keeps_it() {
     let unit = Unit::start(name.clone(), &name, "system.slice", dir.path());
     check(&unit);
     run(Command::new("systemctl").args(["restart", &name]));
+    unit.is_there();
     wait_for("the limits to be there after a restart", LONG, || unit.subject.has_limits(BEFORE).then_some(()));
 }
 
