@@ -750,7 +750,8 @@ fn what_goes_to_a_disk_is_measured() {
     };
     let file = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
     // Past the page cache, of which nobody is charged for with v1.
-    let script = r#"echo $$ > "$1/cgroup.procs" && exec dd if=/dev/zero of="$2" bs=1M count=8 oflag=direct 2> /dev/null"#;
+    let script =
+        r#"echo $$ > "$1/cgroup.procs" && exec dd if=/dev/zero of="$2" bs=1M count=8 oflag=direct 2> /dev/null"#;
     let began = Instant::now();
     let written = Command::new("sh").args(["-c", script, "sh"]).arg(&group).arg(file.path()).status().unwrap();
     if !written.success() {

@@ -111,7 +111,7 @@ async fn status_schema_and_metrics_tell_of_the_server() {
     assert_eq!(status["uptime_s"], 90);
     assert_eq!(status["containers"], 1);
     assert_eq!(status["store"]["appended_total"], 540);
-    assert_eq!(status["store"]["series"], 7);
+    assert_eq!(status["store"]["series"], 9);
     for field in ["host", "started", "now", "cgroup", "rules", "ingest_per_s", "clients", "tick_lag_ms"] {
         assert!(!status[field].is_null(), "{field}: {status}");
     }
