@@ -227,10 +227,10 @@ const journeys = {
       'the chart does not follow the present',
     );
     // What SQL tells of it comes after the charts.
-    await page.waitForSelector('[data-stalls] canvas');
+    await page.waitForSelector('[aria-label="Pressure chart"] canvas');
     await until(attribute('[data-deciders]', 'data-deciders'), (n) => Number(n) >= 1, 'no rule is told of');
-    await page.click('[data-stalls] >> text="Table"');
-    await page.waitForSelector('[data-stalls] tbody tr');
+    await page.click('[aria-label="Pressure chart"] >> text="Table"');
+    await page.waitForSelector('[aria-label="Pressure chart"] tbody tr');
     await page.click('text=1h');
     check(page.url().includes('range=1h'), 'the range is not in the address');
   },

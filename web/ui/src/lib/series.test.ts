@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { History } from './fleet';
-import { bridge, columnsOf, newest } from './series';
+import { bridge, columnsOf, linesOf, newest } from './series';
 import type { ContainerSeries } from './types';
 
 const columns = (usage: (number | null)[]) => ({
@@ -14,6 +14,7 @@ const columns = (usage: (number | null)[]) => ({
   unreclaimable: usage.map(() => 0),
 });
 const answer = (t: number[], usage: (number | null)[], step_ms = 1000): ContainerSeries => ({
+  io: null,
   step_ms,
   t,
   cpu: columns(usage),
@@ -87,5 +88,12 @@ describe('the series of a chart', () => {
     expect(bridge([1000, 4000, 9000], [1, null, 3], 5000)).toEqual([1, null, 3]);
     expect(bridge([1000, 2000], [null, 1], 5000)).toEqual([null, 1]);
     expect(newest([1, null])).toBe(0);
+  });
+});
+
+describe('lines of a plot', () => {
+  it('are the columns that have a value', () => {
+    const lines = linesOf([1, 2], { read: [null, 5], written: [null, null] });
+    expect(lines).toEqual({ t: [1, 2], lines: [{ label: 'read', values: [null, 5] }], left_out: 0 });
   });
 });

@@ -1,6 +1,7 @@
 /** The series of a container page: what the server answered, and the seconds that came since through the stream. */
 import type { ChartColumns } from './chart';
 import { GAP_MS, type History } from './fleet';
+import type { Lines } from './result';
 import type { ContainerSeries, Num, ResourceName, SeriesColumns } from './types';
 
 const known = (value: number | undefined): Num => (value === undefined || Number.isNaN(value) ? null : value);
@@ -88,4 +89,10 @@ export function columnsOf(
 export function newest(column: Num[]): number | null {
   for (let index = column.length - 1; index >= 0; index -= 1) if (column[index] !== null) return index;
   return null;
+}
+
+/** Named columns over the same times as lines of a plot; those without a value are left out. */
+export function linesOf(t: number[], columns: Record<string, Num[]>): Lines {
+  const kept = Object.entries(columns).filter(([, values]) => values.some((value) => value !== null));
+  return { t, lines: kept.map(([label, values]) => ({ label, values })), left_out: 0 };
 }

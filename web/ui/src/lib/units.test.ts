@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { amount, bytes, change, cores, count, figure, percent, resourceOf, tickSteps, tookMs } from './units';
+import { amount, bytes, change, cores, count, figure, percent, rate, resourceOf, tickSteps, tookMs } from './units';
 
 const MIB = 1024 ** 2;
 
@@ -45,6 +45,10 @@ describe('units', () => {
 
   it('show a small share as small, not as none', () => {
     expect([0, 0.0004, 0.031, 0.5].map(percent)).toEqual(['0 %', '< 0.1 %', '3.1 %', '50 %']);
+  });
+
+  it('tell rates by the second', () => {
+    expect([0, 4096, null].map(rate)).toEqual(['0 B/s', '4.0 KiB/s', bytes(null)]);
   });
 
   it('part thousands and choose the unit of a duration', () => {

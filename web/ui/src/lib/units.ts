@@ -89,3 +89,8 @@ export function tickSteps(resource: ResourceName): number[] {
   if (resource === 'memory') return Array.from({ length: 51 }, (_, power) => 2 ** power);
   return Array.from({ length: 10 }, (_, at) => [1, 2, 5].map((m) => m * 10 ** (at - 4))).flat();
 }
+
+/** Bytes a second. */
+export function rate(value: Num | undefined): string {
+  return value === null || value === undefined ? bytes(value) : `${bytes(value)}/s`;
+}
