@@ -133,7 +133,7 @@ async fn status_schema_and_metrics_tell_of_the_server() {
     let metrics = server.get("/metrics").await;
     assert!(metrics.header("content-type").starts_with("text/plain; version=0.0.4"));
     let text = metrics.text();
-    for line in ["tidegate_samples_appended_total 420", "tidegate_series 7", "tidegate_uptime_seconds 90"] {
+    for line in ["tidegate_samples_appended_total 540", "tidegate_series 9", "tidegate_uptime_seconds 90"] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
     }
     for line in text.lines() {
