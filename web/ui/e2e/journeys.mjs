@@ -526,14 +526,14 @@ const journeys = {
     check(typo !== stored.sql, 'the rule has no line that begins with SELECT');
     const line = typo.split('\n').findIndex((one) => one.includes('usag_of_nothing'));
     await typeInto(typo);
-    await page.waitForSelector('[data-editor] .cm-lintRange-error');
+    await page.waitForSelector('[data-editor] .cm-fault');
     await until(
       attribute('[data-verdict]', 'data-verdict'),
       (verdict) => verdict === 'error',
       'the verdict is not an error',
     );
     const marked = await page.evaluate(() => {
-      const mark = document.querySelector('[data-editor] .cm-lintRange-error');
+      const mark = document.querySelector('[data-editor] .cm-fault');
       const lines = [...document.querySelectorAll('[data-editor] .cm-line')];
       return { text: mark.textContent, line: lines.findIndex((one) => one.contains(mark)) };
     });
@@ -600,8 +600,8 @@ const journeys = {
     expected = [/api\/v1\/sql$/];
     await typeInto("SELECT usag\nFROM recent(INTERVAL '60 seconds')");
     await page.keyboard.press('Control+Enter');
-    await page.waitForSelector('[data-editor] .cm-lintRange-error');
-    const text = await page.textContent('[data-editor] .cm-lintRange-error');
+    await page.waitForSelector('[data-editor] .cm-fault');
+    const text = await page.textContent('[data-editor] .cm-fault');
     check(text === 'usag', `underlined is ${text}`);
   },
 

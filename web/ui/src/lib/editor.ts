@@ -6,37 +6,41 @@ import {
   completionKeymap,
   type CompletionContext,
 } from '@codemirror/autocomplete';
-import { defaultKeymap, history, historyKeymap, indentWithTab } from '@codemirror/commands';
-import { SQLDialect } from '@codemirror/lang-sql';
-import { HighlightStyle, bracketMatching, indentUnit, syntaxHighlighting } from '@codemirror/language';
-import { lintGutter, setDiagnostics, type Diagnostic } from '@codemirror/lint';
+import {
+  deleteLine,
+  history,
+  historyKeymap,
+  indentWithTab,
+  moveLineDown,
+  moveLineUp,
+  standardKeymap,
+  toggleLineComment,
+  toggleTabFocusMode,
+} from '@codemirror/commands';
+import { HighlightStyle, StreamLanguage, bracketMatching, indentUnit, syntaxHighlighting } from '@codemirror/language';
 import { Compartment, EditorState, Prec, type Extension } from '@codemirror/state';
-import { EditorView, drawSelection, highlightActiveLine, keymap, lineNumbers, placeholder } from '@codemirror/view';
+import {
+  EditorView,
+  drawSelection,
+  highlightActiveLine,
+  keymap,
+  lineNumbers,
+  placeholder,
+  type KeyBinding,
+} from '@codemirror/view';
 import { tags } from '@lezer/highlight';
 import { offers } from './completion';
+import { faults, markFaults, type Fault } from './faults';
 import { rangeOf } from './spans';
+import { SQL } from './sqlmode';
 import { statementAt, type Statement } from './statements';
 import type { ErrorPlace, Schema } from './types';
 
-// DataFusion's words only: the ready dialects colour columns such as `usage` or `value` as keywords.
-const DATAFUSION = SQLDialect.define({
-  keywords:
-    'all alter and as asc between by case cast create cross current desc describe distinct drop else end except exists explain ' +
-    'false filter following for from full group having in inner intersect interval is join left like limit not null nulls offset on or ' +
-    'order outer over partition preceding range replace right row rows rule rules select set show tables then true unbounded union using ' +
-    'values when where with within',
-  types: 'bigint boolean date double float int integer real smallint string text timestamp varchar',
-  builtin: '',
-  operatorChars: '*+-%<>!=~/|',
-  doubleQuotedStrings: false,
-  identifierQuotes: '"',
-});
-
 const COLOURS = HighlightStyle.define([
   { tag: tags.keyword, color: 'var(--kw)', fontWeight: '600' },
-  { tag: [tags.string, tags.special(tags.string)], color: 'var(--str)' },
-  { tag: [tags.number, tags.bool, tags.null], color: 'var(--num)' },
-  { tag: [tags.lineComment, tags.blockComment], color: 'var(--muted)', fontStyle: 'italic' },
+  { tag: tags.string, color: 'var(--str)' },
+  { tag: [tags.number, tags.atom], color: 'var(--num)' },
+  { tag: tags.comment, color: 'var(--muted)', fontStyle: 'italic' },
   { tag: tags.typeName, color: 'var(--kw)' },
 ]);
 
@@ -68,25 +72,16 @@ const THEME = EditorView.theme({
   '.cm-completionDetail': { color: 'var(--muted)', fontStyle: 'normal' },
   '.cm-completionMatchedText': { textDecoration: 'none', fontWeight: '700', color: 'var(--accent-text)' },
   '.cm-completionInfo': { padding: '6px 10px', maxWidth: '320px', fontFamily: 'inherit' },
-  // The defaults are pictures in data: URLs, which the page's security policy does not allow.
-  '.cm-lintRange.cm-lintRange-error': {
-    backgroundImage: 'none',
-    textDecoration: 'underline wavy var(--bad)',
-    textUnderlineOffset: '3px',
+  '.cm-fault': { textDecoration: 'underline wavy var(--bad)', textUnderlineOffset: '3px' },
+  '.cm-faults': { width: '16px' },
+  '.cm-fault-dot': { width: '9px', height: '9px', margin: '6px 2px', borderRadius: '50%', background: 'var(--bad)' },
+  '.cm-fault-message': {
+    maxWidth: '560px',
+    padding: '4px 8px',
+    borderLeft: '3px solid var(--bad)',
+    fontFamily: 'system-ui, sans-serif',
+    whiteSpace: 'pre-wrap',
   },
-  '.cm-lintPoint-error::after': { borderBottomColor: 'var(--bad)' },
-  '.cm-lint-marker': { width: '14px' },
-  '.cm-lint-marker-error': {
-    content: 'none',
-    width: '9px',
-    height: '9px',
-    margin: '5px 2px',
-    borderRadius: '50%',
-    backgroundColor: 'var(--bad)',
-  },
-  '.cm-diagnostic-error': { borderLeft: '3px solid var(--bad)' },
-  '.cm-diagnostic': { fontFamily: 'system-ui, sans-serif', whiteSpace: 'pre-wrap', maxWidth: '560px' },
-  '.cm-gutter-lint': { width: '16px' },
 });
 
 export interface EditorEvents {
@@ -108,6 +103,18 @@ export interface SqlEditor {
   focus(): void;
   destroy(): void;
 }
+
+/** Those of any text field, and what people expect of an editor; all that CodeMirror knows is 3 kB more. */
+const KEYS: KeyBinding[] = [
+  ...standardKeymap,
+  { key: 'Mod-/', run: toggleLineComment },
+  { key: 'Alt-ArrowUp', run: moveLineUp },
+  { key: 'Alt-ArrowDown', run: moveLineDown },
+  { key: 'Shift-Mod-k', run: deleteLine },
+  indentWithTab,
+  // The way out for those who have nothing but a keyboard.
+  { key: 'Ctrl-m', mac: 'Shift-Alt-m', run: toggleTabFocusMode },
+];
 
 const TYPES: Record<string, string> = {
   table: 'class',
@@ -136,12 +143,12 @@ function completionOf(schema: Schema): Extension {
   return autocompletion({ override: [source], icons: false, maxRenderedOptions: 60 });
 }
 
-function diagnosticOf(text: string, place: ErrorPlace): Diagnostic {
+function faultOf(text: string, place: ErrorPlace): Fault {
   const range = rangeOf(text, place) ?? {
     from: 0,
     to: Math.min(text.length, text.indexOf('\n') < 0 ? text.length : text.indexOf('\n')),
   };
-  return { ...range, severity: 'error', message: place.help ? `${place.message}\n${place.help}` : place.message };
+  return { ...range, message: place.help ? `${place.message}\n${place.help}` : place.message };
 }
 
 export function createEditor(
@@ -167,7 +174,7 @@ export function createEditor(
           ]),
         ),
         lineNumbers(),
-        lintGutter(),
+        faults,
         history(),
         drawSelection(),
         highlightActiveLine(),
@@ -175,8 +182,7 @@ export function createEditor(
         bracketMatching(),
         closeBrackets(),
         indentUnit.of('  '),
-        // The language alone: what the package knows to complete is not asked for.
-        DATAFUSION.extension,
+        StreamLanguage.define(SQL),
         completion.of(completionOf(options.schema)),
         syntaxHighlighting(COLOURS),
         THEME,
@@ -189,7 +195,7 @@ export function createEditor(
           tabindex: '0',
           autocapitalize: 'off',
         }),
-        keymap.of([...closeBracketsKeymap, ...completionKeymap, ...historyKeymap, ...defaultKeymap, indentWithTab]),
+        keymap.of([...closeBracketsKeymap, ...completionKeymap, ...historyKeymap, ...KEYS]),
         EditorView.updateListener.of((update) => {
           if (update.docChanged && !quiet) events.change(update.state.doc.toString());
         }),
@@ -206,12 +212,7 @@ export function createEditor(
       quiet = false;
     },
     setErrors(places) {
-      view.dispatch(
-        setDiagnostics(
-          view.state,
-          places.map((place) => diagnosticOf(text(), place)),
-        ),
-      );
+      view.dispatch(markFaults(places.map((place) => faultOf(text(), place))));
     },
     setSchema: (schema) => view.dispatch({ effects: completion.reconfigure(completionOf(schema)) }),
     insert(added) {
