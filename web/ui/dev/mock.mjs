@@ -163,7 +163,11 @@ function row(c) {
     last_seen: sim.t,
     gone: false,
     baseline: { cpu: null, memory: 2048 * MIB },
-    bounds: { cpu: { min: 0.1, max: 4 }, memory: { min: 24 * MIB, max: 4096 * MIB } },
+    bounds: {
+      cpu: c.override?.bounds.cpu ?? { min: 0.1, max: 4 },
+      memory: c.override?.bounds.memory ?? { min: 24 * MIB, max: 4096 * MIB },
+    },
+    override: c.override ?? null,
     cpu: { ...now(cpu, cpuLimit), throttled },
     memory: { ...now(mem, memLimit), oom_kills: c.oom, unreclaimable: mem * 0.7 },
   };
@@ -427,6 +431,11 @@ function route(method, path, query, body) {
   if (path === 'containers') return ok({ now: sim.t, containers: sim.containers.map(row) });
   if (parts[0] === 'containers') {
     if (!container()) return fail(404, { message: `there is no container '${parts[1]}/${parts[2]}'` });
+    if (parts[3] === 'override') {
+      const said = { pinned: [], why: '', changed_by: 'local', changed_at: Date.now(), ...body };
+      const bounds = { cpu: null, memory: null, ...body?.bounds };
+      container().override = method === 'DELETE' ? null : { ...said, bounds };
+    }
     if (parts[3] !== 'series') return ok(row(container()));
     return ok(
       series(container(), Number(query.get('from')), Number(query.get('to')), Number(query.get('points') ?? 600)),

@@ -365,6 +365,61 @@ const journeys = {
     );
   },
 
+  async 'a container is bounded in place and gives its bounds back'() {
+    await open('#/');
+    await isLive();
+    await page.locator('[data-container]').last().click();
+    const line = '[data-bounds-of="cpu"]';
+    await page.waitForSelector(line);
+    const before = await page.textContent(`${line} b`);
+    await page.focus(`${line} [data-edit]`);
+    await page.keyboard.press('Enter');
+    await page.fill('[data-max]', '20000');
+    await page.waitForSelector('[data-edit-bounds] >> text=That is more than');
+    check(await page.isDisabled('[data-save]'), 'more than the host has can be saved');
+    await page.fill('[data-min]', '0.25');
+    await page.fill('[data-max]', '0.75');
+    await page.fill('[data-why]', 'a journey');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector(`${line}[data-origin="override"] >> text=0.25 cores to 0.75 cores`);
+    await page.reload();
+    await page.waitForSelector(`${line}[data-origin="override"] >> text=set here by`);
+    await page.click(`${line} [data-give-back]`);
+    await page.waitForSelector(`${line}:not([data-origin="override"])`);
+    await until(
+      () => page.textContent(`${line} b`),
+      (text) => text === before,
+      `its bounds are not ${before} again`,
+    );
+  },
+
+  async 'a container is pinned with a reason, excluded and released'() {
+    await open('#/');
+    await isLive();
+    const card = page.locator('[data-container]').last();
+    const id = await card.getAttribute('data-container');
+    await card.click();
+    await page.click('[data-pin="memory"]');
+    await page.fill('[data-why]', 'a journey');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('[data-pinned="memory"] >> text=a journey');
+    check(
+      (await page.textContent('[data-pinned]')).includes('MEMORY PINNED'),
+      'the badge does not tell what is pinned',
+    );
+    await page.click('[data-exclude]');
+    await page.click('[data-save]');
+    await page.waitForSelector('[data-pinned="cpu,memory"] >> text=EXCLUDED');
+    await page.click('[data-release="cpu"]');
+    await page.waitForSelector('[data-pinned="memory"]');
+    await open('#/');
+    await page.waitForSelector(`[data-container="${id}"] [data-pin-mark]`);
+    await page.click(`[data-container="${id}"]`);
+    await page.click('[data-release-all]');
+    await page.waitForSelector('[data-pinned]', { state: 'detached' });
+    await page.waitForSelector('[data-reins="free"]');
+  },
+
   async 'a body is previewed before it is sent'() {
     await open('#/send?protocol=influx');
     await page.waitForSelector('[data-preview-push="0"]');

@@ -3,9 +3,11 @@ import { quoted } from './clipboard';
 import type { Experiment } from './experiments';
 import type { Report } from './report';
 import type { OpenApi } from './openapi';
+import type { Said } from './override';
 import { session } from './session.svelte';
 import type {
   Backtest,
+  BacktestCourse,
   ContainerRow,
   ContainerSeries,
   Decision,
@@ -122,6 +124,8 @@ export const api = {
   backtest: (rules: string, against: string, from: number) =>
     post<Backtest>('backtests', { rules, on_top: true, against, from: Math.floor(from) }),
   backtestState: (id: string) => get<Backtest>(`backtests/${seg(id)}`),
+  backtestCourse: (id: string, of: { host: string; container: string; resource: string }, signal?: AbortSignal) =>
+    get<BacktestCourse>(`backtests/${seg(id)}/course?${new URLSearchParams(of).toString()}`, signal),
   /** Also while the page goes away, so that none is left that nobody waits for. */
   stopBacktest: async (id: string) => void (await call(`backtests/${seg(id)}`, { method: 'DELETE', keepalive: true })),
   backtests: () => get<{ backtests: Backtest[] }>('backtests'),
@@ -134,6 +138,12 @@ export const api = {
   groups: () => get<{ now: number; groups: GroupRow[] }>('groups'),
   setBounds: (kind: string, name: string, body: object) => post<unknown>(`groups/${kind}/${seg(name)}`, body),
   container: (host: string, name: string) => get<ContainerRow>(`containers/${seg(host)}/${seg(name)}`),
+  /** `null` takes back what was said of it. */
+  setOverride: async (host: string, name: string, said: Said | null) => {
+    const init = said === null ? { method: 'DELETE' } : { ...posted(said), method: 'PUT' };
+    const answer = await call(`containers/${seg(host)}/${seg(name)}/override`, init);
+    return (await answer.json()) as ContainerRow;
+  },
   series: (host: string, name: string, from: number, to: number, points: number, signal?: AbortSignal) =>
     get<ContainerSeries>(
       `containers/${seg(host)}/${seg(name)}/series?from=${Math.floor(from)}&to=${Math.ceil(to)}&points=${points}`,

@@ -1,10 +1,11 @@
-/** The filter box of the fleet: words that all must match; `app:web`, `host:n1`, `user:ann`, `throttled`, `oom`. */
+/** The filter box of the fleet: words that all must match; `app:web`, `host:n1`, `user:ann`, `throttled`, `oom`, `pinned`. */
 
 export interface Filterable {
   host: string;
   name: string;
   app: string;
   user: string;
+  pin: string;
   throttled: boolean;
   oom: boolean;
 }
@@ -15,6 +16,7 @@ function matchesTerm(row: Filterable, term: string): boolean {
   if (term.startsWith('user:')) return row.user.toLowerCase().includes(term.slice(5));
   if (term === 'throttled') return row.throttled;
   if (term === 'oom') return row.oom;
+  if (term === 'pinned') return row.pin !== '';
   return `${row.host}/${row.name} ${row.app}`.toLowerCase().includes(term);
 }
 

@@ -62,13 +62,20 @@ export interface Bounds {
   max: Num;
 }
 
+/** Of what was typed as bounds; without any it is wrong. */
+export interface Verdict {
+  bounds?: Bounds;
+  wrong?: string;
+  notes: string[];
+}
+
 /** What is wrong with bounds, or worth knowing before they are set; `capacity` is what all hosts have together. */
 export function judge(
   resource: 'cpu' | 'memory',
   texts: { min: string; max: string },
   allocated: Num,
   capacity: Num,
-): { bounds?: Bounds; wrong?: string; notes: string[] } {
+): Verdict {
   const [min, max] = [parseAmount(resource, texts.min), parseAmount(resource, texts.max)];
   const example = resource === 'cpu' ? '1.5' : '512 MiB or 2 GiB';
   if (min === undefined || max === undefined) return { wrong: `An amount is written like ${example}.`, notes: [] };

@@ -63,6 +63,11 @@ class Live {
     this.ingest = [...before, { t: status.now, v: status.ingest_per_s }].slice(-KEEP_STATUSES);
   }
 
+  /** Takes in a container that somebody changed, before the list is read anew. */
+  replace(row: ContainerRow): void {
+    this.containers = this.containers.map((one) => (one.host === row.host && one.name === row.name ? row : one));
+  }
+
   /** Server time now, going on while no message comes. */
   now(): number {
     return this.t === 0 ? Date.now() : this.t + (performance.now() - this.#received);

@@ -144,7 +144,7 @@ it('a text is one argument of a shell, whatever is in it', () => {
 });
 
 it('a filter wants all of its words', () => {
-  const row = { host: 'n1', name: 'web-1', app: 'shop', user: 'ann', throttled: true, oom: false };
+  const row = { host: 'n1', name: 'web-1', app: 'shop', user: 'ann', throttled: true, oom: false, pin: '' };
   expect(
     ['', 'web', 'WEB shop', 'app:shop n1', 'throttled', 'host:n1', 'user:ann'].every((filter) => matches(row, filter)),
   ).toBe(true);
