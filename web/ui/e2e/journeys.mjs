@@ -138,6 +138,17 @@ const journeys = {
       (await page.locator('[data-backtest] .worse, [data-backtest] .better').count()) === 0,
       'it differs from itself',
     );
+    // One limit over that time: first that with most changes, another by keyboard, and as a table.
+    await page.waitForSelector('[data-course] [data-plot] canvas');
+    const first = await attribute('[data-course]', 'data-course')();
+    check((await page.textContent('[data-course-text]')).includes('Used at most'), 'the chart is not told in words');
+    await page.focus('[data-course-of]');
+    await page.keyboard.press('ArrowDown');
+    await until(attribute('[data-course]', 'data-course'), (now) => now !== first, 'no other limit can be chosen');
+    await page.waitForSelector('[data-course] [data-plot] canvas');
+    await page.focus('[data-course] [data-as-table]');
+    await page.keyboard.press('Enter');
+    await page.waitForSelector('[data-course] tbody tr');
   },
 
   async 'the first steps tick themselves off, are dismissed and come back'() {

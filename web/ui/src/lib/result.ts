@@ -1,4 +1,5 @@
 /** What can be made of a query's answer: cells as text, and lines when there is a time column. */
+import type { Meaning } from './palette';
 import { toMs } from './time';
 import type { SqlResult } from './types';
 
@@ -21,7 +22,8 @@ const isTime = (type: string, name: string) =>
 
 export interface Lines {
   t: number[];
-  lines: { label: string; values: (number | null)[] }[];
+  /** Drawn as what it means, if it is one of those things. */
+  lines: { label: string; values: (number | null)[]; as?: Meaning }[];
   left_out: number;
 }
 
