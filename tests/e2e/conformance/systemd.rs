@@ -32,7 +32,9 @@ impl Unit {
         } else {
             command.arg(format!("--working-directory={}", files.display()));
         }
-        command.args(["busybox", "sh", "-c", LOAD]);
+        // As a file, since systemd 252 does not understand the semicolons of its own transient units after a daemon-reload.
+        fs::write(files.join("load"), LOAD).unwrap();
+        command.args(["busybox", "sh", "load"]);
         let process = is_scope.then(|| Group(command.spawn().unwrap()));
         if !is_scope {
             run(&mut command);
