@@ -223,6 +223,9 @@ const journeys = {
   async 'a container shows usage under its limit'() {
     await open('#/');
     await isLive();
+    let asked = 0;
+    const count = (request) => (asked += request.url().includes('/series?') ? 1 : 0);
+    page.on('request', count);
     await page.locator('[data-container]').first().click();
     await page.waitForSelector('[data-chart="cpu"] canvas');
     await page.waitForSelector('[data-chart="memory"] canvas');
@@ -237,6 +240,10 @@ const journeys = {
       (t) => Number(t) > before,
       'the chart does not follow the present',
     );
+    // The seconds come through the stream; the past is asked for now and then.
+    await page.waitForTimeout(3_000);
+    page.off('request', count);
+    check(asked <= 2, `the past was asked for ${asked} times in some seconds`);
     // What SQL tells of it comes after the charts.
     await page.waitForSelector('[aria-label="Pressure chart"] canvas');
     await until(attribute('[data-deciders]', 'data-deciders'), (n) => Number(n) >= 1, 'no rule is told of');
@@ -277,6 +284,26 @@ const journeys = {
     check((await page.locator('text=What was written').count()) === 1, 'the writes are missing');
     await page.click('text=Run its query as of then');
     await page.waitForSelector('[data-result]');
+  },
+
+  async 'decisions are filtered by host and time'() {
+    await open('#/decisions');
+    await someDecision();
+    await page.selectOption('select[aria-label="Host"]', { index: 1 });
+    await page.selectOption('[data-time]', '1h');
+    for (const part of ['host=', 'range=1h']) check(page.url().includes(part), `${part} is not in the address`);
+    await someDecision();
+    await page.selectOption('[data-time]', 'between');
+    await page.fill('input[aria-label="From"]', '2001-01-01T00:00:00');
+    await page.fill('input[aria-label="To"]', '2001-01-02T00:00:00');
+    await page.keyboard.press('Tab');
+    await page.waitForSelector('text=No decision matches');
+    check(/from=\d+&to=\d+/.test(page.url()), 'the ends are not in the address');
+    await page.reload();
+    await page.waitForSelector('text=No decision matches');
+    await page.click('text=Clear the filters');
+    await someDecision();
+    check(!/host|range|from/.test(page.url()), 'the filters stay in the address');
   },
 
   async 'a decision of a container opens beside its chart'() {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest';
-import { axisLabel, clock, day, fieldOf, moment, ofField, parseSpan, span, toMs, windowOf } from './time';
+import { axisLabel, clock, day, fieldOf, moment, ofField, parseSpan, span, toMs, windowOf, spanOf } from './time';
 
 const NOW = new Date(2026, 10, 21, 20, 41, 3).getTime();
 
@@ -53,4 +53,11 @@ describe('times', () => {
     expect(windowOf({ from: '1000', to: '2000' }, NOW)).toMatchObject({ from: 1000, to: 2000, live: false });
     expect(windowOf({ from: '2000', to: '1000', range: 'x' }, NOW)).toMatchObject({ live: true, range: '15m' });
   });
+});
+
+it('an address may mean all of time, a part that ends now, or one with either end', () => {
+  expect(spanOf({}, 9_000_000)).toEqual({});
+  expect(spanOf({ range: '1h', from: '5' }, 9_000_000)).toEqual({ from: 5_400_000 });
+  expect(spanOf({ from: '5', to: '7' }, 9)).toEqual({ from: 5, to: 7 });
+  expect(spanOf({ from: 'x', to: '7', range: 'y' }, 9)).toEqual({ to: 7 });
 });

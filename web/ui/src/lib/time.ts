@@ -86,6 +86,14 @@ export function windowOf(query: Record<string, string>, now: number, fallback = 
   return { from: now - (parseSpan(range) ?? 900_000), to: now, live: true, range };
 }
 
+/** What an address says about time where all of it may be meant: a range that ends now, either end, or neither. */
+export function spanOf(query: Record<string, string>, now: number): { from?: number; to?: number } {
+  const range = parseSpan(query['range'] ?? '');
+  if (range !== null) return { from: now - range };
+  const end = (name: string) => (/^\d+$/.test(query[name] ?? '') ? { [name]: Number(query[name]) } : {});
+  return { ...end('from'), ...end('to') };
+}
+
 /** A time as an API may give it: ms since the epoch, or ISO text that means UTC when it names no zone. */
 export function toMs(value: unknown): number | null {
   if (typeof value === 'number') return Number.isFinite(value) ? value : null;
