@@ -82,6 +82,27 @@ const isLive = () =>
   until(attribute('[data-live]', 'data-live'), (state) => state === 'live', 'the stream is not live');
 const someDecision = () => page.waitForSelector('[data-decisions] tbody tr[data-decision]', { timeout: 60_000 });
 
+async function accessible(what) {
+  const { violations } = await new AxeBuilder({ page }).analyze();
+  const told = violations.map(
+    (one) =>
+      `${one.id}: ${one.nodes
+        .slice(0, 3)
+        .map((node) => node.target.join(' '))
+        .join('; ')}`,
+  );
+  check(told.length === 0, `${what}: ${told.join(' | ')}`);
+}
+
+/** What is on the page only after something was done, in both themes. */
+async function accessibleNow(what) {
+  for (const theme of ['dark', 'light']) {
+    await page.emulateMedia({ colorScheme: theme });
+    await page.waitForTimeout(300);
+    await accessible(`${what}, ${theme}`);
+  }
+}
+
 async function typeInto(text) {
   await page.click('[data-editor] .cm-content');
   await page.keyboard.press('Control+a');
@@ -130,7 +151,7 @@ const journeys = {
     await open('#/rules/cpu_down');
     await page.waitForSelector('[data-verdict="ok"]');
     await page.click('[data-backtest] >> text="1h"');
-    await page.waitForSelector('[data-backtest="done"]', { timeout: 60_000 });
+    await page.waitForSelector('[data-backtest="done"]', { timeout: 120_000 });
     const table = await page.textContent('[data-backtest] table');
     check(table.includes('unmet demand') && table.includes('memory'), `the figures are missing: ${table}`);
     // The rule as it stands, on top of itself, makes no difference.
@@ -142,6 +163,7 @@ const journeys = {
     await page.waitForSelector('[data-course] [data-plot] canvas');
     const first = await attribute('[data-course]', 'data-course')();
     check((await page.textContent('[data-course-text]')).includes('Used at most'), 'the chart is not told in words');
+    await accessibleNow('the chart of a backtest');
     await page.focus('[data-course-of]');
     await page.keyboard.press('ArrowDown');
     await until(attribute('[data-course]', 'data-course'), (now) => now !== first, 'no other limit can be chosen');
@@ -149,6 +171,7 @@ const journeys = {
     await page.focus('[data-course] [data-as-table]');
     await page.keyboard.press('Enter');
     await page.waitForSelector('[data-course] tbody tr');
+    await accessibleNow('its table');
   },
 
   async 'the first steps tick themselves off, are dismissed and come back'() {
@@ -298,6 +321,7 @@ const journeys = {
     await page.fill('input[aria-label="To"]', '2001-01-02T00:00:00');
     await page.keyboard.press('Tab');
     await page.waitForSelector('text=No decision matches');
+    await accessibleNow('filters of time');
     check(/from=\d+&to=\d+/.test(page.url()), 'the ends are not in the address');
     await page.reload();
     await page.waitForSelector('text=No decision matches');
@@ -415,6 +439,7 @@ const journeys = {
     await page.fill('[data-max]', '20000');
     await page.waitForSelector('[data-edit-bounds] >> text=That is more than');
     check(await page.isDisabled('[data-save]'), 'more than the host has can be saved');
+    await accessibleNow('the dialog of bounds');
     await page.fill('[data-min]', '0.25');
     await page.fill('[data-max]', '0.75');
     await page.fill('[data-why]', 'a journey');
@@ -439,6 +464,7 @@ const journeys = {
     await card.click();
     await page.click('[data-pin="memory"]');
     await page.fill('[data-why]', 'a journey');
+    await accessibleNow('the dialog that pins');
     await page.keyboard.press('Enter');
     await page.waitForSelector('[data-pinned="memory"] >> text=a journey');
     check(
@@ -448,6 +474,7 @@ const journeys = {
     await page.click('[data-exclude]');
     await page.click('[data-save]');
     await page.waitForSelector('[data-pinned="cpu,memory"] >> text=EXCLUDED');
+    await accessibleNow('a container that is excluded');
     await page.click('[data-release="cpu"]');
     await page.waitForSelector('[data-pinned="memory"]');
     await open('#/');
@@ -830,15 +857,7 @@ const journeys = {
         await open(hash);
         await isLive();
         await settled(name);
-        const { violations } = await new AxeBuilder({ page }).analyze();
-        const told = violations.map(
-          (one) =>
-            `${one.id}: ${one.nodes
-              .slice(0, 3)
-              .map((node) => node.target.join(' '))
-              .join('; ')}`,
-        );
-        check(told.length === 0, `${name}, ${theme}: ${told.join(' | ')}`);
+        await accessible(`${name}, ${theme}`);
       }
     }
     await page.emulateMedia({ colorScheme: 'light' });
@@ -931,8 +950,9 @@ async function settled(name) {
     send: '[data-preview-push="0"]',
     'send-prometheus': '[data-snippet]',
     status: '[data-latencies] tbody tr',
-    reports: '[data-report] canvas',
-    'reports-container': '[data-report] canvas',
+    // While another one is read, the report before it is shown faintly.
+    reports: '[data-report]:not(.loading) canvas',
+    'reports-container': '[data-report^="container/"]:not(.loading) canvas',
     reference: '[data-operation]',
     'reference-open': '[data-operation="sql"][open] [data-status="200"]',
     rules: '[data-rule]',
