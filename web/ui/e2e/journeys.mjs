@@ -444,7 +444,7 @@ const journeys = {
     await page.fill('[data-max]', '0.75');
     await page.fill('[data-why]', 'a journey');
     await page.keyboard.press('Enter');
-    await page.waitForSelector(`${line}[data-origin="override"] >> text=0.25 cores to 0.75 cores`);
+    await page.waitForSelector(`${line}[data-origin="override"] >> text=0.25 to 0.75 cores`);
     await page.reload();
     await page.waitForSelector(`${line}[data-origin="override"] >> text=set here by`);
     await page.click(`${line} [data-give-back]`);

@@ -58,6 +58,7 @@ describe('what is said of a container', () => {
     expect(originOf(row('a', 2), 'cpu').kind).toBe('given');
     expect(originOf(row('a', 2), 'memory').kind).toBe('none');
     expect(boundsText('cpu', { min: 0.5, max: null })).toBe('at least 0.5 cores');
+    expect(boundsText('cpu', { min: 0.5, max: 2 })).toBe('0.5 to 2 cores');
     expect(boundsText('memory', { min: 0, max: 2 ** 30 })).toBe('0 B to 1.0 GiB');
   });
 });

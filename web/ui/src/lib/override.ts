@@ -70,7 +70,7 @@ export function boundsText(resource: Limited, { min, max }: { min: Num; max: Num
   const show = (value: Num) => `${amountText(resource, value)}${resource === 'cpu' ? ' cores' : ''}`;
   if (min === null && max === null) return 'none';
   if (min === null) return `at most ${show(max)}`;
-  return max === null ? `at least ${show(min)}` : `${show(min)} to ${show(max)}`;
+  return max === null ? `at least ${show(min)}` : `${amountText(resource, min)} to ${show(max)}`;
 }
 
 /** Who says so. */
