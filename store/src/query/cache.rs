@@ -158,7 +158,7 @@ impl Kept {
 
 /// What is known of a text.
 pub(crate) enum Found {
-    Kept(Kept),
+    Kept(Box<Kept>),
     /// Its plans cannot be kept: they are made for one instant, with all values in them.
     Fixed,
     Unknown,
@@ -202,7 +202,7 @@ impl PlanCache {
         }
         while let Some(mut kept) = entry.idle.pop() {
             if kept.is_current(store) {
-                return Found::Kept(kept);
+                return Found::Kept(Box::new(kept));
             }
         }
         Found::Unknown

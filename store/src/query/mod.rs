@@ -342,7 +342,7 @@ async fn answer(
                 };
                 // Whatever is wrong is said below, where the text is as it was sent.
                 found = match made {
-                    Ok(Some(kept)) => Found::Kept(kept),
+                    Ok(Some(kept)) => Found::Kept(Box::new(kept)),
                     Ok(None) | Err(_) => Found::Fixed,
                 };
             }
@@ -359,7 +359,7 @@ async fn answer(
             Ok((result, was_direct)) => {
                 // What was cut off is dropped with its plan: only what ran to its end is known to be at rest.
                 if let Some(key) = key.filter(|_| !result.truncated) {
-                    plans.put(key, kept, was_direct, most);
+                    plans.put(key, *kept, was_direct, most);
                 }
                 return Ok(timed(result));
             }
