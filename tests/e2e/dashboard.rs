@@ -1,20 +1,40 @@
 //! The dashboard in a real browser, on the demo's real containers.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use super::support::{binary, installed, repository, skip, spawn, wait_for};
 
+/// Where the dashboard's scripts are; `None`, with the reason told, where they cannot run.
+fn scripts(test: &str) -> Option<PathBuf> {
+    let ui = repository().join("web/ui");
+    let missing = if !installed("chromium") || !installed("node") {
+        "no chromium or no node"
+    } else if !ui.join("node_modules/playwright-core").is_dir() {
+        "web/ui/node_modules is not installed; tests/run installs it"
+    } else {
+        return Some(ui);
+    };
+    skip(test, missing);
+    None
+}
+
+#[test]
+fn a_page_is_live_again_after_a_restart_of_its_server() {
+    let Some(ui) = scripts("dashboard::a_page_is_live_again_after_a_restart_of_its_server") else { return };
+    succeeds(Command::new("node").arg("e2e/restart.mjs").current_dir(ui).env("TIDEGATE", binary()));
+}
+
+fn succeeds(script: &mut Command) {
+    let output = script.output().unwrap();
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}");
+}
+
 #[test]
 fn chromium_sees_live_charts_explains_a_decision_and_shows_a_typo_at_its_place() {
-    const TEST: &str = "dashboard::chromium";
-    let ui = repository().join("web/ui");
-    if !installed("chromium") || !installed("node") {
-        return skip(TEST, "no chromium or no node");
-    }
-    if !ui.join("node_modules/playwright-core").is_dir() {
-        return skip(TEST, "web/ui/node_modules is not installed; tests/run installs it");
-    }
+    let Some(ui) = scripts("dashboard::chromium") else { return };
     assert!(binary().is_file());
     let dir = tempfile::tempdir().unwrap();
     let (_demo, base) = spawn(&["demo", "--listen", "127.0.0.1:0", "--seconds", "600"], dir.path());
@@ -27,13 +47,5 @@ fn chromium_sees_live_charts_explains_a_decision_and_shows_a_typo_at_its_place()
     });
     let shots = repository().join("target/screenshots");
     std::fs::create_dir_all(&shots).unwrap();
-    let output = Command::new("node")
-        .arg("e2e/journeys.mjs")
-        .current_dir(&ui)
-        .env("BASE_URL", &base)
-        .env("SHOTS", &shots)
-        .output()
-        .unwrap();
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{text}");
+    succeeds(Command::new("node").arg("e2e/journeys.mjs").current_dir(&ui).env("BASE_URL", &base).env("SHOTS", &shots));
 }

@@ -696,6 +696,13 @@ const journeys = {
     await page.waitForSelector('[data-trial="known"]');
     check(/shadow/.test(await page.textContent('[data-trial]')), 'it is not told what it did in shadow');
     await page.keyboard.press('Escape');
+    // From shadow over some containers to all of them.
+    for (const mode of ['canary', 'on']) {
+      await page.click(`[aria-label="Mode of journey_rule"] .${mode}`);
+      await page.waitForSelector('[data-trial="known"]');
+      await page.click('[data-switch]');
+      await page.waitForSelector(`[aria-label="Mode of journey_rule"] .${mode}[aria-pressed="true"]`);
+    }
     await page.click('[aria-label="Mode of journey_rule"] .off');
     await page.waitForSelector('[aria-label="Mode of journey_rule"] .off[aria-pressed="true"]');
     await until(attribute('[data-versions]', 'data-versions'), (n) => Number(n) >= 2, 'the change of mode is not told');
