@@ -28,8 +28,7 @@ const LONGEST_WHY: usize = 1_000;
 pub(crate) struct Said {
     /// Its lowest and highest limits, at most what its host has.
     #[serde(default)]
-    #[schema(value_type = SaidBounds)]
-    bounds: BTreeMap<Resource, SaidRange>,
+    bounds: SaidBounds,
     /// What rules leave alone, its limit and knobs: `cpu`, `memory` or both. They show what they would do.
     #[serde(default)]
     #[schema(value_type = Vec<shapes::Resource>)]
@@ -39,9 +38,9 @@ pub(crate) struct Said {
     why: String,
 }
 
-/// By resource.
-#[derive(ToSchema)]
-#[allow(dead_code)]
+/// By resource; knobs go by the bounds of theirs.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct SaidBounds {
     #[schema(nullable = false)]
     cpu: Option<SaidRange>,
@@ -84,8 +83,12 @@ pub(crate) async fn set(
     if !app.store.container_map().contains_key(&key) {
         return Err(ApiError::not_found(format!("there is no container '{key}'")));
     }
-    let bounds = bounds.into_iter().map(|(resource, range)| Ok((resource, checked(&app, &key, resource, range)?)));
-    let bounds = bounds.collect::<Result<BTreeMap<_, _>, ApiError>>()?;
+    let mut checked_bounds = BTreeMap::new();
+    for (resource, range) in [(Resource::Cpu, bounds.cpu), (Resource::Memory, bounds.memory)] {
+        if let Some(range) = range {
+            checked_bounds.insert(resource, checked(&app, &key, resource, range)?);
+        }
+    }
     if let Some(knob) = pinned.iter().find(|resource| resource.is_knob()) {
         let message = format!("pinned: '{knob}' is pinned along with {}", knob.of());
         return Err(ApiError::bad_request(message).help("expected cpu or memory"));
@@ -99,7 +102,7 @@ pub(crate) async fn set(
     }
     let row = Override {
         key: key.clone(),
-        bounds,
+        bounds: checked_bounds,
         pinned,
         why: why.trim().to_owned(),
         changed_by: caller.name,
@@ -150,11 +153,7 @@ fn checked(app: &App, key: &ContainerKey, resource: Resource, range: SaidRange) 
     let wrong = |what: String| Err(ApiError::bad_request(format!("bounds of {resource}: {what}")));
     let hosts = app.store.hosts();
     let host = hosts.iter().find(|host| host.name == key.host);
-    let capacity = match resource {
-        Resource::Cpu => host.map(|host| host.cpu.0),
-        Resource::Memory => host.map(|host| host.memory.0 as f64),
-        _ => return wrong("cpu and memory have bounds, knobs go by those of their resource".to_owned()),
-    };
+    let capacity = host.map(|host| if resource.of() == Resource::Cpu { host.cpu.0 } else { host.memory.0 as f64 });
     if !(min >= 0.0 && max > 0.0 && min <= max && max.is_finite()) {
         return wrong(format!("expected 0 <= min <= max, found min {min}, max {max}"));
     }

@@ -195,7 +195,10 @@ async fn a_person_bounds_and_pins_a_container_until_it_is_taken_back() {
     for (body, wrong) in [
         (json!({ "bounds": { "cpu": { "min": 3, "max": 2 } } }), "expected 0 <= min <= max, found min 3, max 2"),
         (json!({ "bounds": { "cpu": { "min": 0, "max": 1000 } } }), "is more than node0 has"),
-        (json!({ "bounds": { "memory.high": { "min": 0, "max": 1 } } }), "cpu and memory have bounds"),
+        (
+            json!({ "bounds": { "memory.high": { "min": 0, "max": 1 } } }),
+            "unknown field `memory.high`, expected `cpu` or `memory`",
+        ),
         (json!({ "pinned": ["cpu.weight"] }), "'cpu.weight' is pinned along with cpu"),
         (json!({ "pin": true }), "unknown field `pin`"),
     ] {

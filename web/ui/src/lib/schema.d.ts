@@ -2444,7 +2444,7 @@ export interface components {
             /** @description What for. */
             why?: string;
         };
-        /** @description By resource. */
+        /** @description By resource; knobs go by the bounds of theirs. */
         SaidBounds: {
             cpu?: components["schemas"]["SaidRange"];
             memory?: components["schemas"]["SaidRange"];
