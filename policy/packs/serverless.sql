@@ -217,6 +217,7 @@ AS
 -- then, compatible: when lower + amount < min, amount += min - (lower + amount), or else when current + amount > max,
 -- amount -= current + amount - max. The limit becomes current plus the amounts of all rules that fire.
 -- An amount of 0 asks for nothing, but removes its events.
+-- event_timeout is at most 180 s, which is what seen reads and consume_within takes.
 WITH settings(event_timeout) AS (VALUES (120.0)),
 requests(place, resource, direction, policy, amount, min_up, max_up, min_down, max_down, removes, active) AS (VALUES
     (1, 'cpu',    'up',   'amount',       75.0,  2.0,  NULL, NULL, 2.0,  2.0, true),
@@ -252,10 +253,10 @@ counted AS (
     JOIN units AS u ON u.resource = m.resource
     JOIN bands AS b ON b.host = m.host AND b.container = m.container AND b.resource = m.resource
 ),
--- What is older than an hour cannot be consumed any more.
+-- As far back as event_timeout may reach: all of that is read in each window.
 seen AS (
     SELECT host, container, resource, name, value, time, consumed_by IS NULL AS open
-    FROM events WHERE rule = 'serverless_events' AND time >= now() - INTERVAL '1 hour'
+    FROM events WHERE rule = 'serverless_events' AND time >= now() - INTERVAL '3 minutes'
 ),
 -- Events are stamped with whole seconds, the clock is not.
 aged AS (
@@ -342,6 +343,7 @@ SELECT d.host, d.container, d.resource,
        CASE WHEN d.error IS NULL THEN d.event END AS consume_event,
        CASE WHEN d.compatible
             THEN d.removes + CASE WHEN d.event LIKE '%Bottleneck' THEN d.up_ended ELSE d.down_ended END END AS consume_count,
+       180 AS consume_within,
        d.up, d.down, CASE WHEN d.error IS NULL THEN d.requests END AS requests, d.error,
        coalesce(d.requests, s.last_requests) AS last_requests
 FROM decided AS d

@@ -4,6 +4,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
@@ -13,7 +14,7 @@ use tidegate_store::{Consumption, Param, RuleView};
 use crate::arbiter::Judged;
 use crate::engine::Engine;
 use crate::proposal::{Further, Keys, LimitKey, Parsed, numbers, text_at, texts};
-use crate::rule::{CONSUME_COUNT, CONSUME_EVENT, RuleDefinition};
+use crate::rule::{CONSUME_COUNT, CONSUME_EVENT, CONSUME_WITHIN, RuleDefinition};
 use crate::tick::TickReport;
 
 /// What rules left for others at one instant.
@@ -33,6 +34,7 @@ pub(crate) struct Acted {
     pub proposes: bool,
     name: String,
     most: Option<u64>,
+    within: Duration,
 }
 
 impl Acted {
@@ -45,6 +47,7 @@ impl Acted {
             resource: self.key.1,
             name: self.name.clone(),
             most: self.most,
+            within: self.within,
         }
     }
 }
@@ -105,13 +108,17 @@ pub(crate) fn consumptions(batches: &[RecordBatch]) -> Vec<Acted> {
     for batch in batches {
         let Some(names) = texts(batch, CONSUME_EVENT) else { continue };
         let (keys, counts, targets) = (Keys::of(batch), numbers(batch, CONSUME_COUNT), numbers(batch, "target"));
+        let withins = numbers(batch, CONSUME_WITHIN);
         for row in 0..batch.num_rows() {
             let (Some(name), Ok(key)) = (text_at(&names, row), keys.at(row)) else { continue };
             // Nobody acts on a negative number of events; a fraction is none.
             let count =
                 counts.as_ref().filter(|counts| counts.is_valid(row)).map(|counts| counts.value(row).max(0.0) as u64);
+            let within = withins.as_ref().filter(|withins| withins.is_valid(row)).map(|withins| withins.value(row));
+            let within = within.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok());
+            let within = within.map_or(Consumption::REACH, |within| within.min(Consumption::REACH));
             let proposes = targets.as_ref().is_some_and(|targets| targets.is_valid(row));
-            acted.push(Acted { key, proposes, name: name.to_owned(), most: count });
+            acted.push(Acted { key, proposes, name: name.to_owned(), most: count, within });
         }
     }
     acted

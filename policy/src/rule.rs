@@ -214,11 +214,12 @@ const KEY: [Wanted; 3] = [
 /// What it returns instead when it is about a group as a whole.
 const APP: [Wanted; 2] = [wanted("app", is_text, "text"), wanted("resource", is_text, "text, 'cpu' or 'memory'")];
 const USER: [Wanted; 2] = [wanted("user", is_text, "text"), wanted("resource", is_text, "text, 'cpu' or 'memory'")];
-const PROPOSAL: [Wanted; 4] = [
+const PROPOSAL: [Wanted; 5] = [
     wanted("target", is_number, "a number, in cores or bytes"),
     wanted("reason", is_text, "text"),
     optional(CONSUME_EVENT, is_text, "text, the name of events that it acts on"),
     optional(CONSUME_COUNT, is_number, "a number, how many of them"),
+    optional(CONSUME_WITHIN, is_number, "a number, how many seconds old they may be"),
 ];
 const EVENT: [Wanted; 2] =
     [wanted("name", is_text, "text, the event's name"), optional("value", is_number, "a number")];
@@ -229,6 +230,8 @@ const PARAM: [Wanted; 2] =
 pub(crate) const CONSUME_EVENT: &str = "consume_event";
 /// The column that says on how many of them it acts, the oldest first.
 pub(crate) const CONSUME_COUNT: &str = "consume_count";
+/// The column that says how old they may be, in seconds; an hour without it.
+pub(crate) const CONSUME_WITHIN: &str = "consume_within";
 
 fn wanted_columns(emit: Emit, group: Option<GroupKind>) -> impl Iterator<Item = &'static Wanted> {
     let key = match group {

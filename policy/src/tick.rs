@@ -76,6 +76,8 @@ pub struct TickReport {
 
 /// What a rule's query gave.
 struct Answer {
+    /// Which of those that began together it is.
+    nth: usize,
     rule: ActiveRule,
     view: Option<Arc<RuleView>>,
     took: Duration,
@@ -192,8 +194,9 @@ impl Engine {
             writes.extend(self.act_on(together, &mut snapshot, &mut report).await);
             // Whoever answers later is judged alone, against the history as it is by then.
             while let Some(answer) = answers.join_next().await {
+                let Ok(answer) = answer else { continue };
                 let mut alone = Gathered::default();
-                self.take_answer(answer.ok(), &snapshot, &mut alone, &mut report);
+                self.take_answer(answer, &snapshot, &mut alone, &mut report);
                 writes.extend(self.act_on(alone, &mut snapshot, &mut report).await);
             }
             for write in writes {
@@ -311,7 +314,8 @@ impl Engine {
         Ok(judge(items, &snapshot, &history, &self.config).settled)
     }
 
-    /// Takes what rules answer until an instant.
+    /// Takes what rules answer until an instant, in the order in which they began: what comes of it must not depend on which
+    /// of them was quicker.
     async fn gather(
         &self,
         until: tokio::time::Instant,
@@ -320,14 +324,19 @@ impl Engine {
         together: &mut Gathered,
         report: &mut TickReport,
     ) {
+        let mut in_time = Vec::with_capacity(answers.len());
         while let Ok(Some(answer)) = tokio::time::timeout_at(until, answers.join_next()).await {
-            self.take_answer(answer.ok(), snapshot, together, report);
+            in_time.extend(answer.ok());
+        }
+        in_time.sort_unstable_by_key(|answer| answer.nth);
+        for answer in in_time {
+            self.take_answer(answer, snapshot, together, report);
         }
     }
 
     /// Starts rules, but for those whose last run is still going.
     fn start(&self, rules: Vec<ActiveRule>, now: TimeMs, answers: &mut JoinSet<Answer>, report: &mut TickReport) {
-        for rule in rules {
+        for (nth, rule) in rules.into_iter().enumerate() {
             let guard = match Running::begin(&rule.running, now) {
                 Ok(guard) => guard,
                 Err(since) => {
@@ -339,18 +348,12 @@ impl Engine {
                 }
             };
             let options = rule_query_options(&self.store, &self.config, now);
-            answers.spawn(evaluate(Arc::clone(&self.store), rule, options, guard));
+            answers.spawn(evaluate(Arc::clone(&self.store), nth, rule, options, guard));
         }
     }
 
-    fn take_answer(
-        &self,
-        answer: Option<Answer>,
-        snapshot: &Snapshot,
-        gathered: &mut Gathered,
-        report: &mut TickReport,
-    ) {
-        let Some(Answer { rule: ActiveRule { definition: rule, .. }, view, took, result }) = answer else { return };
+    fn take_answer(&self, answer: Answer, snapshot: &Snapshot, gathered: &mut Gathered, report: &mut TickReport) {
+        let Answer { rule: ActiveRule { definition: rule, .. }, view, took, result, .. } = answer;
         let now = snapshot.now;
         let rows = result.as_ref().ok().map(|batches| batches.iter().map(|batch| batch.num_rows() as u64).sum());
         let error = match result {
@@ -535,16 +538,22 @@ fn rule_query_options(store: &Store, config: &PolicyConfig, now: TimeMs) -> Quer
 }
 
 /// Runs one rule's query in a task of its own: one that does not let itself be cancelled keeps its flag, not the tick.
-async fn evaluate(store: Arc<Store>, rule: ActiveRule, mut options: QueryOptions, running: Running) -> Answer {
+async fn evaluate(
+    store: Arc<Store>,
+    nth: usize,
+    rule: ActiveRule,
+    mut options: QueryOptions,
+    running: Running,
+) -> Answer {
     let started = Instant::now();
     let limit = options.timeout + GRACE;
     let view = match rule.view(&store, options.now).await {
         Ok(view) => view,
-        Err(error) => return Answer { rule, view: None, took: started.elapsed(), result: Err(error) },
+        Err(error) => return Answer { nth, rule, view: None, took: started.elapsed(), result: Err(error) },
     };
     options.rule = Some(Arc::clone(&view));
     let result = if store.is_scratch() {
-        // On this very thread, which nothing can take it from.
+        // On this very thread: a backtest has threads of its own, which nothing can take it from.
         let answer = store.query(&rule.definition.query, &options).await;
         drop(running);
         answer.map(|answer| answer.batches).map_err(|error| error.message)
@@ -565,7 +574,7 @@ async fn evaluate(store: Arc<Store>, rule: ActiveRule, mut options: QueryOptions
         }
     };
     let view = rule.reads.state.then_some(view);
-    Answer { rule, view, took: started.elapsed(), result }
+    Answer { nth, rule, view, took: started.elapsed(), result }
 }
 
 #[cfg(test)]

@@ -143,7 +143,15 @@ impl Script {
                 for line in rest {
                     let event: Event = from_json(line, now);
                     let Event { rule, container, resource, name, .. } = event;
-                    let consumed = Consumption { rule, shadow: false, container, resource, name, most: Some(1) };
+                    let consumed = Consumption {
+                        rule,
+                        shadow: false,
+                        container,
+                        resource,
+                        name,
+                        most: Some(1),
+                        within: Consumption::REACH,
+                    };
                     assert_eq!(store.consume_events(now, &[consumed]).unwrap(), 1);
                 }
             }

@@ -1,6 +1,7 @@
 //! What [`super::trail`] knows of each row, and how it moves on with the window.
 
 use super::gather::{Mean, Target};
+use super::queue::Queue;
 use super::statistics::{Moving, increase};
 
 /// Samples that are late by less than this, counted from the last question, are put in their place; for those that are
@@ -44,7 +45,7 @@ pub(super) trait Follows {
 
 /// Samples of a row in the order of time.
 #[derive(Clone, Default)]
-pub(super) struct Points(Vec<(i64, f64)>);
+pub(super) struct Points(Queue<(i64, f64)>);
 
 impl Points {
     /// All of them, or the newest alone where no mean is wanted.
@@ -64,13 +65,13 @@ pub(super) struct Runs {
     /// Each value with the time of the last of the samples that say so, up to [`REACH_MS`] before the newest sample.
     runs: Vec<(i64, f64)>,
     /// The samples since, which may be said anew.
-    recent: Vec<(i64, f64)>,
+    recent: Queue<(i64, f64)>,
 }
 
 impl Runs {
     /// Kills in the window; `None` where the container is not watched.
     pub(super) fn kills(&self) -> Option<f64> {
-        let readings = self.runs.iter().chain(&self.recent);
+        let readings = self.runs.iter().chain(self.recent.iter());
         (!self.runs.is_empty() || !self.recent.is_empty()).then(|| increase(readings))
     }
 }
@@ -106,12 +107,13 @@ impl Target for Runs {
         let room = self.runs.capacity() + self.recent.capacity();
         self.recent.push((time, value));
         let settled = self.recent.partition_point(|(at, _)| *at <= time.saturating_sub(REACH_MS));
-        for (time, value) in self.recent.drain(..settled) {
+        for (time, value) in &self.recent[..settled] {
             match self.runs.last_mut() {
-                Some((last, known)) if *known == value => *last = time,
-                _ => self.runs.push((time, value)),
+                Some((last, known)) if known == value => *last = *time,
+                _ => self.runs.push((*time, *value)),
             }
         }
+        self.recent.drop_front(settled);
         (self.runs.capacity() + self.recent.capacity()).saturating_sub(room) * size_of::<(i64, f64)>()
     }
 
@@ -145,7 +147,7 @@ impl Follows for Runs {
 }
 
 /// Drops what is before `from` and what is after `since`.
-fn move_on(points: &mut Vec<(i64, f64)>, from: i64, since: i64) {
+fn move_on(points: &mut Queue<(i64, f64)>, from: i64, since: i64) {
     points.truncate(points.partition_point(|(time, _)| *time <= since));
-    points.drain(..points.partition_point(|(time, _)| *time < from));
+    points.drop_front(points.partition_point(|(time, _)| *time < from));
 }

@@ -18,6 +18,7 @@ mod last;
 mod made;
 mod now;
 mod points;
+mod queue;
 mod recent;
 mod recent_columns;
 mod rollup;

@@ -111,7 +111,8 @@ impl Columns {
     /// The figures over usage that they need.
     pub(super) fn figures(self) -> Wanted {
         Wanted {
-            order: self.has_any(&[place::USAGE_MAX, place::USAGE_P50, place::USAGE_P95, place::USAGE_P99]),
+            max: self.has(place::USAGE_MAX),
+            percentiles: self.has_any(&[place::USAGE_P50, place::USAGE_P95, place::USAGE_P99]),
             avg: self.has(place::USAGE_AVG),
             stddev: self.has(place::USAGE_STDDEV),
             slope: self.has(place::USAGE_SLOPE),

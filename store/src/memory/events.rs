@@ -1,6 +1,7 @@
 //! Events as rules see them, and which of them somebody acted on.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
 use tidegate_model::{ContainerKey, Event, Resource, TimeMs};
 
@@ -23,6 +24,13 @@ pub struct Consumption {
     pub name: String,
     /// How many, the oldest first; `None` for all.
     pub most: Option<u64>,
+    /// How old they may be: an hour, or less where the rule looks no further back.
+    pub within: Duration,
+}
+
+impl Consumption {
+    /// The most that [`Consumption::within`] may be: older events are nobody's any more.
+    pub const REACH: Duration = EVENTS_KEEP;
 }
 
 /// An event, whether it is one of a shadow rule, and who acted on it.
@@ -43,8 +51,8 @@ impl Store {
         });
     }
 
-    /// Notes that events were acted on, of those until `now` and of the last hour that nobody acted on yet. Returns how
-    /// many there were. Reads files.
+    /// Notes that events were acted on, of those until `now` and no older than each may be that nobody acted on yet. Returns
+    /// how many there were. Reads files.
     ///
     /// # Errors
     /// When the events cannot be read; then none is noted.
@@ -60,16 +68,20 @@ impl Store {
         let mut taken: Vec<(EventId, &Consumption)> = Vec::new();
         for (shadow, rule) in readers {
             let view = RuleView::stateless(rule, shadow);
-            let seen = self.seen_events(Some(&view), now.minus(EVENTS_KEEP).0, now.0)?;
+            let own = |one: &&Consumption| one.shadow == shadow && (!shadow || one.rule == rule);
+            let reach = consumptions.iter().filter(own).map(|one| one.within).max().unwrap_or_default();
+            let seen = self.seen_events(Some(&view), now.minus(reach.min(EVENTS_KEEP)).0, now.0)?;
             let mut open: HashMap<(&ContainerKey, Resource, &str), VecDeque<&Event>> = HashMap::new();
             for SeenEvent { event, .. } in seen.iter().filter(|seen| seen.consumed_by.is_none()) {
                 open.entry((&event.container, event.resource, &event.name)).or_default().push_back(event);
             }
-            for one in consumptions.iter().filter(|one| one.shadow == shadow && (!shadow || one.rule == rule)) {
+            for one in consumptions.iter().filter(own) {
                 let Some(open) = open.get_mut(&(&one.container, one.resource, one.name.as_str())) else { continue };
-                let most =
-                    one.most.map_or(open.len(), |most| open.len().min(usize::try_from(most).unwrap_or(usize::MAX)));
-                taken.extend(open.drain(..most).map(|event| (EventId::of(event), one)));
+                let oldest = now.minus(one.within);
+                let first = open.partition_point(|event| event.time < oldest);
+                let left = open.len() - first;
+                let most = one.most.map_or(left, |most| left.min(usize::try_from(most).unwrap_or(usize::MAX)));
+                taken.extend(open.drain(first..first + most).map(|event| (EventId::of(event), one)));
             }
         }
         let count = taken.len() as u64;
@@ -137,7 +149,7 @@ mod tests {
 
     fn consumption(rule: &str, shadow: bool, most: Option<u64>) -> Consumption {
         let Event { container, resource, name, .. } = event("", 0);
-        Consumption { rule: rule.to_owned(), shadow, container, resource, name, most }
+        Consumption { rule: rule.to_owned(), shadow, container, resource, name, most, within: Consumption::REACH }
     }
 
     fn open_times(store: &Store, view: Option<&RuleView>) -> Vec<i64> {
@@ -160,6 +172,18 @@ mod tests {
         store.close().await.unwrap();
         drop(store);
         assert_eq!(open_times(&open(&dir), None), [3]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_rule_takes_no_events_older_than_it_looks() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(&dir);
+        store.append_events(&[event("a", 1_000), event("a", 5_000), event("a", 9_000)]).await.unwrap();
+        let within =
+            |most, seconds| Consumption { within: Duration::from_secs(seconds), ..consumption("up", false, most) };
+        assert_eq!(store.consume_events(TimeMs(10_000), &[within(Some(1), 5)]).unwrap(), 1);
+        assert_eq!(open_times(&store, None), [1_000, 9_000], "the oldest of those that it looks at");
+        assert_eq!(store.consume_events(TimeMs(10_000), &[within(None, 5), within(None, 7_200)]).unwrap(), 2);
     }
 
     #[tokio::test(flavor = "multi_thread")]

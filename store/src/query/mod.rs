@@ -5,6 +5,7 @@ pub(crate) mod check_rule;
 pub(crate) mod direct;
 pub(crate) mod error;
 pub mod export;
+mod few_first;
 pub(crate) mod guard;
 mod join;
 pub(crate) mod outline;

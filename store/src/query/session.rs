@@ -30,6 +30,7 @@ use crate::functions;
 use crate::query::Plan;
 use crate::query::cache::{Kept, has_fixed_rows, is_repeatable, metrics_of};
 use crate::query::error::{QueryError, QueryErrorKind, first_word, second_statement};
+use crate::query::few_first::FewFirst;
 use crate::query::parameter::Template;
 use crate::query::refuse::{self, MAX_SQL_BYTES, UNBOUNDED};
 use crate::query::run::{Run, RunCell, told, typed};
@@ -88,6 +89,7 @@ static BASE: LazyLock<SessionState> = LazyLock::new(|| {
     let mut state = SessionStateBuilder::new()
         .with_config(config())
         .with_default_features()
+        .with_physical_optimizer_rule(Arc::new(FewFirst))
         .with_physical_optimizer_rule(Arc::new(AggregateScans))
         .with_session_id("tidegate".to_owned())
         .build();

@@ -49,6 +49,24 @@ async fn a_kept_plan_moves_with_now_and_sees_what_came_since() {
 }
 
 #[tokio::test]
+async fn a_product_with_a_few_settings_comes_in_few_batches() {
+    let store = open();
+    let containers: Vec<String> = (0..500).map(|nth| format!("c{nth}")).collect();
+    let tags: Vec<[(&str, &str); 1]> = containers.iter().map(|name| [("host", name.as_str())]).collect();
+    let samples: Vec<_> = tags.iter().map(|tags| ("m", &tags[..], 1.0, 1.0)).collect();
+    store.push(&samples).await;
+    for (settings, rows) in [("(VALUES (2))", 500), ("(VALUES (2), (3))", 1_000)] {
+        let sql = format!("SELECT m.host, s.factor * m.value FROM metric.m AS m CROSS JOIN {settings} AS s(factor)");
+        let found = store.store.query(&sql, &store.options()).await.unwrap();
+        assert_eq!(found.batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), rows);
+        assert!(found.batches.len() < 5, "{} batches", found.batches.len());
+    }
+    // Rows of a union come in several parts, of which none can be collected before the others.
+    let union = "SELECT count(*) FROM metric.m CROSS JOIN (SELECT 2 UNION ALL SELECT 3) AS s(factor)";
+    assert_eq!(store.rows(union).await, "[[1000]]");
+}
+
+#[tokio::test]
 async fn rows_by_time_need_no_sort_and_the_first_ones_no_more_than_they() {
     let store = open();
     for ago in [40.0, 7_000.0, 3.0, 20_000.0, 3.0] {
