@@ -29,6 +29,8 @@ const ASKING_TIME: Duration = Duration::from_secs(1);
 /// How long a container is kept back whose runtime cannot tell its name, or whose name a container has that is about to go.
 /// After that it goes by its short identifier or its path, for as long as it lives: a name is a history.
 const NAME_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the directory of a new container in which disks are limited is waited for: many never get one.
+const IO_PATIENCE: Duration = Duration::from_secs(10);
 /// The `cpu.weight` of whoever was given none.
 pub(crate) const USUAL_WEIGHT: f64 = 100.0;
 
@@ -51,6 +53,8 @@ struct Watched {
     tracked: Arc<Tracked>,
     sampler: Box<dyn Sampler>,
     former: Option<Reading>,
+    /// Something is known of its disks: usage, a bound or a limit.
+    uses_disks: bool,
     /// The runtime could not be asked, and shall be as soon as it can.
     incomplete: bool,
     /// What is wrong with its labels.
@@ -79,6 +83,13 @@ impl Source for Collector {
         let mut gaps = Gaps::default();
         // Capacity changes rarely; if it cannot be read, what was last read is still the best that is known.
         self.capacity = gaps.take(Capacity::read()).unwrap_or(self.capacity);
+        if self.host.hierarchy.refresh_disks() {
+            // A disk that came has no limits yet, and nobody took them away.
+            let tracked = self.watched.values().map(|watched| &watched.tracked);
+            tracked.flat_map(|tracked| Resource::DISKS.map(|disk| tracked.owned(disk))).for_each(|owned| {
+                owned.lock().claim.doubt();
+            });
+        }
 
         let mut problems = Vec::new();
         self.look_around(&mut problems);
@@ -87,10 +98,11 @@ impl Source for Collector {
         self.ask_again();
         problems.extend(self.runtime_problems());
 
-        let mut round = Round { now, gaps, samples: SampleBatch::new(), drifts: Vec::new(), ancestors: HashMap::new() };
+        let (samples, capacity) = (SampleBatch::new(), self.capacity);
+        let mut round = Round { now, capacity, gaps, samples, drifts: Vec::new(), ancestors: HashMap::new() };
         let mut present = Vec::with_capacity(self.watched.len());
         for watched in self.watched.values_mut() {
-            present.push(round.sample(&self.host, self.capacity, watched));
+            present.push(round.sample(&self.host, watched));
         }
         problems.extend(round.gaps.into_problems());
         Collected {
@@ -237,7 +249,8 @@ impl Collector {
         let sampler = sampler(&tracked.cgroup.read(), &host.budget);
         let container = tracked.container.read().clone();
         let incomplete = described.incomplete;
-        self.watched.insert(identity.path.clone(), Watched { tracked, sampler, former: None, incomplete, problems });
+        let watched = Watched { tracked, sampler, former: None, uses_disks: false, incomplete, problems };
+        self.watched.insert(identity.path.clone(), watched);
         Ok(Some(container))
     }
 
@@ -312,9 +325,14 @@ fn is_patient(nameless: &mut BTreeMap<(PathBuf, u64), TimeMs>, found: &Found, no
 fn first_limits(cgroup: &crate::cgroup::Cgroup, recorded: &BTreeMap<Resource, Limit>) -> BTreeMap<Resource, Limit> {
     let found = |resource| recorded.get(&resource).copied().or_else(|| cgroup.own_limit(resource).ok());
     let limits = Resource::ALL.into_iter().filter_map(|resource| Some((resource, found(resource)?)));
-    // What a knob was is of interest once a rule has moved it.
+    // What a knob or the limit of a disk was is of interest once a rule has moved it.
     limits
-        .chain(recorded.iter().filter(|(resource, _)| resource.is_knob()).map(|(knob, found)| (*knob, *found)))
+        .chain(
+            recorded
+                .iter()
+                .filter(|(resource, _)| !Resource::ALL.contains(resource))
+                .map(|(knob, found)| (*knob, *found)),
+        )
         .collect()
 }
 
@@ -334,6 +352,7 @@ fn is_taken(name: &str, found: &Found, containers: &BTreeMap<String, Arc<Tracked
 /// One collection in progress.
 struct Round {
     now: TimeMs,
+    capacity: Capacity,
     gaps: Gaps,
     samples: SampleBatch,
     drifts: Vec<Drift>,
@@ -341,12 +360,12 @@ struct Round {
 }
 
 impl Round {
-    fn sample(&mut self, host: &LocalHost, capacity: Capacity, watched: &mut Watched) -> Container {
+    fn sample(&mut self, host: &LocalHost, watched: &mut Watched) -> Container {
         let known_gaps = self.gaps.len();
         self.reopen_where_needed(host, watched);
         let tags = Tags::of(&watched.tracked.container.read());
         for resource in Resource::ALL {
-            let in_force = self.sample_limit(host, capacity, watched, &tags, resource);
+            let in_force = self.sample_limit(host, watched, &tags, resource);
             for knob in Resource::KNOBS.into_iter().filter(|knob| knob.of() == resource) {
                 self.sample_knob(host, watched, &tags, knob, in_force);
             }
@@ -354,6 +373,7 @@ impl Round {
         let reading = watched.sampler.read(&mut self.gaps);
         let former = watched.former.replace(reading);
         self.sample_usage(&tags, &reading, former.as_ref());
+        self.sample_disks(host, watched, &tags, former.and_then(|former| former.transferred), reading.transferred);
         if self.gaps.len() > known_gaps && !watched.tracked.cgroup.read().still_exists() {
             // It went away between the walk and the reading; the next walk reports that, and there is no problem.
             self.gaps.truncate(known_gaps);
@@ -367,7 +387,8 @@ impl Round {
     /// A runtime makes a v1 container's directories one after the other: those that were missing may be there now.
     fn reopen_where_needed(&mut self, host: &LocalHost, watched: &mut Watched) {
         let cgroup = Arc::clone(&watched.tracked.cgroup.read());
-        if host.hierarchy.is_current(&cgroup) {
+        let is_new = self.now.since(watched.tracked.container.read().first_seen) < IO_PATIENCE;
+        if host.hierarchy.is_current(&cgroup) && !(is_new && host.hierarchy.lacks_io(&cgroup)) {
             return;
         }
         if let Some(opened) = self.gaps.take(host.hierarchy.open(&cgroup.path))
@@ -383,7 +404,6 @@ impl Round {
     fn sample_limit(
         &mut self,
         host: &LocalHost,
-        capacity: Capacity,
         watched: &mut Watched,
         tags: &Tags,
         resource: Resource,
@@ -407,7 +427,7 @@ impl Round {
         if let Some(drifted) = drifted {
             self.note_drift(host, watched, resource, drifted);
         }
-        let effective = self.effective(host, capacity, watched, resource, own)?;
+        let effective = self.effective(host, watched, resource, own)?;
         self.push(metrics::LIMIT, tags, resource, effective);
         Some(effective)
     }
@@ -467,14 +487,7 @@ impl Round {
     }
 
     /// What is in force: the least of the own limit, those above, and what the machine has. `None` when one is unknown.
-    fn effective(
-        &mut self,
-        host: &LocalHost,
-        capacity: Capacity,
-        watched: &Watched,
-        resource: Resource,
-        own: Limit,
-    ) -> Option<f64> {
+    fn effective(&mut self, host: &LocalHost, watched: &Watched, resource: Resource, own: Limit) -> Option<f64> {
         let path = watched.tracked.container.read().path.clone();
         let parent = path.parent()?.to_owned();
         let above = match self.ancestors.entry((parent, resource)) {
@@ -485,7 +498,7 @@ impl Round {
             }
         }?;
         let limits = [own, above].into_iter().filter_map(Limit::value);
-        Some(limits.fold(capacity.of(resource), f64::min))
+        Some(limits.fold(self.capacity.of(resource), f64::min))
     }
 
     fn sample_usage(&mut self, tags: &Tags, reading: &Reading, former: Option<&Reading>) {
@@ -505,10 +518,52 @@ impl Round {
         self.push_some(metrics::USAGE, tags, Memory, bytes(reading.working_set));
         self.push_some(metrics::UNRECLAIMABLE, tags, Memory, bytes(reading.unreclaimable));
         self.push_some(metrics::OOM_KILLS, tags, Memory, bytes(reading.oom_kills));
-        if let Some([read, written]) = transfers(former.transferred, reading.transferred) {
-            self.samples.push(tags.with(metrics::IO_READ, metrics::IO), self.now, read);
-            self.samples.push(tags.with(metrics::IO_WRITE, metrics::IO), self.now, written);
+    }
+
+    /// Limits and usage of disks, of whoever has any of them.
+    fn sample_disks(
+        &mut self,
+        host: &LocalHost,
+        watched: &mut Watched,
+        tags: &Tags,
+        former: Option<(Transferred, Instant)>,
+        now: Option<(Transferred, Instant)>,
+    ) {
+        let used = now.is_some_and(|(transferred, _)| transferred != Transferred::default());
+        let bounded = || Resource::DISKS.iter().any(|disk| watched.tracked.container.read().bounds.contains_key(disk));
+        let mut is_known = watched.uses_disks || used || bounded();
+        for disk in Resource::DISKS {
+            is_known |= self.sample_disk_limit(host, watched, tags, disk);
         }
+        watched.uses_disks = is_known;
+        let Some(rates) = transfers(former, now).filter(|_| is_known) else { return };
+        for ((disk, rate), metric) in Resource::DISKS.into_iter().zip(rates).zip([metrics::IO_READ, metrics::IO_WRITE])
+        {
+            self.push(metrics::USAGE, tags, disk, rate);
+            if used {
+                self.samples.push(tags.with(metric, metrics::IO), self.now, rate);
+            }
+        }
+    }
+
+    /// The limit in force on what goes to or comes from a disk, and whether there is one of its own.
+    fn sample_disk_limit(&mut self, host: &LocalHost, watched: &mut Watched, tags: &Tags, disk: Resource) -> bool {
+        let mut owned = watched.tracked.owned(disk).try_lock();
+        let limit = watched.sampler.limit(disk);
+        // Where the controller is missing, or not handed down, there is nothing to tell.
+        let Some(own) = self.gaps.take_optional(limit).flatten() else { return false };
+        if watched.tracked.knobs.lock().is_configured(disk).is_some() {
+            owned.iter_mut().for_each(|owned| owned.claim.doubt());
+        }
+        let drifted = owned.as_mut().and_then(|owned| self.compare(host, owned, own));
+        drop(owned);
+        if let Some(drifted) = drifted {
+            self.note_drift(host, watched, disk, drifted);
+        }
+        // What a disk can do is not known: without a limit there is no number.
+        let in_force = self.effective(host, watched, disk, own).filter(|limit| limit.is_finite());
+        self.push_some(metrics::LIMIT, tags, disk, in_force);
+        own != Limit::Unlimited
     }
 
     fn push_some(&mut self, metric: &str, tags: &Tags, resource: Resource, value: Option<f64>) {
@@ -575,13 +630,13 @@ fn stalled(former: Option<(Stall, Instant)>, now: Option<(Stall, Instant)>) -> (
     (share(before.some_us, after.some_us), before.full_us.zip(after.full_us).and_then(|(b, a)| share(b, a)))
 }
 
-/// Bytes a second read and written; nothing as long as there never were any.
+/// Bytes a second read and written.
 fn transfers(former: Option<(Transferred, Instant)>, now: Option<(Transferred, Instant)>) -> Option<[f64; 2]> {
     let ((before, from), (after, to)) = former.zip(now)?;
     let seconds = elapsed(from, to)?.as_secs_f64();
     let read = after.read.checked_sub(before.read)?;
     let written = after.written.checked_sub(before.written)?;
-    (after != Transferred::default()).then(|| [read as f64 / seconds, written as f64 / seconds])
+    Some([read as f64 / seconds, written as f64 / seconds])
 }
 
 fn elapsed(from: Instant, to: Instant) -> Option<Duration> {
@@ -617,11 +672,10 @@ mod tests {
     }
 
     #[test]
-    fn transfers_are_over_the_time_that_really_passed_and_none_of_who_never_had_any() {
+    fn transfers_are_over_the_time_that_really_passed() {
         let counters = |read, written, ms| Some((Transferred { read, written }, at(ms)));
         assert_eq!(transfers(counters(0, 100, 0), counters(4_096, 100, 2_000)), Some([2_048.0, 0.0]));
         assert_eq!(transfers(counters(7, 7, 0), counters(7, 7, 1_000)), Some([0.0, 0.0]), "idle is zero");
-        assert_eq!(transfers(counters(0, 0, 0), counters(0, 0, 1_000)), None);
         assert_eq!(transfers(counters(9, 0, 0), counters(7, 0, 1_000)), None, "backwards");
         assert_eq!(transfers(None, counters(7, 0, 1_000)), None, "first reading");
     }

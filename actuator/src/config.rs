@@ -59,6 +59,8 @@ pub struct ActuatorConfig {
     pub pinning: bool,
     /// Where the kernel tells which CPUs there are; used for pinning.
     pub devices: PathBuf,
+    /// Where the kernel lists the disks to which bandwidth is limited.
+    pub block_devices: PathBuf,
     /// Names, with `*` and `?`, of containers that are measured and never changed. The label `tidegate.scale=false` says the
     /// same of one container.
     pub never_scale: Vec<String>,
@@ -95,6 +97,7 @@ impl Default for ActuatorConfig {
             apps: Vec::new(),
             pinning: false,
             devices: PathBuf::from("/sys/devices/system"),
+            block_devices: PathBuf::from("/sys/block"),
             never_scale: Vec::new(),
             squeeze_timeout_ms: 5_000,
             drift_hold_s: 60,
@@ -230,7 +233,7 @@ impl ActuatorConfig {
         problems: &mut Vec<String>,
     ) -> BTreeMap<Resource, Bounds> {
         let mut bounds = BTreeMap::new();
-        for resource in Resource::ALL {
+        for resource in Resource::limited() {
             let rule = self.bounds.iter().rev().find(|r| r.resource == resource && matches(&r.container, name));
             let rule = rule.map(|rule| BoundsSpec { min: rule.min, max: rule.max });
             let default = self.default_bounds.get(&resource).copied().unwrap_or_default();
@@ -238,7 +241,7 @@ impl ActuatorConfig {
                 let spec = rule.map_or_else(|| label.or(default), |rule| rule.or(label));
                 (spec.min.is_some() || spec.max.is_some()).then(|| Bounds {
                     min: spec.min.unwrap_or(0.0),
-                    max: spec.max.unwrap_or_else(|| capacity.of(resource)),
+                    max: spec.max.unwrap_or_else(|| capacity.of(resource).min(Bounds::OPEN)),
                 })
             };
             let label = labels.get(&resource).copied().unwrap_or_default();

@@ -14,6 +14,7 @@ use crate::apply::{Job, Verdict, memory_v2, run, tell_present};
 use crate::baseline::{Baselines, Life};
 use crate::capacity::Capacity;
 use crate::cgroup::dir::DescriptorBudget;
+use crate::cgroup::disks::Disks;
 use crate::cgroup::{Cgroup, Hierarchy};
 use crate::collector::Collector;
 use crate::config::{ActuatorConfig, OnDrift, WriteVia};
@@ -64,6 +65,8 @@ pub(crate) struct Tracked {
     pub(crate) knobs: Mutex<Knobs>,
     cpu: Mutex<Owned>,
     cpu_weight: Mutex<Owned>,
+    disk_read: Mutex<Owned>,
+    disk_write: Mutex<Owned>,
     memory: Mutex<Owned>,
     memory_high: Mutex<Owned>,
 }
@@ -86,6 +89,8 @@ impl Tracked {
             knobs: Mutex::new(knobs),
             cpu: owned(Resource::Cpu),
             cpu_weight: owned(Resource::CpuWeight),
+            disk_read: owned(Resource::DiskRead),
+            disk_write: owned(Resource::DiskWrite),
             memory: owned(Resource::Memory),
             memory_high: owned(Resource::MemoryHigh),
         }
@@ -98,15 +103,17 @@ impl Tracked {
         match resource {
             Resource::Cpu => &self.cpu,
             Resource::CpuWeight => &self.cpu_weight,
+            Resource::DiskRead => &self.disk_read,
+            Resource::DiskWrite => &self.disk_write,
             Resource::Memory => &self.memory,
             Resource::MemoryHigh => &self.memory_high,
         }
     }
 
-    /// The container's owner was told of a limit or a knob and may have set back the other knobs that it knows otherwise:
-    /// what stands in them then was set by nobody else. The lock of `told` is held.
+    /// The container's owner was told of a limit or a knob and may have set back the other knobs, and limits of disks, that it
+    /// knows otherwise: what stands in them then was set by nobody else. The lock of `told` is held.
     fn owner_was_told(&self, told: Resource) {
-        for knob in Resource::KNOBS.into_iter().filter(|knob| *knob != told) {
+        for knob in Resource::KNOBS.into_iter().chain(Resource::DISKS).filter(|knob| *knob != told) {
             // Two knobs that are told of at once must not wait for each other.
             let owned = if told.is_knob() { self.owned(knob).try_lock() } else { Some(self.owned(knob).lock()) };
             owned.into_iter().for_each(|mut owned| owned.claim.doubt());
@@ -125,7 +132,7 @@ impl LocalHost {
     /// Finds the hierarchies and the recorded baselines. Changes nothing.
     pub fn new(config: ActuatorConfig) -> Result<Arc<Self>, ActuatorError> {
         config.check()?;
-        let hierarchy = Hierarchy::find(&config.mount)?;
+        let hierarchy = Hierarchy::find(&config.mount)?.with_disks(Disks::at(&config.block_devices));
         let baselines = Baselines::open(config.state_dir.as_deref())?;
         let host = Arc::new(Self {
             runtimes: Runtimes::new(&config),
@@ -208,8 +215,8 @@ impl LocalHost {
         }
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
-        // Knobs go into the file, and an owner who keeps them is told afterwards.
-        let owner = if resource.is_knob() { None } else { self.owner_of(&whom, &cgroup) };
+        // Knobs go into the file, and an owner who keeps them is told afterwards; none keeps limits of disks.
+        let owner = if resource.is_knob() || resource.is_disk() { None } else { self.owner_of(&whom, &cgroup) };
         // Giving a baseline back is told at once, as is what has no limit: that is how things are left.
         let is_final = change.limit_before.is_none() || change.target.is_infinite();
         let waits = self.config.write_via == WriteVia::Auto
@@ -290,7 +297,7 @@ impl LocalHost {
                     .baselines
                     .recorded(whom.life())
                     .keys()
-                    .any(|changed| !changed.is_knob() && *changed != resource),
+                    .any(|changed| Resource::ALL.contains(changed) && *changed != resource),
             keeps_high: false,
             high_moved: self.baselines.recorded(whom.life()).contains_key(&Resource::MemoryHigh),
             squeeze: self.baselines.squeeze(whom.life()),
@@ -310,6 +317,7 @@ impl LocalHost {
         // A change under way moves burst and memory.high by itself; what it leaves is looked at the next time.
         let mut cpu = tracked.cpu.try_lock();
         let memory = tracked.memory.try_lock();
+        let disks = (tracked.disk_read.try_lock(), tracked.disk_write.try_lock());
         let mut knobs = tracked.knobs.lock();
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let (whom, unscaled) = {
@@ -319,7 +327,8 @@ impl LocalHost {
         let may = |knob| match knob {
             Knob::CpuWeight | Knob::CpuBurst => cpu.is_some(),
             Knob::MemoryHigh | Knob::SwapMax => memory.is_some(),
-            Knob::Cpus | Knob::IoMax(_) => true,
+            Knob::IoMax(_) => disks.0.is_some() && disks.1.is_some(),
+            Knob::Cpus => true,
         };
         let round = Round {
             place: Place { hierarchy: &self.hierarchy, cgroup: &cgroup },

@@ -63,10 +63,14 @@ fn take(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> {
                 return Err("expected true or false; until then its limits are not changed".to_owned());
             }
         }
-        "cpu.min" | "cpu.max" | "memory.min" | "memory.max" => {
-            let (resource, amount, expected) = match key.starts_with("cpu") {
-                true => (Resource::Cpu, cores(value), "a number of cores such as 0.5 or 500m"),
-                false => (Resource::Memory, bytes(value), "a number of bytes such as 512MiB or 2GiB"),
+        "cpu.min" | "cpu.max" | "memory.min" | "memory.max" | "disk_read.min" | "disk_read.max" | "disk_write.min"
+        | "disk_write.max" => {
+            let name = key.split_once('.').map_or(key, |(name, _)| name);
+            let resource: Resource = name.parse().map_err(|error| format!("{error}"))?;
+            let (amount, expected) = match resource {
+                Resource::Cpu => (cores(value), "a number of cores such as 0.5 or 500m"),
+                Resource::Memory => (bytes(value), "a number of bytes such as 512MiB or 2GiB"),
+                _ => (bytes(value), "a number of bytes a second such as 20MiB or 500MB"),
             };
             let amount = amount.filter(|amount| amount.is_finite() && *amount >= 0.0);
             let amount = amount.filter(|amount| *amount > 0.0 || key.ends_with("min"));
@@ -77,8 +81,9 @@ fn take(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> {
         _ => match labelled(key, value) {
             Some(wishes) => settings.knobs.extend(wishes.map_err(|why| format!("{why}; the label is left out"))?),
             None => {
-                let known = "app, user, scale, cpu.min, cpu.max, memory.min, memory.max, cpu.weight, cpu.burst_us, cpus, \
-                             memory.high, memory.swap.max, io.max";
+                let known = "app, user, scale, cpu.min, cpu.max, memory.min, memory.max, disk_read.min, disk_read.max, \
+                             disk_write.min, disk_write.max, cpu.weight, cpu.burst_us, cpus, memory.high, memory.swap.max, \
+                             io.max";
                 return Err(format!("expected one of {PREFIX}... {known}; the label is left out"));
             }
         },

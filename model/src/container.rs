@@ -90,6 +90,16 @@ pub struct Bounds {
     pub max: f64,
 }
 
+impl Bounds {
+    /// A `max` that is no end: of disks nobody knows what they can do, and JSON has no infinity.
+    pub const OPEN: f64 = 9e18;
+
+    /// The highest limit, where there is one.
+    pub fn highest(self) -> Option<f64> {
+        Some(self.max).filter(|max| *max < Self::OPEN)
+    }
+}
+
 /// One container and what is known of it now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Container {

@@ -18,6 +18,12 @@ pub enum Resource {
     /// The knob `cpu.weight`: a container's share of CPU time when there is not enough for all, 1 to 10000, 100 by default.
     #[serde(rename = "cpu.weight")]
     CpuWeight,
+    /// What is read from disks, in bytes a second.
+    #[serde(rename = "disk_read")]
+    DiskRead,
+    /// What is written to disks, in bytes a second.
+    #[serde(rename = "disk_write")]
+    DiskWrite,
     /// Memory, in bytes.
     #[serde(rename = "memory")]
     Memory,
@@ -28,15 +34,25 @@ pub enum Resource {
 }
 
 impl Resource {
-    /// Every resource that is measured and limited, in a fixed order. The knobs are [`Resource::KNOBS`].
+    /// Every resource that each container has, in a fixed order. Those that only some have are [`Resource::DISKS`], the knobs
+    /// [`Resource::KNOBS`].
     pub const ALL: [Resource; 2] = [Resource::Cpu, Resource::Memory];
+
+    /// The resources that a container has once something is known of them: usage, a bound or a limit. Most never use a disk
+    /// that anybody counts, and shall have no rows of it anywhere.
+    pub const DISKS: [Resource; 2] = [Resource::DiskRead, Resource::DiskWrite];
 
     /// The knobs that a rule may aim at.
     pub const KNOBS: [Resource; 2] = [Resource::CpuWeight, Resource::MemoryHigh];
 
+    /// All resources that are measured and limited.
+    pub fn limited() -> impl Iterator<Item = Resource> {
+        Self::ALL.into_iter().chain(Self::DISKS)
+    }
+
     /// All resources and all knobs.
     pub fn with_knobs() -> impl Iterator<Item = Resource> {
-        Self::ALL.into_iter().chain(Self::KNOBS)
+        Self::limited().chain(Self::KNOBS)
     }
 
     /// The resource that a knob belongs to; a resource belongs to itself.
@@ -44,7 +60,13 @@ impl Resource {
         match self {
             Resource::Cpu | Resource::CpuWeight => Resource::Cpu,
             Resource::Memory | Resource::MemoryHigh => Resource::Memory,
+            Resource::DiskRead | Resource::DiskWrite => self,
         }
+    }
+
+    /// Whether it is one of [`Resource::DISKS`].
+    pub fn is_disk(self) -> bool {
+        Self::DISKS.contains(&self)
     }
 
     /// Whether it is a single knob of a resource.
@@ -57,6 +79,8 @@ impl Resource {
         match self {
             Resource::Cpu => "cpu",
             Resource::CpuWeight => "cpu.weight",
+            Resource::DiskRead => "disk_read",
+            Resource::DiskWrite => "disk_write",
             Resource::Memory => "memory",
             Resource::MemoryHigh => "memory.high",
         }
@@ -67,15 +91,17 @@ impl Resource {
         match self {
             Resource::Cpu => "cores",
             Resource::CpuWeight => "weight",
+            Resource::DiskRead | Resource::DiskWrite => "bytes/s",
             Resource::Memory | Resource::MemoryHigh => "bytes",
         }
     }
 
-    /// Prints a value given in the resource's base unit: `0.45 cores`, `96.0 MiB`, `weight 200`.
+    /// Prints a value given in the resource's base unit: `0.45 cores`, `96.0 MiB`, `12.0 MiB/s`, `weight 200`.
     pub fn display(self, value: f64) -> String {
         match self {
             Resource::Cpu => Cores(value).to_string(),
             Resource::CpuWeight => format!("weight {value:.0}"),
+            Resource::DiskRead | Resource::DiskWrite => format!("{}/s", Bytes(value.max(0.0) as u64)),
             Resource::Memory | Resource::MemoryHigh => Bytes(value.max(0.0) as u64).to_string(),
         }
     }
@@ -93,7 +119,8 @@ pub struct UnknownResource(pub String);
 
 impl fmt::Display for UnknownResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown resource '{}': expected 'cpu', 'memory', 'cpu.weight' or 'memory.high'", self.0)
+        let expected = "'cpu', 'memory', 'disk_read', 'disk_write', 'cpu.weight' or 'memory.high'";
+        write!(f, "unknown resource '{}': expected {expected}", self.0)
     }
 }
 
@@ -126,5 +153,30 @@ impl Limit {
             Limit::Unlimited => None,
             Limit::At(value) => Some(value),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_lead_back_to_their_resources_in_their_order() {
+        let mut all: Vec<Resource> = Resource::with_knobs().collect();
+        for resource in &all {
+            assert_eq!(resource.as_str().parse(), Ok(*resource));
+        }
+        all.sort_unstable();
+        assert!(all.is_sorted_by_key(|resource| resource.as_str()));
+        assert!("disk".parse::<Resource>().is_err_and(|error| error.to_string().contains("'disk_read'")));
+    }
+
+    #[test]
+    fn disks_are_resources_of_their_own_in_bytes_a_second() {
+        assert_eq!(Resource::DiskWrite.display(12.0 * 1_048_576.0), "12.0 MiB/s");
+        for disk in Resource::DISKS {
+            assert_eq!((disk.of(), disk.is_knob(), disk.is_disk(), disk.unit()), (disk, false, true, "bytes/s"));
+        }
+        assert!(!Resource::ALL.iter().any(|resource| resource.is_disk()));
     }
 }

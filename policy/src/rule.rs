@@ -209,7 +209,7 @@ const fn optional(name: &'static str, fits: fn(&DataType) -> bool, description: 
 const KEY: [Wanted; 3] = [
     wanted("host", is_text, "text"),
     wanted("container", is_text, "text"),
-    wanted("resource", is_text, "text, 'cpu' or 'memory'"),
+    wanted("resource", is_text, "text, such as 'cpu' or 'memory'"),
 ];
 /// What it returns instead when it is about a group as a whole.
 const APP: [Wanted; 2] = [wanted("app", is_text, "text"), wanted("resource", is_text, "text, 'cpu' or 'memory'")];

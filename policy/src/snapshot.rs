@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tidegate_model::{Container, ContainerKey, Host, Membership, Resource, TimeMs};
+use tidegate_model::{Bounds, Container, ContainerKey, Host, Membership, Resource, TimeMs};
 use tidegate_store::Override;
 
 use crate::group::Groups;
@@ -97,7 +97,7 @@ impl Snapshot {
             max = max.map(|max| limit.map_or(max, |limit| max.max(limit)));
         }
         // A bound of nothing would stop a container; it is taken for a bound that was not set.
-        (min.filter(|min| *min > 0.0), max.filter(|max| *max > 0.0))
+        (min.filter(|min| *min > 0.0), max.filter(|max| *max > 0.0 && *max < Bounds::OPEN))
     }
 
     /// What the host of a limit has of its resource, when that is known. No knob is of use beyond it.
@@ -108,13 +108,14 @@ impl Snapshot {
         }
     }
 
-    /// What a host has of a resource, when that is known; of a knob it has nothing that could run out.
+    /// What a host has of a resource, when that is known: what its disks can do is not, and of a knob it has nothing that
+    /// could run out.
     pub fn capacity_of(&self, host: &str, resource: Resource) -> Option<f64> {
         let (cpu, memory) = self.capacity.get(host)?;
         let value = match resource {
             Resource::Cpu => *cpu,
             Resource::Memory => *memory,
-            Resource::CpuWeight | Resource::MemoryHigh => return None,
+            Resource::DiskRead | Resource::DiskWrite | Resource::CpuWeight | Resource::MemoryHigh => return None,
         };
         // A host that reports nothing yet has no capacity, not a capacity of nothing.
         (value > 0.0).then_some(value)

@@ -98,7 +98,7 @@ impl OverrideRow {
     fn of(said: &Override) -> Self {
         let bounds = |resource| {
             let bounds: &Bounds = said.bounds.get(&resource)?;
-            Some(BoundsPair { min: Some(bounds.min), max: Some(bounds.max) })
+            Some(BoundsPair { min: Some(bounds.min), max: bounds.highest() })
         };
         Self {
             bounds: OverriddenBounds { cpu: bounds(Resource::Cpu), memory: bounds(Resource::Memory) },
@@ -218,7 +218,7 @@ impl Fleet {
         let baseline = |resource| container.baseline.get(&resource).and_then(|limit| limit.value());
         let bounds = |resource| {
             let bounds = container.bounds.get(&resource);
-            BoundsPair { min: bounds.map(|bounds| bounds.min), max: bounds.map(|bounds| bounds.max) }
+            BoundsPair { min: bounds.map(|bounds| bounds.min), max: bounds.and_then(|bounds| bounds.highest()) }
         };
         ContainerRow {
             host: container.key.host.clone(),

@@ -2,6 +2,7 @@
 //! container's owner where there is one.
 
 mod cpu;
+mod disk;
 mod knob;
 pub(crate) mod memory;
 mod memory_v1;
@@ -130,6 +131,7 @@ fn attempt(
     match job.resource {
         Resource::Cpu => cpu::change(job, dir, found, owned, writes),
         Resource::Memory => memory::change(job, dir, found, owned, writes),
+        Resource::DiskRead | Resource::DiskWrite => disk::change(job, dir, found, owned, writes),
         Resource::CpuWeight | Resource::MemoryHigh => knob::change(job, found, owned, writes),
     }
 }

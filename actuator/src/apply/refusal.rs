@@ -17,12 +17,16 @@ pub(crate) fn explain(error: &ActuatorError, job: &Job<'_>, dir: &Dir) -> (Outco
     };
     match errno {
         libc::ENOENT | libc::ENODEV if !dir.is_current() => (Failed, format!("the container is gone: {error}")),
+        libc::ENODEV if job.resource.is_disk() => {
+            (Refused, format!("{error}; there is no such disk any more, or the kernel cannot limit it"))
+        }
         libc::ENOENT | libc::ENODEV => {
             let next = match job.cgroup.version {
                 CgroupVersion::V1 => "this kernel does not have it".to_owned(),
                 CgroupVersion::V2 => {
                     let parent = dir.path().parent().unwrap_or(dir.path()).join("cgroup.subtree_control");
-                    format!("write '+{}' to {} to enable the controller", job.resource, parent.display())
+                    let controller = job.cgroup.controller(job.resource);
+                    format!("write '+{controller}' to {} to enable the controller", parent.display())
                 }
             };
             (Refused, format!("{error}; {next}"))

@@ -1,6 +1,7 @@
 //! Cgroups as files: where the hierarchies are, one cgroup's directories held open, and what v1 and v2 call things.
 
 pub(crate) mod dir;
+pub(crate) mod disks;
 pub(crate) mod mounts;
 pub(crate) mod parse;
 pub(crate) mod sampler;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use tidegate_model::{CgroupVersion, Limit, Resource, Write};
 
 use crate::cgroup::dir::Dir;
+use crate::cgroup::disks::Disks;
 use crate::cgroup::mounts::Mounts;
 use crate::error::ActuatorError;
 use crate::quota::CpuMax;
@@ -29,6 +31,7 @@ pub(crate) struct Hierarchy {
     memory: Option<PathBuf>,
     cpuset: Option<PathBuf>,
     io: Option<PathBuf>,
+    disks: Disks,
 }
 
 impl Hierarchy {
@@ -44,6 +47,7 @@ impl Hierarchy {
                 memory: v1("memory"),
                 cpuset: v1("cpuset"),
                 io: v1("blkio"),
+                disks: Disks::default(),
             });
         }
         let root = mounts.v2.map(|m| m.path).ok_or_else(|| ActuatorError::NoHierarchy { mount: mount.to_owned() })?;
@@ -54,7 +58,18 @@ impl Hierarchy {
             memory: Some(root.clone()),
             cpuset: Some(root.clone()),
             io: Some(root),
+            disks: Disks::default(),
         })
+    }
+
+    /// The same, with the disks that limits are for.
+    pub(crate) fn with_disks(self, disks: Disks) -> Self {
+        Self { disks, ..self }
+    }
+
+    /// Looks for disks again; true when there are others than before.
+    pub(crate) fn refresh_disks(&self) -> bool {
+        self.disks.refresh()
     }
 
     /// The directories to walk for containers: the one whose inode names an incarnation comes first.
@@ -92,7 +107,8 @@ impl Hierarchy {
         };
         let (cpuacct, memory) = (shared(&self.cpuacct)?, shared(&self.memory)?);
         let io = shared(&self.io)?;
-        Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory, io })
+        let disks = self.disks.clone();
+        Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory, io, disks })
     }
 
     /// The directory of a cgroup that holds its cpuset; `None` where there is none. It is opened for each use: few need it.
@@ -117,7 +133,13 @@ impl Hierarchy {
         }
     }
 
-    /// Whether every directory of `cgroup` is still the one that its path leads to, and none is missing.
+    /// Whether a cgroup has no directory yet in which disks are limited, though there is such a hierarchy.
+    pub(crate) fn lacks_io(&self, cgroup: &Cgroup) -> bool {
+        self.io.is_some() && cgroup.io.is_none()
+    }
+
+    /// Whether every directory of `cgroup` is still the one that its path leads to, and none is missing; but for the one of
+    /// disks, which many a container never gets.
     pub(crate) fn is_current(&self, cgroup: &Cgroup) -> bool {
         let wanted = [self.cpu.is_some(), self.cpuacct.is_some(), self.memory.is_some()];
         wanted.into_iter().zip(cgroup.dirs()).all(|(wanted, dir)| match dir {
@@ -143,8 +165,10 @@ pub(crate) struct Cgroup {
     pub(crate) cpu: Option<Arc<Dir>>,
     pub(crate) cpuacct: Option<Arc<Dir>>,
     pub(crate) memory: Option<Arc<Dir>>,
-    /// Only measured through; where it is missing nothing is.
+    /// Where it is missing, nothing that goes to disks is measured or limited.
     pub(crate) io: Option<Arc<Dir>>,
+    /// Of the host.
+    pub(crate) disks: Disks,
 }
 
 impl Cgroup {
@@ -165,13 +189,14 @@ impl Cgroup {
     /// Whether both have the same directories open.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let inodes = |cgroup: &Self| cgroup.dirs().map(|dir| dir.map(|dir| dir.inode()));
-        inodes(self) == inodes(other)
+        inodes(self) == inodes(other) && self.io.is_some() == other.io.is_some()
     }
 
     /// The directory of the controller that limits `resource`.
     pub(crate) fn dir(&self, resource: Resource) -> Option<&Dir> {
         match resource.of() {
             Resource::Memory => self.memory.as_deref(),
+            Resource::DiskRead | Resource::DiskWrite => self.io.as_deref(),
             _ => self.cpu.as_deref(),
         }
     }
@@ -183,6 +208,10 @@ impl Cgroup {
             (Resource::Cpu, _) => Ok(self.cpu_max(dir)?.limit()),
             (Resource::Memory, CgroupVersion::V1) => v1::memory_limit(dir, v1::LIMIT),
             (Resource::Memory, CgroupVersion::V2) => v2::memory_limit(dir, v2::MAX),
+            (Resource::DiskRead | Resource::DiskWrite, version) => {
+                let name = disks::file(version, resource);
+                disks::limit(&dir.read(name)?, version, resource, &self.disks.devices(), &dir.path().join(name))
+            }
             (Resource::MemoryHigh, CgroupVersion::V1) => v1::memory_limit(dir, v1::SOFT_LIMIT),
             (Resource::MemoryHigh, CgroupVersion::V2) => v2::memory_limit(dir, v2::HIGH),
             (Resource::CpuWeight, CgroupVersion::V1) => {
@@ -195,7 +224,17 @@ impl Cgroup {
     }
 
     pub(crate) fn no_controller(&self, resource: Resource) -> ActuatorError {
-        ActuatorError::Config(format!("{} has no directory in the {resource} hierarchy", self.path.display()))
+        let controller = self.controller(resource);
+        ActuatorError::Config(format!("{} has no directory in the {controller} hierarchy", self.path.display()))
+    }
+
+    /// The kernel's name of the controller that limits `resource`.
+    pub(crate) fn controller(&self, resource: Resource) -> &'static str {
+        match (resource.of(), self.version) {
+            (Resource::DiskRead | Resource::DiskWrite, CgroupVersion::V1) => "blkio",
+            (Resource::DiskRead | Resource::DiskWrite, CgroupVersion::V2) => "io",
+            (resource, _) => resource.as_str(),
+        }
     }
 
     pub(crate) fn cpu_max(&self, dir: &Dir) -> Result<CpuMax, ActuatorError> {
@@ -228,6 +267,7 @@ impl Cgroup {
             (Resource::Cpu, CgroupVersion::V2) => v2::CPU_MAX,
             (Resource::Memory, CgroupVersion::V1) => v1::LIMIT,
             (Resource::Memory, CgroupVersion::V2) => v2::MAX,
+            (Resource::DiskRead | Resource::DiskWrite, version) => disks::file(version, resource),
             (Resource::MemoryHigh, CgroupVersion::V1) => v1::SOFT_LIMIT,
             (Resource::MemoryHigh, CgroupVersion::V2) => v2::HIGH,
             (Resource::CpuWeight, CgroupVersion::V1) => v1::SHARES,
@@ -252,7 +292,8 @@ impl Hierarchy {
         resource: Resource,
     ) -> Result<Option<AncestorLimit>, ActuatorError> {
         let mut tightest: Option<AncestorLimit> = None;
-        if resource.is_knob() {
+        // With v1 a cgroup's limits on disks do not hold those below it.
+        if resource.is_knob() || (resource.is_disk() && self.version == CgroupVersion::V1) {
             return Ok(tightest);
         }
         for ancestor in path.ancestors().skip(1).filter(|a| a.components().count() > 1) {

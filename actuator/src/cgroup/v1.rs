@@ -4,9 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidegate_model::{Limit, Resource};
+use tidegate_model::{CgroupVersion, Limit, Resource};
 
 use crate::cgroup::dir::{DescriptorBudget, Dir, KeptFile};
+use crate::cgroup::disks::{self, Disks};
 use crate::cgroup::parse::{io_service_bytes, keyed, number, required};
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling};
 use crate::cgroup::{Cgroup, WEIGHTS};
@@ -123,8 +124,15 @@ pub(crate) struct V1Sampler {
     cpu_usage: Option<KeptFile>,
     cpu: Option<CpuFiles>,
     memory: Option<MemoryFiles>,
-    io: Option<KeptFile>,
+    io: Option<IoFiles>,
     text: Vec<u8>,
+}
+
+struct IoFiles {
+    bytes: KeptFile,
+    /// Of reading and writing.
+    limits: [KeptFile; 2],
+    disks: Disks,
 }
 
 struct CpuFiles {
@@ -161,7 +169,11 @@ impl V1Sampler {
                 soft_limit: KeptFile::new(dir, SOFT_LIMIT, budget),
                 oom: KeptFile::new(dir, OOM_CONTROL, budget),
             }),
-            io: cgroup.io.as_ref().map(|dir| KeptFile::new(dir, IO_BYTES, budget)),
+            io: cgroup.io.as_ref().map(|dir| IoFiles {
+                bytes: KeptFile::new(dir, IO_BYTES, budget),
+                limits: [0, 1].map(|at| KeptFile::new(dir, THROTTLES[at], budget)),
+                disks: cgroup.disks.clone(),
+            }),
             text: Vec::new(),
         }
     }
@@ -205,7 +217,8 @@ impl Sampler for V1Sampler {
         self.read_memory(&mut reading, gaps);
         let Self { io: Some(io), text, .. } = self else { return reading };
         // Older kernels count the cgroup alone, not those below it, in another file: nothing is told there.
-        reading.transferred = gaps.take_optional(io.read(text)).map(|stat| (io_service_bytes(stat), Instant::now()));
+        reading.transferred =
+            gaps.take_optional(io.bytes.read(text)).map(|stat| (io_service_bytes(stat), Instant::now()));
         reading
     }
 
@@ -222,6 +235,13 @@ impl Sampler for V1Sampler {
                 let Some(files) = &mut self.cpu else { return Ok(None) };
                 let path = files.shares.path();
                 weight(files.shares.read(&mut self.text)?, &path).map(Some)
+            }
+            Resource::DiskRead | Resource::DiskWrite => {
+                let Some(files) = &mut self.io else { return Ok(None) };
+                let file = &mut files.limits[disks::rate_of(resource)];
+                let path = file.path();
+                let text = file.read(&mut self.text)?;
+                disks::limit(text, CgroupVersion::V1, resource, &files.disks.devices(), &path).map(Some)
             }
             Resource::Memory | Resource::MemoryHigh => {
                 let Some(files) = &mut self.memory else { return Ok(None) };

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidegate_model::{Limit, Resource};
+use tidegate_model::{CgroupVersion, Limit, Resource};
 
 use crate::cgroup::Cgroup;
 use crate::cgroup::dir::{DescriptorBudget, Dir, KeptFile};
+use crate::cgroup::disks::{self, Disks};
 use crate::cgroup::parse::{Stall, io_stat, keyed, number, pressure, required};
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling};
 use crate::error::ActuatorError;
@@ -102,8 +103,14 @@ fn unreclaimable_of(stat: &str, path: &Path) -> Result<u64, ActuatorError> {
 pub(crate) struct V2Sampler {
     cpu: Option<CpuFiles>,
     memory: Option<MemoryFiles>,
-    io: Option<KeptFile>,
+    io: Option<IoFiles>,
     text: Vec<u8>,
+}
+
+struct IoFiles {
+    stat: KeptFile,
+    max: KeptFile,
+    disks: Disks,
 }
 
 struct CpuFiles {
@@ -139,7 +146,11 @@ impl V2Sampler {
                 events: KeptFile::new(dir, EVENTS, budget),
                 pressure: KeptFile::new(dir, MEMORY_PRESSURE, budget),
             }),
-            io: cgroup.io.as_ref().map(|dir| KeptFile::new(dir, IO_STAT, budget)),
+            io: cgroup.io.as_ref().map(|dir| IoFiles {
+                stat: KeptFile::new(dir, IO_STAT, budget),
+                max: KeptFile::new(dir, IO_MAX, budget),
+                disks: cgroup.disks.clone(),
+            }),
             text: Vec::new(),
         }
     }
@@ -193,7 +204,7 @@ impl Sampler for V2Sampler {
         self.read_memory(&mut reading, gaps);
         let Self { io: Some(io), text, .. } = self else { return reading };
         // Missing where the controller is not delegated.
-        reading.transferred = gaps.take_optional(io.read(text)).map(|stat| (io_stat(stat), Instant::now()));
+        reading.transferred = gaps.take_optional(io.stat.read(text)).map(|stat| (io_stat(stat), Instant::now()));
         reading
     }
 
@@ -208,6 +219,12 @@ impl Sampler for V2Sampler {
                 let Some(files) = &mut self.cpu else { return Ok(None) };
                 let path = files.weight.path();
                 weight(files.weight.read(&mut self.text)?, &path).map(Some)
+            }
+            Resource::DiskRead | Resource::DiskWrite => {
+                let Some(files) = &mut self.io else { return Ok(None) };
+                let path = files.max.path();
+                let text = files.max.read(&mut self.text)?;
+                disks::limit(text, CgroupVersion::V2, resource, &files.disks.devices(), &path).map(Some)
             }
             Resource::Memory | Resource::MemoryHigh => {
                 let Some(files) = &mut self.memory else { return Ok(None) };

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_model::{OutcomeStatus, Resource, TimeMs, Write};
 
 use crate::DriftAnswer;
+use crate::cgroup::disks::rate_of;
 use crate::config::OnDrift;
 use crate::drift::{Claim, DriftRule, Standing};
 use crate::error::ActuatorError;
@@ -102,6 +103,14 @@ impl Knobs {
 
     /// Why a rule may not move a knob, when the configuration or a label says what it shall be.
     pub(crate) fn is_configured(&self, resource: Resource) -> Option<String> {
+        if resource.is_disk() {
+            // One device is enough: a limit of a rule is one for all disks.
+            let sets = |setting: &&Setting| setting.rate(rate_of(resource)).is_some();
+            let (knob, setting) = self.wishes.iter().find(|(_, setting)| sets(setting))?;
+            return Some(format!(
+                "the configuration or a label sets {knob} to {setting}, so no rule limits {resource}"
+            ));
+        }
         let knob = Knob::of(resource)?;
         let setting = self.wishes.get(&knob)?;
         Some(format!("the configuration or a label sets {knob} to {setting}, so no rule does"))

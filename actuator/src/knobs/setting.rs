@@ -29,7 +29,7 @@ impl fmt::Display for Device {
 }
 
 impl Device {
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.split_once(':')?;
         Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })
     }
@@ -65,7 +65,7 @@ impl Knob {
         match resource {
             Resource::CpuWeight => Some(Self::CpuWeight),
             Resource::MemoryHigh => Some(Self::MemoryHigh),
-            Resource::Cpu | Resource::Memory => None,
+            Resource::Cpu | Resource::Memory | Resource::DiskRead | Resource::DiskWrite => None,
         }
     }
 
@@ -107,6 +107,14 @@ impl Setting {
             Self::High(_) => Knob::MemoryHigh,
             Self::SwapMax(_) => Knob::SwapMax,
             Self::Io(device, _) => Knob::IoMax(*device),
+        }
+    }
+
+    /// The rate of [`RATES`] that it sets on a device, if it does.
+    pub(crate) fn rate(&self, at: usize) -> Option<Option<u64>> {
+        match self {
+            Self::Io(_, rates) => rates[at],
+            _ => None,
         }
     }
 

@@ -149,6 +149,8 @@ struct Simulated {
     memory: Limit,
     memory_high: Limit,
     cpu_weight: f64,
+    /// Of reading and writing.
+    disks: [Limit; 2],
     /// Anonymous memory in use at the last measurement, in bytes.
     anon: f64,
     /// Since when the process runs; `None` before the first measurement.
@@ -156,7 +158,7 @@ struct Simulated {
     killed: bool,
     oom_kills: u64,
     announced: bool,
-    /// By which it is known to the store, one for each of [`SERIES`], then those of disks.
+    /// By which it is known to the store, one for each of [`SERIES`], then those of disks: transfers, usage and limits.
     series: Vec<(SeriesKey, Option<u32>)>,
 }
 
@@ -258,6 +260,7 @@ impl SimulatedHost {
         match change.resource {
             Resource::Cpu => found.change_cpu(change.target, writes),
             Resource::Memory => found.change_memory(change.target, writes),
+            Resource::DiskRead | Resource::DiskWrite => found.change_disk(change.resource, change.target, writes),
             Resource::CpuWeight => found.change_weight(change.target, writes),
             Resource::MemoryHigh => found.change_high(change.target, writes),
         }
@@ -303,7 +306,9 @@ impl Simulated {
         };
         let tags = Tags::of(&container);
         let io = [metrics::IO_READ, metrics::IO_WRITE].map(|metric| tags.with(metric, metrics::IO));
-        let series = SERIES.iter().map(|(metric, resource)| tags.series(metric, *resource)).chain(io);
+        let disks = [metrics::USAGE, metrics::LIMIT];
+        let disks = disks.iter().flat_map(|metric| Resource::DISKS.map(|disk| tags.series(metric, disk)));
+        let series = SERIES.iter().map(|(metric, resource)| tags.series(metric, *resource)).chain(io).chain(disks);
         let series = series.map(|key| (key, None)).collect();
         Self {
             container,
@@ -312,6 +317,7 @@ impl Simulated {
             memory: member.memory,
             memory_high: Limit::Unlimited,
             cpu_weight: USUAL_WEIGHT,
+            disks: [Limit::Unlimited; 2],
             anon: 0.0,
             started: None,
             killed: false,
@@ -401,6 +407,26 @@ impl Simulated {
         applied(before, Limit::At(after), Resource::CpuWeight)
     }
 
+    /// As [`Simulated::change_cpu`].
+    fn change_disk(&mut self, disk: Resource, target: f64, writes: Option<&mut Vec<Write>>) -> Verdict {
+        let at = usize::from(disk == Resource::DiskWrite);
+        let before = self.disks[at];
+        let after = match target {
+            f64::INFINITY => Limit::Unlimited,
+            target if target.is_finite() && target >= 1.0 => Limit::At(target.floor()),
+            _ => return Verdict::new(OutcomeStatus::Refused, before, format!("a limit of {target} makes no sense")),
+        };
+        if after == before {
+            return unchanged(before, disk, writes.is_some());
+        }
+        self.container.baseline.entry(disk).or_insert(before);
+        self.disks[at] = after;
+        let Some(writes) = writes else { return silent(OutcomeStatus::Applied, after) };
+        let value = after.value().map_or_else(|| "max".to_owned(), |rate| rate.to_string());
+        writes.push(Write { target: self.file("io.max"), value: format!("8:0 {}={value}", ["rbps", "wbps"][at]) });
+        applied(before, after, disk)
+    }
+
     /// Lives on until `now` and says what was measured.
     fn measure(
         &mut self,
@@ -443,8 +469,13 @@ impl Simulated {
             self.push(row, 11, &[high.or(finite).filter(|_| moved)], now, measured);
             each(row, Resource::Memory, &reading);
         }
-        if let Some(io) = demand.io {
-            self.push(row, SERIES.len(), &io.map(Some), now, measured);
+        if let Some([read, write]) = demand.io {
+            let limits = self.disks.map(Limit::value);
+            let used =
+                [read, write].into_iter().zip(limits).map(|(wanted, limit)| limit.map_or(wanted, |l| wanted.min(l)));
+            let used: Vec<Option<f64>> = used.map(Some).collect();
+            let values: Vec<Option<f64>> = used.iter().chain(&used).chain(&limits).copied().collect();
+            self.push(row, SERIES.len(), &values, now, measured);
         }
         self.container.last_seen = now;
     }

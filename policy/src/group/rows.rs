@@ -46,7 +46,7 @@ pub(crate) fn proposals(
             let whole = text_at(&names, row).ok_or_else(|| format!("{kind} is null")).and_then(|name| {
                 let resource = text_at(&resources, row).ok_or("resource is null")?;
                 let resource = resource.parse::<Resource>().map_err(|error| error.to_string())?;
-                if resource.is_knob() {
+                if !Resource::ALL.contains(&resource) {
                     return Err(format!(
                         "the {resource} of several containers adds up to nothing: a group has cpu and memory"
                     ));

@@ -6,7 +6,7 @@ use arrow::array::{ArrayRef, Float64Array, Int64Array, StringViewArray, UInt32Ar
 use arrow::compute::take;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::memory_pool::MemoryReservation;
-use tidegate_model::{Resource, metrics};
+use tidegate_model::{Bounds, Resource, metrics};
 
 use super::recent_columns::{Columns, Known, SCHEMA, place};
 use super::roster::{Roster, Tables, Version};
@@ -429,7 +429,7 @@ impl Gathering<'_> {
                 place::ALLOCATED => some(&|row, _| limit(row)),
                 place::ALLOCATED_AGE => some(&|row, _| gathered.limit[row].map(|(time, _)| seconds(time))),
                 place::MIN => some(&|row, _| roster.bounds[row].map(|bounds| bounds.min)),
-                place::MAX => some(&|row, _| roster.bounds[row].map(|bounds| bounds.max)),
+                place::MAX => some(&|row, _| roster.bounds[row].and_then(Bounds::highest)),
                 place::UPPER => some(&|row, _| limit(row).map(|limit| limit - boundary * limit)),
                 place::LOWER => some(&|row, _| limit(row).map(|limit| limit - 2.0 * boundary * limit)),
                 place::THROTTLED => some(&|row, _| window.throttled[row].mean()),

@@ -111,9 +111,9 @@ impl Current {
             Current::Bounds => vec![
                 text("host", "the container's host"),
                 text("container", "the container's name"),
-                text("resource", "cpu or memory"),
-                double("min", "the lowest limit that the operator allows, in cores or bytes"),
-                double("max", "the highest limit that the operator allows, in cores or bytes"),
+                text("resource", "cpu, memory, disk_read or disk_write"),
+                double("min", "the lowest limit that the operator allows, in cores, bytes or bytes a second"),
+                double("max", "the highest limit that the operator allows, as min; null for none"),
                 text("set_by", "who set them for this container alone; null where a label or the configuration did"),
             ],
             Current::Rules => vec![
@@ -321,7 +321,7 @@ fn bounds(store: &Store) -> Vec<ArrayRef> {
         texts(&rows, |(key, ..)| Some(key.name.clone())),
         texts(&rows, |(_, resource, _)| Some(resource.as_str())),
         doubles(&rows, |(.., bounds)| Some(bounds.min)),
-        doubles(&rows, |(.., bounds)| Some(bounds.max)),
+        doubles(&rows, |(.., bounds)| bounds.highest()),
         texts(&rows, |(key, resource, _)| {
             let said = overrides.get(key).filter(|said| said.bounds.contains_key(resource))?;
             Some(said.changed_by.clone())

@@ -3,13 +3,17 @@
 use serde_json::Value;
 use utoipa::ToSchema;
 
-/// What a container consumes and Tidegate limits, in cores or bytes; or a single knob of it that a rule aims at.
+/// What a container consumes and Tidegate limits, in cores, bytes or bytes a second; or a single knob of it that a rule aims at.
 #[derive(ToSchema)]
 pub(crate) enum Resource {
     #[schema(rename = "cpu")]
     Cpu,
     #[schema(rename = "cpu.weight")]
     CpuWeight,
+    #[schema(rename = "disk_read")]
+    DiskRead,
+    #[schema(rename = "disk_write")]
+    DiskWrite,
     #[schema(rename = "memory")]
     Memory,
     #[schema(rename = "memory.high")]
