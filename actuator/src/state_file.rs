@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tidegate_model::from_json;
 
 use crate::error::ActuatorError;
 
@@ -15,9 +16,18 @@ use crate::error::ActuatorError;
 /// It cannot be read or understood.
 pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, ActuatorError> {
     match fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            ActuatorError::Config(format!("{} is damaged ({error}); move it away to start without it", path.display()))
-        }),
+        Ok(bytes) => match from_json(&bytes) {
+            Ok((value, unknown)) => {
+                if !unknown.is_empty() {
+                    tracing::warn!(path = %path.display(), ?unknown, "it knows resources that are not known here; they are left out");
+                }
+                Ok(Some(value))
+            }
+            Err(error) => Err(ActuatorError::Config(format!(
+                "{} is damaged ({error}); move it away to start without it",
+                path.display()
+            ))),
+        },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(ActuatorError::file("read", path, error)),
     }

@@ -20,7 +20,9 @@ use tidegate_actuator::{
     Actuator, ActuatorConfig, ActuatorError, Change, Collected, DriftAnswer, KnobMode, KnobReport, KnobRule, LocalHost,
     OnDrift, Source,
 };
-use tidegate_model::{CgroupVersion, Clock, ContainerKey, Outcome, OutcomeStatus, Resource, SystemClock, metrics};
+use tidegate_model::{
+    CgroupVersion, Clock, ContainerKey, Limit, Outcome, OutcomeStatus, Resource, SystemClock, metrics,
+};
 
 const MIB: f64 = 1_048_576.0;
 /// A load waits for its orders in this environment variable's presence only.
@@ -766,4 +768,138 @@ fn what_goes_to_a_disk_is_measured() {
     assert!((read + written) * elapsed > 4.0 * MIB);
     thread::sleep(Duration::from_millis(20));
     assert_eq!(rate(&collect(&mut source), metrics::IO_WRITE), Some(0.0), "idle is zero");
+}
+
+/// Lists these devices as `/sys/block` does.
+fn block_devices(devices: &[&str]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (at, device) in devices.iter().enumerate() {
+        let disk = dir.path().join(format!("disk{at}"));
+        fs::create_dir_all(disk.join("device")).unwrap();
+        fs::write(disk.join("dev"), device).unwrap();
+    }
+    dir
+}
+
+/// The disk, and one or two devices that are there, as the kernel numbers them.
+fn real_devices() -> Option<(String, Vec<String>)> {
+    let dev = |name: &str| Some(fs::read_to_string(format!("/sys/block/{name}/dev")).ok()?.trim().to_owned());
+    let disk = dev("vda").or_else(|| dev("sda"))?;
+    let devices = [Some(disk.clone()), dev("loop0").or_else(|| dev("zram0"))].into_iter().flatten().collect();
+    Some((disk, devices))
+}
+
+/// A lab whose host has these disks, and what says where a limit on writing stands.
+fn open_with_disks(config: ActuatorConfig, devices: &tempfile::TempDir) -> Option<(Lab, Further, PathBuf)> {
+    let config = ActuatorConfig { block_devices: devices.path().to_owned(), ..config };
+    let mut lab = Lab::open_with(config)?;
+    let Some(further) = Further::make(&lab, "blkio") else {
+        println!("SKIPPED: no controller of disks here");
+        return None;
+    };
+    // The directory of disks is looked for as long as a container is new.
+    lab.collect();
+    let name = if lab.version() == CgroupVersion::V1 { "blkio.throttle.write_bps_device" } else { "io.max" };
+    let file = lab.file("web", name);
+    Some((lab, further, file))
+}
+
+#[test]
+fn bandwidth_is_limited_on_each_disk_read_back_and_given_back() {
+    let Some((_, devices)) = real_devices() else { return println!("SKIPPED: no disk here") };
+    let listed = block_devices(&devices.iter().map(String::as_str).collect::<Vec<_>>());
+    let Some((mut lab, _further, file)) = open_with_disks(ActuatorConfig::default(), &listed) else { return };
+    let limit = |collected: &Collected, disk| value(collected, metrics::LIMIT, disk);
+    let first = lab.collect();
+    assert_eq!((limit(&first, Resource::DiskWrite), value(&first, metrics::USAGE, Resource::DiskWrite)), (None, None));
+    assert!(!first.present[0].baseline.contains_key(&Resource::DiskWrite), "nothing is known of its disks");
+
+    let down = lab.apply(Resource::DiskWrite, 8.0 * MIB);
+    assert_eq!((down.status, down.limit_after), (OutcomeStatus::Applied, Some(8.0 * MIB)), "{}", down.message);
+    assert_eq!((down.writes.len(), down.message.as_str()), (devices.len(), "unlimited to 8.0 MiB/s"));
+    let stands = text(&file);
+    assert!(devices.iter().all(|device| stands.contains(device.as_str()) && stands.contains("8388608")), "{stands}");
+    assert_eq!(lab.apply(Resource::DiskWrite, 8.0 * MIB).status, OutcomeStatus::Unchanged);
+    let seen = lab.collect();
+    assert_eq!((limit(&seen, Resource::DiskWrite), limit(&seen, Resource::DiskRead)), (Some(8.0 * MIB), None));
+    let usage = Resource::DISKS.map(|disk| value(&seen, metrics::USAGE, disk));
+    assert_eq!(usage, [Some(0.0); 2], "whoever has a limit is measured");
+    assert_eq!(seen.present[0].baseline[&Resource::DiskWrite], Limit::Unlimited);
+
+    // Reading has a limit of its own, and neither touches the other.
+    assert_eq!(lab.apply(Resource::DiskRead, 3.0 * MIB).status, OutcomeStatus::Applied);
+    let seen = lab.collect();
+    assert_eq!(
+        (limit(&seen, Resource::DiskWrite), limit(&seen, Resource::DiskRead)),
+        (Some(8.0 * MIB), Some(3.0 * MIB))
+    );
+
+    // What somebody else makes of it is seen, and left alone for a while.
+    let key = if lab.version() == CgroupVersion::V1 { "" } else { "wbps=" };
+    for device in &devices {
+        fs::write(&file, format!("{device} {key}1000000")).unwrap();
+    }
+    let drifts = lab.collect().drifts;
+    assert_eq!((drifts.len(), drifts[0].resource, drifts[0].found), (1, Resource::DiskWrite, Some(1e6)));
+    assert_eq!(lab.apply(Resource::DiskWrite, 5.0 * MIB).status, OutcomeStatus::Drifted);
+    for device in &devices {
+        fs::write(&file, format!("{device} {key}8388608")).unwrap();
+    }
+
+    for disk in Resource::DISKS {
+        let back = lab.apply(disk, f64::INFINITY);
+        assert_eq!((back.status, back.limit_after), (OutcomeStatus::Applied, None), "{}", back.message);
+    }
+    assert_eq!(text(&file), "");
+    assert_eq!(lab.apply(Resource::DiskRead, 0.0).status, OutcomeStatus::Refused);
+}
+
+#[test]
+fn a_disk_that_cannot_be_limited_leaves_no_limit_on_the_others() {
+    let Some((disk, _)) = real_devices() else { return println!("SKIPPED: no disk here") };
+    let listed = block_devices(&[&disk, "4095:7"]);
+    let Some((lab, _further, file)) = open_with_disks(ActuatorConfig::default(), &listed) else { return };
+    let refused = lab.apply(Resource::DiskWrite, 8.0 * MIB);
+    assert_eq!((refused.status, refused.limit_after), (OutcomeStatus::Refused, None));
+    assert!(refused.message.contains("no such disk any more"), "{}", refused.message);
+    assert_eq!(text(&file), "");
+
+    // Limits that differ were set by somebody, and could not be put back by one number.
+    let Some((_, devices)) = real_devices().filter(|(_, devices)| devices.len() > 1) else { return };
+    let listed = block_devices(&[&devices[0], &devices[1]]);
+    drop((lab, _further));
+    let Some((lab, _further, file)) = open_with_disks(ActuatorConfig::default(), &listed) else { return };
+    let key = if lab.version() == CgroupVersion::V1 { "" } else { "wbps=" };
+    fs::write(&file, format!("{disk} {key}1000000")).unwrap();
+    let refused = lab.apply(Resource::DiskWrite, 8.0 * MIB);
+    assert_eq!((refused.status, refused.writes.len()), (OutcomeStatus::Refused, 0), "{}", refused.message);
+    assert!(refused.message.contains("different limits"), "{}", refused.message);
+}
+
+#[test]
+fn a_configured_rate_is_refused_to_rules_and_one_that_is_not_stays_theirs() {
+    let Some((disk, _)) = real_devices() else { return println!("SKIPPED: no disk here") };
+    let listed = block_devices(&[&disk]);
+    let io_max = vec![format!("{disk} wbps=10MiB riops=500")];
+    let config = with_knobs(KnobRule { io_max, ..Default::default() });
+    let Some((mut lab, _further, file)) = open_with_disks(config, &listed) else { return };
+    let knob = format!("io.max {disk}");
+    assert_eq!(lab.tend(KnobMode::Keep), [(knob.clone(), OutcomeStatus::Applied)]);
+    let write = lab.apply(Resource::DiskWrite, 8.0 * MIB);
+    assert_eq!(write.status, OutcomeStatus::Refused);
+    assert!(write.message.contains("sets io.max") && write.message.contains("no rule limits disk_write"), "{write:?}");
+    assert!(text(&file).contains("10485760"), "{}", text(&file));
+    assert_eq!(lab.apply(Resource::DiskRead, 3.0 * MIB).status, OutcomeStatus::Applied);
+    assert!(lab.tend(KnobMode::Keep).is_empty(), "the rate that it does not name is none of its affair");
+    assert!(lab.collect().drifts.is_empty());
+
+    // The kill switch gives back both, in whatever order.
+    assert_eq!(lab.tend(KnobMode::GiveBack), [(knob, OutcomeStatus::Applied)]);
+    assert_eq!(
+        value(&lab.collect(), metrics::LIMIT, Resource::DiskRead),
+        Some(3.0 * MIB),
+        "a rule's limit is not the knob's"
+    );
+    assert_eq!(lab.apply(Resource::DiskRead, f64::INFINITY).status, OutcomeStatus::Applied);
+    assert_eq!(text(&file), "");
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::ser::SerializeStruct;
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::clock::TimeMs;
 use crate::limit::{Limit, Resource};
@@ -101,7 +102,11 @@ impl Bounds {
 }
 
 /// One container and what is known of it now.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+///
+/// In JSON what is known of disks stands in a field of its own, which a program of the last release passes over: it knows no
+/// such resource, and could read nothing of the container otherwise.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "Written")]
 pub struct Container {
     /// Host and name.
     pub key: ContainerKey,
@@ -138,5 +143,114 @@ impl Container {
     /// Whether its limits may be changed. One whose label says anything but `true` is only measured.
     pub fn is_scaled(&self) -> bool {
         self.labels.get(Self::SCALE).is_none_or(|scale| scale == "true")
+    }
+}
+
+/// A container as it is written.
+#[derive(Deserialize)]
+struct Written {
+    key: ContainerKey,
+    path: PathBuf,
+    cgroup: CgroupVersion,
+    runtime: Runtime,
+    id: String,
+    incarnation: u64,
+    app: Option<String>,
+    user: Option<String>,
+    labels: BTreeMap<String, String>,
+    first_seen: TimeMs,
+    last_seen: TimeMs,
+    baseline: BTreeMap<Resource, Limit>,
+    bounds: BTreeMap<Resource, Bounds>,
+    #[serde(default)]
+    disks: Disks,
+}
+
+/// What is known of its disks.
+#[derive(Default, Deserialize)]
+struct Disks {
+    baseline: BTreeMap<Resource, Limit>,
+    bounds: BTreeMap<Resource, Bounds>,
+}
+
+/// The same, to be written.
+#[derive(Serialize)]
+struct DisksOf<'a> {
+    baseline: BTreeMap<&'a Resource, &'a Limit>,
+    bounds: BTreeMap<&'a Resource, &'a Bounds>,
+}
+
+impl From<Written> for Container {
+    fn from(written: Written) -> Self {
+        let Written { key, path, cgroup, runtime, id, incarnation, app, user, labels, first_seen, last_seen, .. } =
+            written;
+        let (mut baseline, mut bounds) = (written.baseline, written.bounds);
+        baseline.extend(written.disks.baseline);
+        bounds.extend(written.disks.bounds);
+        Self { key, path, cgroup, runtime, id, incarnation, app, user, labels, first_seen, last_seen, baseline, bounds }
+    }
+}
+
+impl Serialize for Container {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        fn of<T>(map: &BTreeMap<Resource, T>, disks: bool) -> BTreeMap<&Resource, &T> {
+            map.iter().filter(|(resource, _)| resource.is_disk() == disks).collect()
+        }
+        let disks = DisksOf { baseline: of(&self.baseline, true), bounds: of(&self.bounds, true) };
+        let has_disks = !disks.baseline.is_empty() || !disks.bounds.is_empty();
+        let mut written = serializer.serialize_struct("Container", 13 + usize::from(has_disks))?;
+        written.serialize_field("key", &self.key)?;
+        written.serialize_field("path", &self.path)?;
+        written.serialize_field("cgroup", &self.cgroup)?;
+        written.serialize_field("runtime", &self.runtime)?;
+        written.serialize_field("id", &self.id)?;
+        written.serialize_field("incarnation", &self.incarnation)?;
+        written.serialize_field("app", &self.app)?;
+        written.serialize_field("user", &self.user)?;
+        written.serialize_field("labels", &self.labels)?;
+        written.serialize_field("first_seen", &self.first_seen)?;
+        written.serialize_field("last_seen", &self.last_seen)?;
+        written.serialize_field("baseline", &of(&self.baseline, false))?;
+        written.serialize_field("bounds", &of(&self.bounds, false))?;
+        if has_disks {
+            written.serialize_field("disks", &disks)?;
+        }
+        written.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_of_disks_is_written_beside_what_the_last_release_knows() {
+        let bounds = |resource| (resource, Bounds { min: 1.0, max: 2.0 });
+        let plain = Container {
+            key: ContainerKey { host: "h".to_owned(), name: "web".to_owned() },
+            path: PathBuf::from("/web"),
+            cgroup: CgroupVersion::V2,
+            runtime: Runtime::Bare,
+            id: "/web".to_owned(),
+            incarnation: 7,
+            app: None,
+            user: None,
+            labels: BTreeMap::new(),
+            first_seen: TimeMs(1),
+            last_seen: TimeMs(2),
+            baseline: [(Resource::Cpu, Limit::Unlimited)].into(),
+            bounds: [bounds(Resource::Memory)].into(),
+        };
+        let text = serde_json::to_value(&plain).unwrap();
+        assert!(text.get("disks").is_none(), "{text}");
+        assert_eq!(serde_json::from_value::<Container>(text).unwrap(), plain);
+
+        let mut with_disks = plain;
+        with_disks.baseline.insert(Resource::DiskWrite, Limit::At(5.0));
+        with_disks.bounds.extend([bounds(Resource::DiskRead)]);
+        let text = serde_json::to_value(&with_disks).unwrap();
+        assert_eq!(text["bounds"].as_object().unwrap().len(), 1, "{text}");
+        assert_eq!(text["disks"]["baseline"]["disk_write"]["at"], 5.0);
+        assert_eq!(serde_json::from_value::<Container>(text).unwrap(), with_disks);
     }
 }

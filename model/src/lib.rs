@@ -11,6 +11,7 @@ mod host;
 mod limit;
 mod sample;
 mod series;
+mod tolerant;
 mod units;
 
 pub use clock::{Clock, SystemClock, TimeMs, VirtualClock};
@@ -21,13 +22,16 @@ pub use host::Host;
 pub use limit::{Limit, Resource, UnknownResource};
 pub use sample::{SampleBatch, SeriesRef};
 pub use series::{SeriesKey, Tags};
+pub use tolerant::from_json;
 pub use units::{Bytes, Cores, mebibits_to_bytes, mebibytes_to_bytes, percent_of_core_to_cores};
 
 /// Names of the metrics that the collector writes; the store's domain tables are views over them.
 pub mod metrics {
-    /// Consumption. Tags `host`, `container`, `app`, `resource`; cores (mean over the interval before `time`) or bytes.
+    /// Consumption. Tags `host`, `container`, `app`, `resource`; cores (mean over the interval before `time`), bytes, or of disks
+    /// bytes a second. Of disks only containers have it of which something is known: use, a bound or a limit.
     pub const USAGE: &str = "tidegate.usage";
-    /// The limit that is in force (own, ancestors' or the host's capacity, whichever is least). Tags as [`USAGE`].
+    /// The limit that is in force (own, ancestors' or the host's capacity, whichever is least). Tags as [`USAGE`]. Of disks
+    /// nobody knows the capacity: without a limit there is no sample.
     pub const LIMIT: &str = "tidegate.limit";
     /// Share of the interval in which some task stalled, 0..=1. Tags as [`USAGE`].
     pub const PRESSURE_SOME: &str = "tidegate.pressure.some";
@@ -41,7 +45,7 @@ pub mod metrics {
     /// Tags as [`USAGE`], `resource` = `memory`.
     pub const UNRECLAIMABLE: &str = "tidegate.unreclaimable";
     /// What was read from disks, in bytes a second: mean over the interval before `time`. Tags as [`USAGE`], `resource` = `io`.
-    /// Containers that never did have no samples.
+    /// Containers that never did have no samples. The same as [`USAGE`] of `disk_read`, for who asks by this name.
     pub const IO_READ: &str = "tidegate.io.read";
     /// The same of what was written. v1 charges what goes through the page cache to nobody.
     pub const IO_WRITE: &str = "tidegate.io.write";

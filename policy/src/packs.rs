@@ -42,7 +42,7 @@ pub const DEFAULT_PACK: &str = concat!(
 );
 
 /// All packs, the one for everybody first.
-pub const PACKS: [Pack; 9] = [
+pub const PACKS: [Pack; 10] = [
     Pack { name: "default", sql: DEFAULT_PACK },
     Pack { name: "hybrid", sql: text!("hybrid") },
     Pack { name: "memory", sql: text!("memory") },
@@ -52,6 +52,7 @@ pub const PACKS: [Pack; 9] = [
     Pack { name: "serverless", sql: text!("serverless") },
     Pack { name: "deadline", sql: text!("deadline") },
     Pack { name: "rebalance", sql: text!("rebalance") },
+    Pack { name: "disk", sql: text!("disk") },
 ];
 
 /// A pack by its name.

@@ -65,7 +65,8 @@ impl Link {
             ("frozen", agent.frozen.to_string()),
         ]);
         let request = authorized(request, self.token.as_deref());
-        self.answer(request.config().timeout_global(Some(ORDERS_WITHIN)).build().call())
+        let text = self.text(request.config().timeout_global(Some(ORDERS_WITHIN)).build().call())?;
+        Orders::read(text.as_bytes()).with_context(|| self.strange())
     }
 
     /// Tells what came of orders.
@@ -103,8 +104,11 @@ impl Link {
     }
 
     fn answer<T: DeserializeOwned>(&self, sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<T> {
-        serde_json::from_str(&self.text(sent)?)
-            .with_context(|| format!("{} does not answer as a controller does", self.base))
+        serde_json::from_str(&self.text(sent)?).with_context(|| self.strange())
+    }
+
+    fn strange(&self) -> String {
+        format!("{} does not answer as a controller does", self.base)
     }
 
     fn text(&self, sent: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<String> {

@@ -219,7 +219,11 @@ pub(crate) fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<Opt
     };
     let damaged = |message| StoreError::Damaged { path: path.to_owned(), message };
     sealed::verify(&bytes).map_err(damaged)?;
-    serde_json::from_slice(&bytes).map(Some).map_err(|error| damaged(error.to_string()))
+    let (value, unknown) = tidegate_model::from_json(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if !unknown.is_empty() {
+        tracing::warn!(path = %path.display(), ?unknown, "it knows resources that are not known here; they are left out");
+    }
+    Ok(Some(value))
 }
 
 /// Replaces a JSON file atomically and durably.

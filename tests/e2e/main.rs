@@ -11,6 +11,7 @@ mod conformance;
 mod dashboard;
 mod demo;
 mod disk;
+mod disks;
 mod durability;
 mod keep;
 mod scaling;

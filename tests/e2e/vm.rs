@@ -84,7 +84,7 @@ fn the_loop_closes_on_cgroup_v2_too() {
     }
     let Some(mut machine) = Machine::new(TEST, &[]) else { return };
     machine.put(&newest(std::env::current_exe().unwrap().parent().unwrap(), "kernel-"), "kernel");
-    let mut from_outside = "scaling:: conformance::a_bare_cgroup".to_owned();
+    let mut from_outside = "scaling:: disks:: conformance::a_bare_cgroup".to_owned();
     if let Some(runc) = engine("runc") {
         machine.files.push(format!("-f{}:/usr/bin/runc", runc.display()));
         from_outside += " conformance::runc::";

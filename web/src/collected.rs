@@ -80,7 +80,7 @@ async fn keep_facts(store: &Arc<Store>, host: Host, present: Option<Vec<Containe
 
 fn knob_event(report: &KnobReport) -> Event {
     let KnobReport { container, knob, status, value, at, .. } = report;
-    // Everything that is no memory is of the CPU here: a container has two resources.
+    // Rates of a disk are of both directions, so they are told as before there were resources of disks.
     let resource = if knob.starts_with("memory") { Resource::Memory } else { Resource::Cpu };
     let (rule, name) = ("(knobs)".to_owned(), format!("{knob} {}", status.as_str()));
     Event { time: *at, rule, container: container.clone(), resource, name, value: *value }

@@ -57,6 +57,14 @@ pub(crate) struct ContainerRow {
     said: Option<OverrideRow>,
     cpu: CpuNow,
     memory: MemoryNow,
+    /// What it reads from disks. Left out, as `disk_write`, where neither usage nor a limit is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    disk_read: Option<DiskNow>,
+    /// What it writes to them. With cgroup v1 without what goes through the page cache.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    disk_write: Option<DiskNow>,
 }
 
 /// The limits that were found when the container was first seen; null for none.
@@ -66,11 +74,25 @@ struct Baselines {
     memory: Option<f64>,
 }
 
+/// Bandwidth to disks, in bytes a second; null where nothing recent is known, and for no limit.
+#[derive(Serialize, ToSchema)]
+struct DiskNow {
+    usage: Option<f64>,
+    limit: Option<f64>,
+}
+
 /// The lowest and highest limits that an operator allows.
 #[derive(Serialize, ToSchema)]
 struct BoundsByResource {
     cpu: BoundsPair,
     memory: BoundsPair,
+    /// Left out where there are none, as `disk_write`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    disk_read: Option<BoundsPair>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    disk_write: Option<BoundsPair>,
 }
 
 /// What a person has said of a container. It holds until it is taken back.
@@ -92,6 +114,13 @@ struct OverrideRow {
 struct OverriddenBounds {
     cpu: Option<BoundsPair>,
     memory: Option<BoundsPair>,
+    /// Left out where there are none, as `disk_write`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    disk_read: Option<BoundsPair>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    disk_write: Option<BoundsPair>,
 }
 
 impl OverrideRow {
@@ -101,7 +130,12 @@ impl OverrideRow {
             Some(BoundsPair { min: Some(bounds.min), max: bounds.highest() })
         };
         Self {
-            bounds: OverriddenBounds { cpu: bounds(Resource::Cpu), memory: bounds(Resource::Memory) },
+            bounds: OverriddenBounds {
+                cpu: bounds(Resource::Cpu),
+                memory: bounds(Resource::Memory),
+                disk_read: bounds(Resource::DiskRead),
+                disk_write: bounds(Resource::DiskWrite),
+            },
             pinned: said.pinned.iter().copied().collect(),
             why: said.why.clone(),
             changed_by: said.changed_by.clone(),
@@ -110,7 +144,7 @@ impl OverrideRow {
     }
 }
 
-/// In cores or bytes; null for none.
+/// In cores, bytes or bytes a second; null for none.
 #[derive(Serialize, ToSchema)]
 struct BoundsPair {
     min: Option<f64>,
@@ -220,6 +254,10 @@ impl Fleet {
             let bounds = container.bounds.get(&resource);
             BoundsPair { min: bounds.map(|bounds| bounds.min), max: bounds.and_then(|bounds| bounds.highest()) }
         };
+        let disk = |resource| {
+            let Latest { usage, limit, .. } = self.latest(container, resource);
+            (usage.is_some() || limit.is_some()).then_some(DiskNow { usage, limit })
+        };
         ContainerRow {
             host: container.key.host.clone(),
             name: container.key.name.clone(),
@@ -233,10 +271,17 @@ impl Fleet {
             last_seen: container.last_seen.0,
             gone: is_gone(container, now),
             baseline: Baselines { cpu: baseline(Resource::Cpu), memory: baseline(Resource::Memory) },
-            bounds: BoundsByResource { cpu: bounds(Resource::Cpu), memory: bounds(Resource::Memory) },
+            bounds: BoundsByResource {
+                cpu: bounds(Resource::Cpu),
+                memory: bounds(Resource::Memory),
+                disk_read: container.bounds.contains_key(&Resource::DiskRead).then(|| bounds(Resource::DiskRead)),
+                disk_write: container.bounds.contains_key(&Resource::DiskWrite).then(|| bounds(Resource::DiskWrite)),
+            },
             said: said.map(OverrideRow::of),
             cpu: CpuNow::of(self.latest(container, Resource::Cpu)),
             memory: MemoryNow::of(self.latest(container, Resource::Memory)),
+            disk_read: disk(Resource::DiskRead),
+            disk_write: disk(Resource::DiskWrite),
         }
     }
 

@@ -8,7 +8,7 @@
 use std::io;
 
 use serde::{Deserialize, Serialize};
-use tidegate_model::{Container, ContainerKey, Host, Outcome, Resource, TimeMs};
+use tidegate_model::{Container, ContainerKey, Host, Outcome, Resource, TimeMs, from_json};
 
 use crate::agent::spool::checksum;
 use crate::{Change, Drift, KnobMode, KnobReport};
@@ -87,6 +87,24 @@ pub struct Order {
     /// Nothing is to be changed, but what somebody else has set is to be adopted.
     #[serde(default)]
     pub adopt: bool,
+}
+
+impl Orders {
+    /// Reads the answer to a question. An order about a resource that is not known here is left out, which its controller
+    /// sees by hearing nothing of it.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn read(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        let (orders, unknown) = from_json(bytes)?;
+        if !unknown.is_empty() {
+            tracing::warn!(
+                ?unknown,
+                "the controller orders changes of resources that are not known here; they are not made"
+            );
+        }
+        Ok(orders)
+    }
 }
 
 impl Order {
@@ -314,8 +332,15 @@ pub fn unpack(mut bytes: &[u8]) -> Result<Vec<Frame>, String> {
         let plain = zstd::bulk::decompress(&bytes[HEAD..end], room).map_err(|error| damaged(&error.to_string()))?;
         room -= plain.len();
         let parts = plain.split_at_checked(length).ok_or_else(|| damaged("its header is longer than all of it"))?;
-        let header =
-            serde_json::from_slice(parts.0).map_err(|error| damaged(&format!("its header cannot be read: {error}")))?;
+        let (header, unknown) =
+            from_json(parts.0).map_err(|error| damaged(&format!("its header cannot be read: {error}")))?;
+        if !unknown.is_empty() {
+            tracing::warn!(
+                frame = number,
+                ?unknown,
+                "the agent tells of resources that are not known here; they are left out"
+            );
+        }
         frames.push(Frame { number, header, samples: parts.1.to_vec() });
         bytes = &bytes[end..];
     }
@@ -380,6 +405,11 @@ mod tests {
         assert_eq!((order.change().target, order.limit_before), (f64::INFINITY, None));
         let orders: Orders = serde_json::from_str(r#"{"protocol": 1, "epoch": 2, "orders": []}"#).unwrap();
         assert_eq!(orders.knobs, KnobMode::Keep);
+        let of =
+            |resource: &str| format!(r#"{{"protocol": 1, "epoch": 2, "orders": [{}]}}"#, text.replace("cpu", resource));
+        assert_eq!(Orders::read(of("disk_read").as_bytes()).unwrap().orders[0].resource, Resource::DiskRead);
+        assert_eq!(Orders::read(of("net").as_bytes()).unwrap().orders, Vec::new());
+        assert!(Orders::read(b"{}").is_err());
         let text =
             r#"{"container": {"host": "h", "name": "c"}, "resource": "cpu", "expected": null, "found": 1.0, "at": 5}"#;
         assert_eq!(serde_json::from_str::<Drift>(text).unwrap().answer, DriftAnswer::Adopt);

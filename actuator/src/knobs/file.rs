@@ -143,9 +143,17 @@ impl Place<'_> {
         })
     }
 
-    /// What has to stand there to put back what was `found` once.
-    pub(crate) fn returned(&self, knob: Knob, found: &str) -> Result<String, ActuatorError> {
+    /// What has to stand there to put back what was `found` once, where `written` was written since.
+    pub(crate) fn returned(&self, knob: Knob, found: &str, written: &str) -> Result<String, ActuatorError> {
         let dir = self.dir(knob)?;
+        if let Knob::IoMax(device) = knob {
+            // Rates that it left alone may have been changed by rules since, and are theirs to give back.
+            let parse = |text: &str| parse_rates(text).unwrap_or_default();
+            let (found, written, stands) = (parse(found), parse(written), self.rates(&dir, device)?);
+            let changed = |at: usize| found[at].flatten() != written[at].flatten();
+            let rates = [0, 1, 2, 3].map(|at| if changed(at) { Some(found[at].flatten()) } else { None });
+            return Ok(rates_text(&rates, &stands));
+        }
         Ok(match (knob, found.parse::<u64>()) {
             (Knob::CpuBurst, Ok(us)) => self.cgroup.cpu_max(&dir)?.quota.map_or(us, |quota| quota.min(us)).to_string(),
             // A group with processes has CPUs once it had some: all that it can have is what it had with none of its own.
@@ -159,6 +167,17 @@ impl Place<'_> {
             }
             _ => found.to_owned(),
         })
+    }
+
+    /// Whether what was `written` stands there, as far as it differs from what was `found` before.
+    pub(crate) fn is_as_written(&self, knob: Knob, found: &str, written: &str) -> Result<bool, ActuatorError> {
+        let stands = self.read(knob)?;
+        if !matches!(knob, Knob::IoMax(_)) {
+            return Ok(stands == written);
+        }
+        let parse = |text: &str| parse_rates(text).unwrap_or_default().map(Option::flatten);
+        let (found, written, stands) = (parse(found), parse(written), parse(&stands));
+        Ok((0..RATES.len()).all(|at| written[at] == found[at] || written[at] == stands[at]))
     }
 
     /// What stands in a file, for a person.

@@ -177,9 +177,9 @@ impl Knobs {
         let is_done = Cell::new(false);
         let work = |kept: &mut Kept, writes: &mut Vec<Write>| {
             let place = &round.place;
-            let is_ours = place.read(knob)? == record.written;
+            let is_ours = place.is_as_written(knob, &record.found, &record.written)?;
             let told = if is_ours { give_back(kept, knob, record, round, writes)? } else { None };
-            if !is_ours || place.read(knob)? == place.returned(knob, &record.found)? {
+            if !is_ours || place.read(knob)? == place.returned(knob, &record.found, &record.written)? {
                 (round.record)(knob, None)?;
                 is_done.set(true);
             }
@@ -276,7 +276,8 @@ fn keep(
     }
     // On disk before the kernel has it.
     let first = record.as_ref().map_or_else(|| found.clone(), |record| record.found.clone());
-    let new = KnobRecord { found: first, written: wanted.clone() };
+    let written = setting.beside(&first).unwrap_or_else(|| wanted.clone());
+    let new = KnobRecord { found: first, written };
     (round.record)(knob, Some(&new))?;
     *record = Some(new);
     put(kept, knob, &found, &wanted, round, writes).map(|(status, message)| match status {
@@ -320,11 +321,15 @@ fn give_back(
         return Ok(None);
     }
     let found = round.place.read(knob)?;
-    let former = round.place.returned(knob, &record.found)?;
+    let former = round.place.returned(knob, &record.found, &record.written)?;
     if found == former || found == record.found {
         kept.claim.stands(&found);
         kept.problem = None;
         return Ok(None);
+    }
+    if round.place.is_as_written(knob, &record.found, &record.written)? {
+        // A rule may have moved another rate of the disk meanwhile.
+        kept.claim.stands(&found);
     }
     if let Some(told) = foreign(kept, knob, &found, round) {
         return Ok(told);

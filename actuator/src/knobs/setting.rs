@@ -118,6 +118,14 @@ impl Setting {
         }
     }
 
+    /// All rates of the device as they were `found`, but for those that it sets; nothing of other knobs.
+    pub(crate) fn beside(&self, found: &str) -> Option<String> {
+        match self {
+            Self::Io(_, rates) => Some(rates_text(rates, &parse_rates(found).unwrap_or_default())),
+            _ => None,
+        }
+    }
+
     /// As a number for events: a weight, µs, how many CPUs, bytes or the first rate; zero stands for no limit.
     pub(crate) fn value(&self) -> f64 {
         match self {

@@ -8,6 +8,7 @@ mod backtest;
 mod conformance;
 mod deadline_pack;
 mod default_pack;
+mod disk_pack;
 mod documented;
 mod freeze;
 mod groups;

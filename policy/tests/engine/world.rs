@@ -168,9 +168,12 @@ impl World {
                 batch.push(SeriesKey::new(metric, tags), now, value);
             };
             push(metrics::USAGE, demand.min(limit));
-            push(metrics::LIMIT, limit);
+            if limit.is_finite() {
+                push(metrics::LIMIT, limit);
+            }
             match resource {
                 Resource::Cpu => push(metrics::THROTTLED, if *demand > limit { 0.9 } else { 0.0 }),
+                Resource::DiskRead | Resource::DiskWrite => {}
                 _ => {
                     push(metrics::UNRECLAIMABLE, 0.8 * demand.min(limit));
                     if let Some(kills) = self.kills.lock().get(*container) {

@@ -26,10 +26,11 @@ const LONGEST_WHY: usize = 1_000;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Said {
-    /// Its lowest and highest limits, at most what its host has.
+    /// Its lowest and highest limits, at most what its host has. What disks can do is not known.
     #[serde(default)]
     bounds: SaidBounds,
-    /// What rules leave alone, its limit and knobs: `cpu`, `memory` or both. They show what they would do.
+    /// What rules leave alone, its limit and knobs: `cpu`, `memory`, `disk_read`, `disk_write` or several of them. They show what
+    /// they would do.
     #[serde(default)]
     #[schema(value_type = Vec<shapes::Resource>)]
     pinned: BTreeSet<Resource>,
@@ -46,9 +47,13 @@ struct SaidBounds {
     cpu: Option<SaidRange>,
     #[schema(nullable = false)]
     memory: Option<SaidRange>,
+    #[schema(nullable = false)]
+    disk_read: Option<SaidRange>,
+    #[schema(nullable = false)]
+    disk_write: Option<SaidRange>,
 }
 
-/// In cores or bytes.
+/// In cores, bytes or bytes a second.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SaidRange {
@@ -84,14 +89,20 @@ pub(crate) async fn set(
         return Err(ApiError::not_found(format!("there is no container '{key}'")));
     }
     let mut checked_bounds = BTreeMap::new();
-    for (resource, range) in [(Resource::Cpu, bounds.cpu), (Resource::Memory, bounds.memory)] {
+    let ranges = [
+        (Resource::Cpu, bounds.cpu),
+        (Resource::Memory, bounds.memory),
+        (Resource::DiskRead, bounds.disk_read),
+        (Resource::DiskWrite, bounds.disk_write),
+    ];
+    for (resource, range) in ranges {
         if let Some(range) = range {
             checked_bounds.insert(resource, checked(&app, &key, resource, range)?);
         }
     }
     if let Some(knob) = pinned.iter().find(|resource| resource.is_knob()) {
         let message = format!("pinned: '{knob}' is pinned along with {}", knob.of());
-        return Err(ApiError::bad_request(message).help("expected cpu or memory"));
+        return Err(ApiError::bad_request(message).help("expected cpu, memory, disk_read or disk_write"));
     }
     if why.chars().count() > LONGEST_WHY {
         return Err(ApiError::bad_request(format!("why has at most {LONGEST_WHY} characters")));
@@ -153,11 +164,16 @@ fn checked(app: &App, key: &ContainerKey, resource: Resource, range: SaidRange) 
     let wrong = |what: String| Err(ApiError::bad_request(format!("bounds of {resource}: {what}")));
     let hosts = app.store.hosts();
     let host = hosts.iter().find(|host| host.name == key.host);
-    let capacity = host.map(|host| if resource.of() == Resource::Cpu { host.cpu.0 } else { host.memory.0 as f64 });
+    let capacity = host.map(|host| match resource.of() {
+        Resource::Cpu | Resource::CpuWeight => host.cpu.0,
+        Resource::Memory | Resource::MemoryHigh => host.memory.0 as f64,
+        Resource::DiskRead | Resource::DiskWrite => Bounds::OPEN,
+    });
     if !(min >= 0.0 && max > 0.0 && min <= max && max.is_finite()) {
         return wrong(format!("expected 0 <= min <= max, found min {min}, max {max}"));
     }
     match capacity.filter(|capacity| *capacity > 0.0 && max > *capacity) {
+        Some(_) if resource.is_disk() => wrong(format!("max {max} is more than any disk can do")),
         Some(capacity) => wrong(format!(
             "max {} is more than {} has, {}",
             resource.display(max),

@@ -91,6 +91,13 @@ struct IoSeries {
     read: Vec<Option<f64>>,
     /// Mean of what was written to them. With cgroup v1 without what goes through the page cache.
     write: Vec<Option<f64>>,
+    /// The newest limits in the bucket, on each disk. Left out where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    read_limit: Option<Vec<Option<f64>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    write_limit: Option<Vec<Option<f64>>>,
 }
 
 /// A container's past, in buckets of equal length.
@@ -153,13 +160,24 @@ pub(crate) async fn series(
         Some(rows) => growth(&buckets, counter(rows)?),
         None => vec![None; times.len()],
     };
-    let io = match read.zip(written).filter(|(read, written)| read.len() + written.len() > 0) {
-        Some((read, written)) => Some(IoSeries {
-            read: spread(&buckets, &read, "mean", metrics::IO)?,
-            write: spread(&buckets, &written, "mean", metrics::IO)?,
-        }),
-        None => None,
+    // An agent of the last release measures disks by the names of metrics alone.
+    let transfers = |rows: Option<Rows>, disk: Resource| -> Result<Vec<Option<f64>>, ApiError> {
+        let mut mean = column(&usage, "mean", disk)?;
+        if let Some(rows) = rows {
+            let named = spread(&buckets, &rows, "mean", metrics::IO)?;
+            mean.iter_mut().zip(named).for_each(|(mean, named)| *mean = mean.or(named));
+        }
+        Ok(mean)
     };
+    let known = |values: Vec<Option<f64>>| values.iter().any(Option::is_some).then_some(values);
+    let io = IoSeries {
+        read: transfers(read, Resource::DiskRead)?,
+        write: transfers(written, Resource::DiskWrite)?,
+        read_limit: known(column(&limits, "newest", Resource::DiskRead)?),
+        write_limit: known(column(&limits, "newest", Resource::DiskWrite)?),
+    };
+    let is_used = io.read.iter().chain(&io.write).any(Option::is_some);
+    let io = (is_used || io.read_limit.is_some() || io.write_limit.is_some()).then_some(io);
     Ok(Json(ContainerSeries {
         step_ms: buckets.step.as_millis() as u64,
         t: times,

@@ -1,0 +1,160 @@
+//! Bandwidth to a disk: what a rule says is what the kernel leaves of a load, and the kill switch gives all of it back.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::support::{Process, Server, TestContainers, installed, skip, wait_for};
+
+/// Generous, since an emulated machine runs these tests too.
+const LONG: Duration = Duration::from_secs(240);
+const MIB: f64 = 1_048_576.0;
+const TEST: &str = "disks::what_a_rule_limits_is_what_a_load_gets";
+
+/// The groups of a test in the hierarchy where disks are limited, which a sandbox does without. Gone when dropped.
+struct DiskGroups {
+    made: Vec<PathBuf>,
+    app: PathBuf,
+}
+
+impl DiskGroups {
+    /// `None` where there is no controller of disks.
+    fn make(containers: &TestContainers) -> Option<Self> {
+        let mount = Path::new("/sys/fs/cgroup");
+        if mount.join("cgroup.controllers").exists() {
+            let root = mount.join(&containers.root);
+            fs::write(root.join("cgroup.subtree_control"), "+io").ok()?;
+            let app = root.join("app");
+            return app.join("io.max").exists().then(|| Self { made: Vec::new(), app });
+        }
+        let root = mount.join("blkio").join(&containers.root);
+        let app = root.join("app");
+        fs::create_dir(&root).ok()?;
+        fs::create_dir(&app).ok()?;
+        let groups = Self { made: vec![app.clone(), root], app };
+        groups.app.join("blkio.throttle.io_service_bytes_recursive").exists().then_some(groups)
+    }
+
+    /// What stands in the files that limit bytes a second, of all devices.
+    fn limits(&self) -> String {
+        let names = ["io.max", "blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device"];
+        names.iter().filter_map(|name| fs::read_to_string(self.app.join(name)).ok()).collect()
+    }
+}
+
+impl Drop for DiskGroups {
+    fn drop(&mut self) {
+        for dir in &self.made {
+            // A process leaves its group a moment after it was waited for.
+            for _ in 0..100 {
+                if fs::remove_dir(dir).is_ok() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+/// Copies past the page cache, again and again: to a file where that is on a disk, else from the disk itself.
+fn load(containers: &TestContainers, groups: &DiskGroups, dir: &Path) -> Option<(Process, &'static str)> {
+    let on_disk = nix_major(dir) != 0 && Path::new("/sys/dev/block").join(device_of(dir)).exists();
+    let (resource, copy) = match ["vda", "sda"].iter().find(|disk| Path::new("/dev").join(disk).exists()) {
+        _ if on_disk => {
+            let file = dir.join("load").display().to_string();
+            ("disk_write", format!("dd if=/dev/zero of={file} bs=128k count=64 oflag=direct conv=notrunc"))
+        }
+        Some(disk) => ("disk_read", format!("dd if=/dev/{disk} of=/dev/null bs=128k count=64 iflag=direct")),
+        None => return None,
+    };
+    let script = format!("read go; while {copy} 2>/dev/null; do :; done");
+    let mut child = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    containers.sandbox.move_process("app", child.id()).unwrap();
+    fs::write(groups.app.join("cgroup.procs"), child.id().to_string()).unwrap();
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    Some((Process(child), resource))
+}
+
+fn device_of(dir: &Path) -> String {
+    let device = fs::metadata(dir).unwrap().dev();
+    format!("{}:{}", nix::libc::major(device), nix::libc::minor(device))
+}
+
+/// Zero for what is in memory.
+fn nix_major(dir: &Path) -> u32 {
+    nix::libc::major(fs::metadata(dir).unwrap().dev())
+}
+
+fn rule(server: &Server, resource: &str, target: f64) {
+    let rule = format!(
+        "CREATE OR REPLACE RULE bandwidth WITH (every = '1s', mode = 'on', cooldown_down = '1s', step_down = 1.0) AS \
+         SELECT host, container, resource, {target:.1} AS target, 'a share of what it had' AS reason \
+         FROM recent(INTERVAL '10 seconds') WHERE resource = '{resource}'"
+    );
+    let (status, text) = server.post("/api/v1/sql", &[], rule.as_bytes());
+    assert_eq!(status, 200, "{text}");
+}
+
+#[test]
+fn what_a_rule_limits_is_what_a_load_gets() {
+    let Some(containers) = TestContainers::new(TEST) else { return };
+    containers.sandbox.add_group("app").unwrap();
+    let Some(groups) = DiskGroups::make(&containers) else {
+        return skip(TEST, "there is no cgroup controller of disks here");
+    };
+    if !installed("dd") {
+        return skip(TEST, "no dd");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let Some((load, resource)) = load(&containers, &groups, dir.path()) else {
+        return skip(TEST, "no file system on a disk here, and no disk");
+    };
+    let settings = [containers.settings(), vec!["--install-default-rules".into(), "false".into()]].concat();
+    let server = Server::start(&settings.iter().map(String::as_str).collect::<Vec<_>>());
+    let recent = |column: &str| {
+        server.number(&format!("SELECT {column} FROM recent(INTERVAL '5 seconds') WHERE resource = '{resource}'"))
+    };
+    // Ten seconds without a limit, and without a number for one.
+    let counted = format!("SELECT count(*) FROM usage WHERE resource = '{resource}' AND value > 0");
+    wait_for("ten seconds of usage", LONG, || server.number(&counted).filter(|samples| *samples >= 10.0));
+    let free = recent("usage_avg").unwrap();
+    println!("{resource}: {:.1} MiB/s without a limit", free / MIB);
+    assert_eq!(recent("allocated"), None);
+    if free < 8.0 * MIB {
+        return skip(TEST, "the disk is too slow to tell a limit from its own pace");
+    }
+
+    let mut limit = (free / 4.0).floor();
+    for _ in 0..2 {
+        rule(&server, resource, limit);
+        wait_for("the limit", LONG, || recent("allocated").filter(|allocated| *allocated == limit));
+        // Never more than the limit, but for the kernel's slices, and most of it.
+        let got = wait_for("usage to follow the limit", LONG, || {
+            let (got, least) = (recent("usage_avg")?, recent("samples")?);
+            (least >= 4.0 && (0.5..=1.2).contains(&(got / limit))).then_some(got)
+        });
+        println!("{resource}: {:.1} MiB/s of {:.1} MiB/s", got / MIB, limit / MIB);
+        assert!(groups.limits().contains(&format!("{limit:.0}")), "{}", groups.limits());
+        limit = (limit / 2.0).floor();
+    }
+    let decided = "SELECT id, message FROM decisions WHERE rule = 'bandwidth' AND outcome = 'applied' ORDER BY time";
+    let decisions = server.sql(decided);
+    assert_eq!(decisions.len(), 2, "each limit is written once: {decisions:?}");
+    assert!(decisions[0][1].as_str().unwrap().starts_with("unlimited to "), "{decisions:?}");
+    let id = decisions[1][0].as_str().unwrap();
+    let explained: Value = server.get(&format!("/api/v1/decisions/{id}/explain")).unwrap();
+    let text = explained.to_string();
+    assert!(text.contains(if resource == "disk_read" { "limit on reading" } else { "limit on writing" }), "{text}");
+
+    // A limit that is taken away again, and a load that has the disk to itself.
+    let restored = server.command(&["freeze", "--restore"]);
+    assert!(restored.status.success(), "{restored:?}");
+    assert!(!groups.limits().contains(':'), "{}", groups.limits());
+    wait_for("the load to be free again", LONG, || recent("usage_avg").filter(|got| *got > 2.0 * limit * 2.0));
+    drop((server, load));
+}
