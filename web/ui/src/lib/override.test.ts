@@ -43,6 +43,13 @@ describe('what is said of a container', () => {
     expect(withPins(said, ['memory'], 'new').why).toBe('new');
   });
 
+  it('keeps what is said of disks', () => {
+    const range = { min: 1, max: 5 };
+    const said = saidOf(override({ bounds: { cpu: null, memory: null, disk_write: range }, pinned: ['disk_read'] }));
+    expect(withBounds(said, 'cpu', { min: 1, max: 2 }).bounds.disk_write).toEqual(range);
+    expect(withoutPins(withPins(said, ['cpu'], ''), ['cpu']).pinned).toEqual(['disk_read']);
+  });
+
   it('is taken back when nothing is left of it', () => {
     const bare = withBounds(saidOf(override()), 'cpu', null);
     expect(isNothing(bare)).toBe(false);

@@ -12,10 +12,14 @@ export interface Range {
   max: number;
 }
 
+/** What is said of disks by the API; here it is only kept. */
+type Kept = Limited | 'disk_read' | 'disk_write';
+const KEPT: readonly Kept[] = [...LIMITED, 'disk_read', 'disk_write'];
+
 /** As the server takes it; it replaces all that was said before. */
 export interface Said {
-  bounds: Partial<Record<Limited, Range>>;
-  pinned: Limited[];
+  bounds: Partial<Record<Kept, Range>>;
+  pinned: Kept[];
   why: string;
 }
 
@@ -28,11 +32,11 @@ function rangeOf(bounds: Bounds | null | undefined): Range | null {
 /** What was said, to be said again with a change. */
 export function saidOf(override: Override | null | undefined): Said {
   const bounds: Said['bounds'] = {};
-  for (const resource of LIMITED) {
+  for (const resource of KEPT) {
     const range = rangeOf(override?.bounds[resource]);
     if (range !== null) bounds[resource] = range;
   }
-  return { bounds, pinned: pinnedOf(override), why: override?.why ?? '' };
+  return { bounds, pinned: KEPT.filter((one) => override?.pinned.includes(one)), why: override?.why ?? '' };
 }
 
 export function pinnedOf(override: Override | null | undefined): Limited[] {
@@ -42,7 +46,7 @@ export function pinnedOf(override: Override | null | undefined): Limited[] {
 /** With other bounds of one resource, or without. Without a new reason the old one still holds. */
 export function withBounds(said: Said, resource: Limited, given: Bounds | null, why = ''): Said {
   const bounds: Said['bounds'] = {};
-  for (const one of LIMITED) {
+  for (const one of KEPT) {
     const range = rangeOf(one === resource ? given : said.bounds[one]);
     if (range !== null) bounds[one] = range;
   }
@@ -53,13 +57,13 @@ export function withBounds(said: Said, resource: Limited, given: Bounds | null, 
 export function withPins(said: Said, pinned: readonly Limited[], why: string): Said {
   return {
     ...said,
-    pinned: LIMITED.filter((one) => said.pinned.includes(one) || pinned.includes(one)),
+    pinned: KEPT.filter((one) => said.pinned.includes(one) || pinned.some((pin) => pin === one)),
     why: why.trim() || said.why,
   };
 }
 
 export function withoutPins(said: Said, released: readonly Limited[]): Said {
-  return { ...said, pinned: said.pinned.filter((one) => !released.includes(one)) };
+  return { ...said, pinned: said.pinned.filter((one) => !released.some((free) => free === one)) };
 }
 
 /** Then it is taken back rather than said. */

@@ -23,7 +23,7 @@ const isTime = (type: string, name: string) =>
 export interface Lines {
   t: number[];
   /** Drawn as what it means, if it is one of those things. */
-  lines: { label: string; values: (number | null)[]; as?: Meaning }[];
+  lines: { label: string; values: (number | null)[]; as?: Meaning; dashed?: true }[];
   left_out: number;
 }
 

@@ -1153,8 +1153,11 @@ export interface components {
         BoundsByResource: {
             cpu: components["schemas"]["BoundsPair"];
             memory: components["schemas"]["BoundsPair"];
+            /** @description Left out where there are none, as `disk_write`. */
+            disk_read?: components["schemas"]["BoundsPair"];
+            disk_write?: components["schemas"]["BoundsPair"];
         };
-        /** @description In cores or bytes; null for none. */
+        /** @description In cores, bytes or bytes a second; null for none. */
         BoundsPair: {
             /** Format: double */
             min: number | null;
@@ -1227,6 +1230,10 @@ export interface components {
             override: components["schemas"]["OverrideRow"] | null;
             cpu: components["schemas"]["CpuNow"];
             memory: components["schemas"]["MemoryNow"];
+            /** @description What it reads from disks. Left out, as `disk_write`, where neither usage nor a limit is known. */
+            disk_read?: components["schemas"]["DiskNow"];
+            /** @description What it writes to them. With cgroup v1 without what goes through the page cache. */
+            disk_write?: components["schemas"]["DiskNow"];
         };
         /** @description A container's past. */
         ContainerSeries: {
@@ -1354,6 +1361,13 @@ export interface components {
         /** @description Decisions. */
         DecisionList: {
             decisions: components["schemas"]["Decision"][];
+        };
+        /** @description Bandwidth to disks, in bytes a second; null where nothing recent is known, and for no limit. */
+        DiskNow: {
+            /** Format: double */
+            usage: number | null;
+            /** Format: double */
+            limit: number | null;
         };
         /**
          * @description What the rows of a rule are.
@@ -1761,6 +1775,9 @@ export interface components {
             read: (number | null)[];
             /** @description Mean of what was written to them. With cgroup v1 without what goes through the page cache. */
             write: (number | null)[];
+            /** @description The newest limits in the bucket, on each disk. Left out where there was none. */
+            read_limit?: (number | null)[];
+            write_limit?: (number | null)[];
         };
         /**
          * @description What the kill switch of the controller makes of knobs.
@@ -2056,6 +2073,9 @@ export interface components {
         OverriddenBounds: {
             cpu: components["schemas"]["BoundsPair"] | null;
             memory: components["schemas"]["BoundsPair"] | null;
+            /** @description Left out where there are none, as `disk_write`. */
+            disk_read?: components["schemas"]["BoundsPair"];
+            disk_write?: components["schemas"]["BoundsPair"];
         };
         /** @description What a person has said of a container. It holds until it is taken back. */
         OverrideRow: {
@@ -2279,10 +2299,10 @@ export interface components {
          */
         ReservedBy: "bounds" | "host_share" | "mixed";
         /**
-         * @description What a container consumes and Tidegate limits, in cores or bytes; or a single knob of it that a rule aims at.
+         * @description What a container consumes and Tidegate limits, in cores, bytes or bytes a second; or a single knob of it that a rule aims at.
          * @enum {string}
          */
-        Resource: "cpu" | "cpu.weight" | "memory" | "memory.high";
+        Resource: "cpu" | "cpu.weight" | "disk_read" | "disk_write" | "memory" | "memory.high";
         /**
          * @description What a token allows. The rights are independent of each other.
          * @enum {string}
@@ -2437,9 +2457,12 @@ export interface components {
         };
         /** @description What a person says of a container. What is left out is not said: then labels, the configuration and rules have their way. */
         Said: {
-            /** @description Its lowest and highest limits, at most what its host has. */
+            /** @description Its lowest and highest limits, at most what its host has. What disks can do is not known. */
             bounds?: components["schemas"]["SaidBounds"];
-            /** @description What rules leave alone, its limit and knobs: `cpu`, `memory` or both. They show what they would do. */
+            /**
+             * @description What rules leave alone, its limit and knobs: `cpu`, `memory`, `disk_read`, `disk_write` or several of them. They show what
+             *     they would do.
+             */
             pinned?: components["schemas"]["Resource"][];
             /** @description What for. */
             why?: string;
@@ -2448,8 +2471,10 @@ export interface components {
         SaidBounds: {
             cpu?: components["schemas"]["SaidRange"];
             memory?: components["schemas"]["SaidRange"];
+            disk_read?: components["schemas"]["SaidRange"];
+            disk_write?: components["schemas"]["SaidRange"];
         };
-        /** @description In cores or bytes. */
+        /** @description In cores, bytes or bytes a second. */
         SaidRange: {
             /** Format: double */
             min: number;

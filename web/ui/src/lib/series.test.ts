@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { History } from './fleet';
-import { bridge, columnsOf, linesOf, newest } from './series';
+import { bridge, columnsOf, disksOf, linesOf, newest } from './series';
 import type { ContainerSeries } from './types';
 
 const columns = (usage: (number | null)[]) => ({
@@ -95,5 +95,17 @@ describe('lines of a plot', () => {
   it('are the columns that have a value', () => {
     const lines = linesOf([1, 2], { read: [null, 5], written: [null, null] });
     expect(lines).toEqual({ t: [1, 2], lines: [{ label: 'read', values: [null, 5] }], left_out: 0 });
+  });
+
+  it('of disks have the limits that there are beside what was read and written', () => {
+    const of = (io: ContainerSeries['io']) => disksOf({ t: [1], io } as ContainerSeries);
+    expect(of(null)).toBeNull();
+    expect(of({ read: [1], write: [2] })?.lines.map(({ label }) => label)).toEqual(['read', 'written']);
+    const limited = of({ read: [null], write: [2], read_limit: [3], write_limit: [4] })?.lines;
+    expect(limited).toEqual([
+      { label: 'written', values: [2] },
+      { label: 'limit on reading', values: [3], as: 'limit' },
+      { label: 'limit on writing', values: [4], as: 'limit', dashed: true },
+    ]);
   });
 });

@@ -91,6 +91,16 @@ export function newest(column: Num[]): number | null {
   return null;
 }
 
+/** What goes to disks, with the limits in steps; the one on writing is dashed. */
+export function disksOf({ t, io }: ContainerSeries): Lines | null {
+  if (!io) return null;
+  const lines = linesOf(t, { read: io.read, written: io.write });
+  const limits = linesOf(t, { 'limit on reading': io.read_limit ?? [], 'limit on writing': io.write_limit ?? [] });
+  for (const limit of limits.lines)
+    lines.lines.push({ ...limit, as: 'limit', ...(limit.label.endsWith('writing') ? { dashed: true } : {}) });
+  return lines;
+}
+
 /** Named columns over the same times as lines of a plot; those without a value are left out. */
 export function linesOf(t: number[], columns: Record<string, Num[]>): Lines {
   const kept = Object.entries(columns).filter(([, values]) => values.some((value) => value !== null));

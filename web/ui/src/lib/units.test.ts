@@ -8,12 +8,19 @@ describe('units', () => {
     expect(amount('memory.high', 128 * 1024 * 1024)).toBe('128 MiB');
     expect([amount('cpu.weight', 250), amount('cpu', 0.5)]).toEqual(['250', '0.50 cores']);
     expect(change('cpu.weight', 100, 250)).toBe('100 → 250');
-    expect((['cpu', 'cpu.weight', 'memory', 'memory.high'] as const).map(resourceOf)).toEqual([
+    expect((['cpu', 'cpu.weight', 'memory', 'memory.high', 'disk_read'] as const).map(resourceOf)).toEqual([
       'cpu',
       'cpu',
       'memory',
       'memory',
+      'disk_read',
     ]);
+  });
+
+  it('shows bandwidth to disks in bytes a second', () => {
+    expect(amount('disk_write', 12 * MIB)).toBe('12.0 MiB/s');
+    expect(change('disk_read', null, 5 * MIB)).toBe('none → 5.0 MiB/s');
+    expect(change('disk_read', 10 * MIB, 5 * MIB)).toBe('10.0 → 5.0 MiB/s');
   });
 
   it('show three figures', () => {

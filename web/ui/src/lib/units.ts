@@ -33,9 +33,10 @@ export function bytes(value: Num | undefined): string {
     : `${Math.abs(shown) >= 100 ? shown.toFixed(0) : shown.toFixed(1)} ${IEC[at]}`;
 }
 
-/** The resource that a knob such as `memory.high` belongs to. */
-export function resourceOf(resource: ResourceName): 'cpu' | 'memory' {
-  return resource === 'cpu' || resource === 'cpu.weight' ? 'cpu' : 'memory';
+/** The resource that a knob such as `memory.high` belongs to; a resource belongs to itself. */
+export function resourceOf(resource: ResourceName): Exclude<ResourceName, 'cpu.weight' | 'memory.high'> {
+  if (resource === 'cpu.weight') return 'cpu';
+  return resource === 'memory.high' ? 'memory' : resource;
 }
 
 /** A value of a resource with its unit: `0.92 cores`, `96.0 MiB`. */
@@ -47,6 +48,7 @@ export function amount(resource: ResourceName, value: Num | undefined): string {
 /** A value of a resource as short as it can be: `0.92`, `96.0 MiB`. */
 export function brief(resource: ResourceName, value: Num | undefined): string {
   if (resource === 'cpu.weight') return count(value);
+  if (resource === 'disk_read' || resource === 'disk_write') return rate(value);
   return resourceOf(resource) === 'memory' ? bytes(value) : cores(value);
 }
 
