@@ -1,5 +1,7 @@
 //! Measures a host each second: which containers there are, what they use, what limits them, what holds them up.
 
+mod disks;
+
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use tidegate_model::{Container, ContainerKey, Limit, Resource, Runtime, SampleBa
 use crate::arrivals::Arrivals;
 use crate::baseline::Life;
 use crate::capacity::Capacity;
-use crate::cgroup::parse::{Stall, Transferred};
+use crate::cgroup::parse::Stall;
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling, sampler};
 use crate::discovery::{Found, identify, is_pause, walk};
 use crate::drift::Owned;
@@ -520,52 +522,6 @@ impl Round {
         self.push_some(metrics::OOM_KILLS, tags, Memory, bytes(reading.oom_kills));
     }
 
-    /// Limits and usage of disks, of whoever has any of them.
-    fn sample_disks(
-        &mut self,
-        host: &LocalHost,
-        watched: &mut Watched,
-        tags: &Tags,
-        former: Option<(Transferred, Instant)>,
-        now: Option<(Transferred, Instant)>,
-    ) {
-        let used = now.is_some_and(|(transferred, _)| transferred != Transferred::default());
-        let bounded = || Resource::DISKS.iter().any(|disk| watched.tracked.container.read().bounds.contains_key(disk));
-        let mut is_known = watched.uses_disks || used || bounded();
-        for disk in Resource::DISKS {
-            is_known |= self.sample_disk_limit(host, watched, tags, disk);
-        }
-        watched.uses_disks = is_known;
-        let Some(rates) = transfers(former, now).filter(|_| is_known) else { return };
-        for ((disk, rate), metric) in Resource::DISKS.into_iter().zip(rates).zip([metrics::IO_READ, metrics::IO_WRITE])
-        {
-            self.push(metrics::USAGE, tags, disk, rate);
-            if used {
-                self.samples.push(tags.with(metric, metrics::IO), self.now, rate);
-            }
-        }
-    }
-
-    /// The limit in force on what goes to or comes from a disk, and whether there is one of its own.
-    fn sample_disk_limit(&mut self, host: &LocalHost, watched: &mut Watched, tags: &Tags, disk: Resource) -> bool {
-        let mut owned = watched.tracked.owned(disk).try_lock();
-        let limit = watched.sampler.limit(disk);
-        // Where the controller is missing, or not handed down, there is nothing to tell.
-        let Some(own) = self.gaps.take_optional(limit).flatten() else { return false };
-        if watched.tracked.knobs.lock().is_configured(disk).is_some() {
-            owned.iter_mut().for_each(|owned| owned.claim.doubt());
-        }
-        let drifted = owned.as_mut().and_then(|owned| self.compare(host, owned, own));
-        drop(owned);
-        if let Some(drifted) = drifted {
-            self.note_drift(host, watched, disk, drifted);
-        }
-        // What a disk can do is not known: without a limit there is no number.
-        let in_force = self.effective(host, watched, disk, own).filter(|limit| limit.is_finite());
-        self.push_some(metrics::LIMIT, tags, disk, in_force);
-        own != Limit::Unlimited
-    }
-
     fn push_some(&mut self, metric: &str, tags: &Tags, resource: Resource, value: Option<f64>) {
         if let Some(value) = value {
             self.push(metric, tags, resource, value);
@@ -630,15 +586,6 @@ fn stalled(former: Option<(Stall, Instant)>, now: Option<(Stall, Instant)>) -> (
     (share(before.some_us, after.some_us), before.full_us.zip(after.full_us).and_then(|(b, a)| share(b, a)))
 }
 
-/// Bytes a second read and written.
-fn transfers(former: Option<(Transferred, Instant)>, now: Option<(Transferred, Instant)>) -> Option<[f64; 2]> {
-    let ((before, from), (after, to)) = former.zip(now)?;
-    let seconds = elapsed(from, to)?.as_secs_f64();
-    let read = after.read.checked_sub(before.read)?;
-    let written = after.written.checked_sub(before.written)?;
-    Some([read as f64 / seconds, written as f64 / seconds])
-}
-
 fn elapsed(from: Instant, to: Instant) -> Option<Duration> {
     to.checked_duration_since(from).filter(|elapsed| !elapsed.is_zero())
 }
@@ -647,7 +594,7 @@ fn elapsed(from: Instant, to: Instant) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    fn at(ms: u64) -> Instant {
+    pub(super) fn at(ms: u64) -> Instant {
         // One origin for all, as the instants of a process have.
         static ORIGIN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         *ORIGIN.get_or_init(Instant::now) + Duration::from_millis(ms)
@@ -669,15 +616,6 @@ mod tests {
         assert_eq!(throttled(counters(10, 5), counters(10, 5)), Some(0.0));
         assert_eq!(throttled(counters(10, 5), counters(12, 4)), None);
         assert_eq!(throttled(None, counters(10, 5)), None);
-    }
-
-    #[test]
-    fn transfers_are_over_the_time_that_really_passed() {
-        let counters = |read, written, ms| Some((Transferred { read, written }, at(ms)));
-        assert_eq!(transfers(counters(0, 100, 0), counters(4_096, 100, 2_000)), Some([2_048.0, 0.0]));
-        assert_eq!(transfers(counters(7, 7, 0), counters(7, 7, 1_000)), Some([0.0, 0.0]), "idle is zero");
-        assert_eq!(transfers(counters(9, 0, 0), counters(7, 0, 1_000)), None, "backwards");
-        assert_eq!(transfers(None, counters(7, 0, 1_000)), None, "first reading");
     }
 
     #[test]

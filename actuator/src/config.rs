@@ -367,6 +367,10 @@ mod tests {
         assert_eq!(bounds[&Resource::Memory], Bounds { min: 1e6, max: (8u64 << 30) as f64 });
         assert_eq!(config.bounds_of("db", capacity)[&Resource::Cpu], Bounds { min: 0.1, max: 1.0 });
         assert!(ActuatorConfig::default().bounds_of("db", capacity).is_empty());
+        let spec = BoundsSpec { min: Some(1e6), max: None };
+        let disks = ActuatorConfig { default_bounds: [(Resource::DiskRead, spec)].into(), ..Default::default() };
+        let bounds = disks.bounds_of("db", capacity);
+        assert_eq!((bounds.len(), bounds[&Resource::DiskRead].highest()), (1, None), "what a disk can do is not known");
     }
 
     #[test]

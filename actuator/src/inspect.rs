@@ -11,9 +11,11 @@ use tidegate_model::{Bytes, CgroupVersion, Runtime};
 
 use crate::capacity::Capacity;
 use crate::cgroup::Hierarchy;
+use crate::cgroup::disks::Disks;
 use crate::cgroup::mounts::{Mount, Mounts};
 use crate::config::ActuatorConfig;
 use crate::discovery::walk;
+use crate::knobs::setting::Device;
 use crate::owner;
 use crate::runtime::Runtimes;
 use crate::runtime::daemon::NoAnswer;
@@ -87,6 +89,7 @@ pub fn inspect_configured(config: &ActuatorConfig) -> HostReport {
     }
     if let Ok(hierarchy) = Hierarchy::find(mount) {
         report.knobs(&hierarchy, &mounts);
+        report.disks(&mounts, in_v1, &config.block_devices);
         let counts = report.containers(&hierarchy);
         report.owners(&Runtimes::new(config), &counts);
     }
@@ -216,6 +219,36 @@ impl Report {
             }
             (CgroupVersion::V2, None) => {
                 self.warn("memory.reclaim", "no cgroup to look at", "look again when a container runs");
+            }
+        }
+    }
+
+    /// Whether bandwidth to disks can be limited. Nothing else depends on it.
+    fn disks(&mut self, mounts: &Mounts, in_v1: bool, block_devices: &Path) {
+        let disks = Disks::at(block_devices).devices();
+        let enabled = |root: &Mount| {
+            let list = fs::read_to_string(root.path.join("cgroup.subtree_control")).unwrap_or_default();
+            list.split_whitespace().any(|name| name == "io")
+        };
+        let limited = match in_v1 {
+            true => mounts.v1.contains_key("blkio"),
+            false => mounts.v2.as_ref().is_some_and(enabled),
+        };
+        match (limited, disks.is_empty()) {
+            (_, true) => {
+                let detail = format!("no disk is listed in {}", block_devices.display());
+                self.warn("disks", detail, "in a container, mount /sys; bandwidth to disks is not limited without it");
+            }
+            (true, false) => {
+                let disks: Vec<String> = disks.iter().map(Device::to_string).collect();
+                self.ok("disks", format!("bandwidth to {} can be limited", disks.join(", ")));
+            }
+            (false, false) if in_v1 => {
+                self.warn("disks", "no v1 hierarchy with blkio is mounted", "mount it to limit bandwidth to disks");
+            }
+            (false, false) => {
+                let next = "echo +io into it, and into those below, to limit bandwidth to disks";
+                self.warn("disks", "io is not enabled in cgroup.subtree_control", next);
             }
         }
     }

@@ -141,11 +141,15 @@ mod tests {
             ("tidegate.cpu.min", "250m"),
             ("tidegate.cpu.max", "4"),
             ("tidegate.memory.max", "512MiB"),
+            ("tidegate.disk_write.max", "20MiB"),
+            ("tidegate.disk_read.min", "1MB"),
         ]);
         assert_eq!(problems, Vec::<String>::new());
         assert_eq!((settings.app.as_deref(), settings.user.as_deref()), (Some("shop"), Some("alice")));
         assert_eq!(settings.bounds[&Resource::Cpu], BoundsSpec { min: Some(0.25), max: Some(4.0) });
         assert_eq!(settings.bounds[&Resource::Memory], BoundsSpec { min: None, max: Some(536_870_912.0) });
+        assert_eq!(settings.bounds[&Resource::DiskWrite], BoundsSpec { min: None, max: Some(20_971_520.0) });
+        assert_eq!(settings.bounds[&Resource::DiskRead], BoundsSpec { min: Some(1e6), max: None });
         assert!(!settings.unscaled);
     }
 
@@ -164,6 +168,8 @@ mod tests {
             ("tidegate.memory.max", "512m"),
             ("tidegate.memory.max", "MiB"),
             ("tidegate.memory.max", ""),
+            ("tidegate.disk_write.max", "20M"),
+            ("tidegate.disk_write.most", "20MiB"),
             ("tidegate.app", " "),
             ("tidegate.mem.max", "1GiB"),
         ] {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+use tidegate_actuator::agent::restore_baselines;
 use tidegate_actuator::sandbox::Sandbox;
 use tidegate_actuator::{
     Actuator, ActuatorConfig, ActuatorError, Change, Collected, DriftAnswer, KnobMode, KnobReport, KnobRule, LocalHost,
@@ -852,6 +853,27 @@ fn bandwidth_is_limited_on_each_disk_read_back_and_given_back() {
     }
     assert_eq!(text(&file), "");
     assert_eq!(lab.apply(Resource::DiskRead, 0.0).status, OutcomeStatus::Refused);
+}
+
+#[test]
+fn the_baseline_of_a_disk_is_kept_over_a_restart_and_given_back_without_a_controller() {
+    let Some((disk, _)) = real_devices() else { return println!("SKIPPED: no disk here") };
+    let (listed, state) = (block_devices(&[&disk]), tempfile::tempdir().unwrap());
+    let config = ActuatorConfig { state_dir: Some(state.path().to_owned()), ..Default::default() };
+    let Some((mut lab, _further, file)) = open_with_disks(config, &listed) else { return };
+    let key = if lab.version() == CgroupVersion::V1 { "" } else { "wbps=" };
+    fs::write(&file, format!("{disk} {key}20971520")).unwrap();
+    assert_eq!(lab.apply(Resource::DiskWrite, 8.0 * MIB).status, OutcomeStatus::Applied);
+    assert!(text(&file).contains("8388608"), "{}", text(&file));
+
+    lab.host = LocalHost::new(lab.config.clone()).unwrap();
+    lab.source = lab.host.source();
+    assert_eq!(lab.collect().present[0].baseline[&Resource::DiskWrite], Limit::At(20.0 * MIB));
+    assert_eq!(lab.apply(Resource::DiskWrite, 5.0 * MIB).status, OutcomeStatus::Applied);
+    let reports = restore_baselines(&lab.host, "the controller is silent", &|| None, &SystemClock);
+    let restored: Vec<_> = reports.iter().map(|report| (report.resource, report.outcome.status)).collect();
+    assert_eq!(restored, [(Resource::DiskWrite, OutcomeStatus::Applied)], "nothing else was changed");
+    assert!(text(&file).contains("20971520"), "{}", text(&file));
 }
 
 #[test]

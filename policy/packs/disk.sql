@@ -13,10 +13,11 @@ CREATE OR REPLACE RULE disk_bound
 WITH (every = '5s', class = 'cap', cooldown_down = '10s', watch = '0s')
 AS
 -- Formula: no limit is known: limit = max
--- The kernel knows no bounds: until something is written, a container takes all that the disk gives.
+-- The kernel knows no bounds: until something is written, a container takes all that the disk gives. So does one that is started
+-- again, for no runtime knows of its limit; usage that is measured without a limit is newer than the last limit then.
 SELECT host, container, resource, "max" AS target, 'it has a highest bandwidth, and no limit yet' AS reason
 FROM recent(INTERVAL '10 seconds')
-WHERE resource IN ('disk_read', 'disk_write') AND allocated IS NULL AND "max" > 0;
+WHERE resource IN ('disk_read', 'disk_write') AND (allocated IS NULL OR allocated_age > age + 5) AND "max" > 0;
 
 -- A container that is at its limit gets twice as much.
 CREATE OR REPLACE RULE disk_up
@@ -32,7 +33,7 @@ AS
 SELECT host, container, resource, 2.0 * allocated AS target,
        concat('it used ', CAST(round(100 * usage / allocated) AS BIGINT), ' % of its limit') AS reason
 FROM recent(INTERVAL '10 seconds')
-WHERE resource IN ('disk_read', 'disk_write') AND allocated > 0 AND usage >= 0.95 * allocated
+WHERE resource IN ('disk_read', 'disk_write') AND allocated > 0 AND allocated_age <= age + 5 AND usage >= 0.95 * allocated
   AND allocated < 0.99 * coalesce(nullif("max", 0), 1e18);
 
 -- A container that used less for a minute gives back what it did not need.
@@ -48,6 +49,6 @@ SELECT host, container, resource, greatest(1.3 * usage_max, coalesce(nullif("min
        concat('its peak of the last minute was ', CAST(round(100 * usage_max / allocated) AS BIGINT), ' % of its limit')
            AS reason
 FROM recent(INTERVAL '60 seconds')
-WHERE resource IN ('disk_read', 'disk_write') AND allocated > 0 AND samples >= 30
+WHERE resource IN ('disk_read', 'disk_write') AND allocated > 0 AND allocated_age <= age + 5 AND samples >= 30
   AND 1.3 * usage_max < 0.9 * allocated
   AND allocated > 1.05 * coalesce(nullif("min", 0), 1048576);

@@ -144,7 +144,10 @@ impl Track {
         let last = self.last().filter(|applied| applied.to.is_some());
         let sampled = reading.get(Figure::Allocated);
         match last {
-            Some(applied) if sampled.is_none() || applied.read_at > sampled_at => applied.to,
+            // What somebody has taken away since must not be taken for what a change starts from.
+            Some(applied) if (sampled.is_none() && !reading.is_unlimited()) || applied.read_at > sampled_at => {
+                applied.to
+            }
             _ => sampled,
         }
     }

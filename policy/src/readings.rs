@@ -57,6 +57,10 @@ impl Extent {
     }
 }
 
+/// So much newer than the newest sample of a limit on disks usage is at least when there is no limit any more: both are measured
+/// together.
+const LIMIT_GONE_S: f64 = 5.0;
+
 /// The columns that say what a row is about.
 const KEY: [&str; 3] = ["host", "container", "resource"];
 
@@ -118,6 +122,21 @@ impl Reading {
     /// A figure; `None` when it is null or not a finite number.
     pub fn get(&self, figure: Figure) -> Option<f64> {
         Some(self.0[figure as usize]).filter(|value| value.is_finite())
+    }
+
+    /// Of disks: that a limit was read once says nothing where usage was measured since and no limit. Other resources always
+    /// have one, if only what their host has.
+    fn of_disk(&mut self) {
+        let (age, allocated_age) = (self.0[Figure::Age as usize], self.0[Figure::AllocatedAge as usize]);
+        if age.is_finite() && (allocated_age.is_nan() || allocated_age > age + LIMIT_GONE_S) {
+            self.0[Figure::Allocated as usize] = f64::INFINITY;
+            self.0[Figure::AllocatedAge as usize] = age;
+        }
+    }
+
+    /// Whether it is known that there is no limit.
+    pub fn is_unlimited(&self) -> bool {
+        self.0[Figure::Allocated as usize] == f64::INFINITY
     }
 
     /// Of a limit that was read so many seconds ago, when nothing else is known.
@@ -230,6 +249,11 @@ impl Readings {
                 reading.0[figure as usize] = column.value(*row);
             }
         }
+        for (reading, ((_, resource), _)) in rows.iter_mut().zip(&former.keys) {
+            if resource.is_disk() {
+                reading.of_disk();
+            }
+        }
         Self { limits: Arc::clone(former), rows }
     }
 
@@ -294,6 +318,22 @@ mod tests {
             ("usage", Arc::new(Float64Array::from(usage.to_vec())) as ArrayRef),
         ])
         .unwrap()
+    }
+
+    #[test]
+    fn a_limit_on_disks_that_usage_has_outlived_is_none() {
+        let of = |age: f64, allocated_age: f64| {
+            let mut reading = Reading::of(&[("age", age), ("allocated", 7.0), ("allocated_age", allocated_age)]);
+            reading.of_disk();
+            (reading.get(Figure::Allocated), reading.is_unlimited())
+        };
+        assert_eq!(of(1.0, 1.0), (Some(7.0), false));
+        assert_eq!(of(1.0, 5.9), (Some(7.0), false));
+        assert_eq!(of(1.0, 6.1), (None, true));
+        assert_eq!(of(f64::NAN, 300.0), (Some(7.0), false), "without usage it is the last that is known");
+        let mut never = Reading::of(&[("age", 1.0)]);
+        never.of_disk();
+        assert!(never.is_unlimited());
     }
 
     #[test]

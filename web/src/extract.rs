@@ -72,6 +72,16 @@ impl Text {
         serde_json::from_str(&self.0)
             .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))
     }
+
+    /// As [`Text::json`], of a program that may be a release ahead: what it says of resources that are unknown here is left out.
+    pub(crate) fn json_of_agent<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        let (value, unknown) = tidegate_model::from_json(self.0.as_bytes())
+            .map_err(|error| ApiError::bad_request(format!("the body is not as expected: {error}")))?;
+        if !unknown.is_empty() {
+            tracing::warn!(?unknown, "an agent tells of resources that are not known here; they are left out");
+        }
+        Ok(value)
+    }
 }
 
 fn lower_first(text: &str) -> String {

@@ -266,7 +266,11 @@ const LEVEL: i32 = 1;
 /// # Errors
 /// A number that JSON has no word for.
 pub fn pack(header: &FrameHeader, samples: &[u8]) -> io::Result<Vec<u8>> {
-    let mut plain = serde_json::to_vec(header)?;
+    pack_plain(&serde_json::to_vec(header)?, samples)
+}
+
+fn pack_plain(header: &[u8], samples: &[u8]) -> io::Result<Vec<u8>> {
+    let mut plain = header.to_vec();
     let length = plain.len() as u32;
     plain.extend_from_slice(samples);
     let compressed = zstd::bulk::compress(&plain, LEVEL)?;
@@ -410,6 +414,12 @@ mod tests {
         assert_eq!(Orders::read(of("disk_read").as_bytes()).unwrap().orders[0].resource, Resource::DiskRead);
         assert_eq!(Orders::read(of("net").as_bytes()).unwrap().orders, Vec::new());
         assert!(Orders::read(b"{}").is_err());
+        // A frame of the next release, with a resource of its own.
+        let mut next = serde_json::to_value(header(3)).unwrap();
+        next["drifts"] = serde_json::json!([{ "resource": "net", "expected": 1.0 }]);
+        let mut bytes = pack_plain(&serde_json::to_vec(&next).unwrap(), b"abc").unwrap();
+        seal(&mut bytes, 3);
+        assert_eq!(unpack(&bytes).unwrap()[0].header, header(3));
         let text =
             r#"{"container": {"host": "h", "name": "c"}, "resource": "cpu", "expected": null, "found": 1.0, "at": 5}"#;
         assert_eq!(serde_json::from_str::<Drift>(text).unwrap().answer, DriftAnswer::Adopt);

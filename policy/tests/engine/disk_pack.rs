@@ -53,8 +53,16 @@ async fn a_bounded_container_gets_a_limit_that_follows_what_it_writes() {
     assert_eq!(limit(), 200.0 * MIB, "doubled each two seconds, and never above its bound");
     assert_eq!(world.limit("free", Resource::DiskWrite), f64::INFINITY);
 
-    seconds(&world, 700, &[("web", writes(0.0)), ("free", writes(0.0))]).await;
+    let idle = [("web", writes(0.0)), ("free", writes(0.0))];
+    seconds(&world, 700, &idle).await;
     assert_eq!(limit(), 2.0 * MIB, "no lower than its bound");
+
+    // Started again, by a runtime that knows nothing of its limit: that it had one is nothing to start from.
+    world.set_limit("web", Resource::DiskWrite, f64::INFINITY);
+    seconds(&world, 25, &idle).await;
+    assert_eq!(limit(), 200.0 * MIB);
+    let changes = world.actuator.changes.lock();
+    assert_eq!(changes.iter().filter(|change| change.limit_before.is_none()).count(), 2, "{changes:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

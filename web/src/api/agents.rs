@@ -100,7 +100,7 @@ pub(crate) async fn reports(
     Segments(host): Segments<String>,
     body: Text,
 ) -> Result<StatusCode, ApiError> {
-    note(&app, &host, body.json()?).await?;
+    note(&app, &host, body.json_of_agent()?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -2,7 +2,7 @@
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value, json};
-use tidegate_model::{Bytes, Cores, Host, TimeMs};
+use tidegate_model::{Bytes, Cores, Host, SampleBatch, SeriesKey, TimeMs, metrics};
 
 use super::{NOW, Server, container};
 
@@ -82,6 +82,21 @@ async fn a_series_has_one_value_a_bucket_and_null_where_nothing_was_measured() {
     assert_eq!((&series["cpu"]["usage"][8], &series["cpu"]["upper"][8]), (&json!(1.0), &json!(1.8)));
     let kills: f64 = series["memory"]["oom_kills"].as_array().unwrap().iter().filter_map(Value::as_f64).sum();
     assert_eq!(kills, 1.0);
+
+    // What is known of disks as resources goes before metrics of the last release, and beside it their limits.
+    assert_eq!((series["io"].get("write_limit"), series["io"].get("read_limit")), (None, None));
+    let mut batch = SampleBatch::new();
+    for (metric, value) in [(metrics::USAGE, 5e6), (metrics::LIMIT, 8e6)] {
+        let tags = [("host", "node0"), ("container", "web"), ("resource", "disk_write")];
+        let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        batch.push(SeriesKey::new(metric, tags), TimeMs(NOW - 1_000), value);
+    }
+    assert!(server.state.store.append(&batch, TimeMs(NOW)).await.unwrap().rejected.is_empty());
+    let io = server.get(&path).await.json()["io"].clone();
+    assert_eq!((&io["write"][11], &io["write_limit"][11], io.get("read_limit")), (&json!(5e6), &json!(8e6), None));
+    assert_eq!((&io["read"][11], &io["write"][10]), (&json!(4096.0), &json!(1e6)), "{io}");
+    let row = server.get("/api/v1/containers/node0/web").await.json();
+    assert_eq!((&row["disk_write"], row.get("disk_read")), (&json!({ "usage": 5e6, "limit": 8e6 }), None));
 }
 
 #[tokio::test]
@@ -197,8 +212,9 @@ async fn a_person_bounds_and_pins_a_container_until_it_is_taken_back() {
         (json!({ "bounds": { "cpu": { "min": 0, "max": 1000 } } }), "is more than node0 has"),
         (
             json!({ "bounds": { "memory.high": { "min": 0, "max": 1 } } }),
-            "unknown field `memory.high`, expected `cpu` or `memory`",
+            "unknown field `memory.high`, expected one of `cpu`, `memory`, `disk_read`, `disk_write`",
         ),
+        (json!({ "bounds": { "disk_read": { "min": 2, "max": 1 } } }), "bounds of disk_read: expected 0 <= min <= max"),
         (json!({ "pinned": ["cpu.weight"] }), "'cpu.weight' is pinned along with cpu"),
         (json!({ "pin": true }), "unknown field `pin`"),
     ] {
@@ -206,6 +222,12 @@ async fn a_person_bounds_and_pins_a_container_until_it_is_taken_back() {
         assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{body}");
         assert!(refused.text().contains(wrong), "{}", refused.text());
     }
+    // What its disks can do nobody knows, so a bound on them is as it is said.
+    let range = json!({ "min": 0, "max": 1e12 });
+    let disks = put(&json!({ "bounds": { "disk_write": range }, "pinned": ["disk_read"] })).await.json();
+    assert_eq!((&disks["bounds"]["disk_write"]["max"], &disks["bounds"]["disk_read"]), (&json!(1e12), &Value::Null));
+    assert_eq!(disks["override"]["pinned"], json!(["disk_read"]));
+
     let unknown = server.send(Method::PUT, "/api/v1/containers/node0/none/override", &[], "{}").await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
 
