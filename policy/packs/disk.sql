@@ -23,8 +23,8 @@ WHERE resource IN ('disk_read', 'disk_write') AND (allocated IS NULL OR allocate
 CREATE OR REPLACE RULE disk_up
 WITH (every = '1s', class = 'protect', cooldown_up = '2s', dead_band = 0.02)
 AS
--- Formula, in the place of the Serverless Containers' rules Disk_readRescaleUp and Disk_writeRescaleUp (two events of
--- usage > upper within a window of seconds, then + 450):
+-- Formula, in the place of the Serverless Containers' rules Disk_readRescaleUp and Disk_writeRescaleUp (one event of
+-- usage > upper, and no more than six of usage < lower: + 450):
 --     usage >= 0.95 limit: 2 limit
 -- Parameters: threshold 0.95, since what is measured of a saturated container is within a few percent of its limit; factor 2
 -- each two seconds. Usage cannot exceed the limit, so demand above it is hidden, and a container that copied nothing for an
