@@ -552,12 +552,7 @@ impl Tags {
     }
 
     pub(crate) fn series(&self, metric: &str, resource: Resource) -> SeriesKey {
-        self.with(metric, resource.as_str())
-    }
-
-    /// A series of what is no [`Resource`] of rules.
-    pub(crate) fn with(&self, metric: &str, resource: &str) -> SeriesKey {
-        let tag = ("resource".to_owned(), resource.to_owned());
+        let tag = ("resource".to_owned(), resource.as_str().to_owned());
         SeriesKey::new(metric, self.0.iter().cloned().chain([tag]))
     }
 }

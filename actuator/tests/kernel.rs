@@ -740,12 +740,13 @@ fn what_goes_to_a_disk_is_measured() {
     // The lab's own host has seen the container before it had a group for disks.
     let mut source = LocalHost::new(lab.config.clone()).unwrap().source();
     let collect = |source: &mut Box<dyn Source>| source.collect(SystemClock.now());
-    let rate = |collected: &Collected, metric| {
+    let rate = |collected: &Collected, disk: Resource| {
         let mut rows = collected.samples.rows();
-        rows.find(|(key, ..)| key.metric() == metric && key.tag("resource") == Some(metrics::IO)).map(|row| row.2)
+        rows.find(|(key, ..)| key.metric() == metrics::USAGE && key.tag("resource") == Some(disk.as_str()))
+            .map(|row| row.2)
     };
     let first = collect(&mut source);
-    assert_eq!((rate(&first, metrics::IO_WRITE), first.problems), (None, Vec::new()), "nothing was written yet");
+    assert_eq!((rate(&first, Resource::DiskWrite), first.problems), (None, Vec::new()), "nothing was written yet");
     let counts = ["blkio.throttle.io_service_bytes_recursive", "io.stat"];
     let is_counted = |dir: &PathBuf| counts.iter().any(|name| dir.join(name).exists());
     let Some(group) = lab.dirs("web").into_iter().find(is_counted) else {
@@ -764,11 +765,11 @@ fn what_goes_to_a_disk_is_measured() {
     assert!(Command::new("sh").args(["-c", script]).arg(&group).args(copied).status().unwrap().success());
     let collected = collect(&mut source);
     let elapsed = began.elapsed().as_secs_f64();
-    let [read, written] = [metrics::IO_READ, metrics::IO_WRITE].map(|metric| rate(&collected, metric).unwrap());
+    let [read, written] = Resource::DISKS.map(|disk| rate(&collected, disk).unwrap());
     println!("{read} and {written} bytes a second");
     assert!((read + written) * elapsed > 4.0 * MIB);
     thread::sleep(Duration::from_millis(20));
-    assert_eq!(rate(&collect(&mut source), metrics::IO_WRITE), Some(0.0), "idle is zero");
+    assert_eq!(rate(&collect(&mut source), Resource::DiskWrite), Some(0.0), "idle is zero");
 }
 
 /// Lists these devices as `/sys/block` does.

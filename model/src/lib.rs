@@ -28,7 +28,8 @@ pub use units::{Bytes, Cores, mebibits_to_bytes, mebibytes_to_bytes, percent_of_
 /// Names of the metrics that the collector writes; the store's domain tables are views over them.
 pub mod metrics {
     /// Consumption. Tags `host`, `container`, `app`, `resource`; cores (mean over the interval before `time`), bytes, or of disks
-    /// bytes a second. Of disks only containers have it of which something is known: use, a bound or a limit.
+    /// bytes a second. Of disks only containers have it of which something is known: use, a bound or a limit. v1 charges what
+    /// is written through the page cache to nobody.
     pub const USAGE: &str = "tidegate.usage";
     /// The limit that is in force (own, ancestors' or the host's capacity, whichever is least). Tags as [`USAGE`]. Of disks
     /// nobody knows the capacity: without a limit there is no sample.
@@ -44,11 +45,4 @@ pub mod metrics {
     /// Memory that the kernel cannot reclaim without swapping: anonymous, shared and kernel memory, in bytes.
     /// Tags as [`USAGE`], `resource` = `memory`.
     pub const UNRECLAIMABLE: &str = "tidegate.unreclaimable";
-    /// What was read from disks, in bytes a second: mean over the interval before `time`. Tags as [`USAGE`], `resource` = `io`.
-    /// Containers that never did have no samples. The same as [`USAGE`] of `disk_read`, for who asks by this name.
-    pub const IO_READ: &str = "tidegate.io.read";
-    /// The same of what was written. v1 charges what goes through the page cache to nobody.
-    pub const IO_WRITE: &str = "tidegate.io.write";
-    /// The tag `resource` of these two.
-    pub const IO: &str = "io";
 }

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMillisecondType
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use serde_json::{Map, Value};
-use tidegate_model::{ContainerKey, Event, Resource, TimeMs};
+use tidegate_model::{ContainerKey, Event, GroupKind, Resource, TimeMs};
 
 use crate::rule::RuleDefinition;
 use crate::watch::Regression;
@@ -159,6 +159,12 @@ impl Keys {
     pub fn of(batch: &RecordBatch) -> Self {
         let [host, container, resource] = ["host", "container", "resource"].map(|name| texts(batch, name));
         Self { host, container, resource }
+    }
+
+    /// Of rows about groups: their names, on no host.
+    pub fn of_groups(kind: GroupKind, batch: &RecordBatch) -> Self {
+        let nowhere = StringArray::from_iter_values(std::iter::repeat_n("", batch.num_rows()));
+        Self { host: Some(nowhere), container: texts(batch, kind.as_str()), resource: texts(batch, "resource") }
     }
 
     /// The limit that a row is about, or why it is about none.

@@ -14,7 +14,7 @@ use tidegate_store::{Consumption, Param, RuleView};
 use crate::arbiter::Judged;
 use crate::engine::Engine;
 use crate::proposal::{Further, Keys, LimitKey, Parsed, numbers, text_at, texts};
-use crate::rule::{CONSUME_COUNT, CONSUME_EVENT, CONSUME_WITHIN, RuleDefinition};
+use crate::rule::{CONSUME_COUNT, CONSUME_EVENT, CONSUME_WITHIN, RuleDefinition, group_kind};
 use crate::tick::TickReport;
 
 /// What rules left for others at one instant.
@@ -53,12 +53,14 @@ impl Acted {
 }
 
 impl Engine {
-    /// Keeps what a rule returned beyond the contract, also about limits for which it proposes nothing. Returns what was
-    /// not kept.
+    /// Keeps what a rule returned beyond the contract, also about limits for which it proposes nothing. What it returned about
+    /// a group is kept under the group's name, on no host. Returns what was not kept.
     pub(crate) fn remember_state(&self, view: &RuleView, now: TimeMs, batches: &[RecordBatch]) -> Option<String> {
         let mut rows = Vec::new();
         for batch in batches {
-            let (keys, mut further) = (Keys::of(batch), Further::all_of(batch));
+            let keys =
+                group_kind(batch.schema_ref()).map_or_else(|| Keys::of(batch), |kind| Keys::of_groups(kind, batch));
+            let mut further = Further::all_of(batch);
             further.retain(|column| view.state.field_with_name(column.name).is_ok());
             for row in 0..batch.num_rows() {
                 let Ok((container, resource)) = keys.at(row) else { continue };

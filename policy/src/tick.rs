@@ -553,7 +553,7 @@ async fn evaluate(
     };
     options.rule = Some(Arc::clone(&view));
     let result = if store.is_scratch() {
-        // On this very thread: a backtest has threads of its own, which nothing can take it from.
+        // On this very thread, which nothing can take it from.
         let answer = store.query(&rule.definition.query, &options).await;
         drop(running);
         answer.map(|answer| answer.batches).map_err(|error| error.message)

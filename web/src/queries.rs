@@ -124,11 +124,6 @@ impl Buckets {
     pub(crate) fn unreclaimable(&self, key: &ContainerKey) -> String {
         self.select("avg(value) AS mean", &metric(metrics::UNRECLAIMABLE), key, self.from)
     }
-
-    /// The mean of what was read from disks, or of what was written.
-    pub(crate) fn io(&self, metric_name: &str, key: &ContainerKey) -> String {
-        self.select("avg(value) AS mean", &metric(metric_name), key, self.from)
-    }
 }
 
 fn metric(name: &str) -> String {

@@ -31,13 +31,8 @@ impl Round {
             let in_force = own.and_then(|own| self.effective(host, watched, disk, own));
             self.push_some(metrics::LIMIT, tags, disk, in_force.filter(|limit| limit.is_finite()));
         }
-        let Some(rates) = transfers(former, now) else { return };
-        for ((disk, rate), metric) in Resource::DISKS.into_iter().zip(rates).zip([metrics::IO_READ, metrics::IO_WRITE])
-        {
+        for (disk, rate) in Resource::DISKS.into_iter().zip(transfers(former, now).into_iter().flatten()) {
             self.push(metrics::USAGE, tags, disk, rate);
-            if used {
-                self.samples.push(tags.with(metric, metrics::IO), self.now, rate);
-            }
         }
     }
 

@@ -305,10 +305,9 @@ impl Simulated {
             bounds: member.bounds,
         };
         let tags = Tags::of(&container);
-        let io = [metrics::IO_READ, metrics::IO_WRITE].map(|metric| tags.with(metric, metrics::IO));
         let disks = [metrics::USAGE, metrics::LIMIT];
         let disks = disks.iter().flat_map(|metric| Resource::DISKS.map(|disk| tags.series(metric, disk)));
-        let series = SERIES.iter().map(|(metric, resource)| tags.series(metric, *resource)).chain(io).chain(disks);
+        let series = SERIES.iter().map(|(metric, resource)| tags.series(metric, *resource)).chain(disks);
         let series = series.map(|key| (key, None)).collect();
         Self {
             container,

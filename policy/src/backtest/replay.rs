@@ -34,8 +34,6 @@ const FORGET_SAMPLES: usize = 500_000;
 const LIMITS_REACH: Duration = Duration::from_secs(20 * 60);
 /// Longest run of a rule's query: what is stuck ends, what is slow does not matter.
 const RULE_TIMEOUT_MS: u64 = 60_000;
-/// Most threads that run the rules of an instant: there are seldom more of them to run at once.
-const MOST_THREADS: usize = 4;
 /// In how many parts progress is told.
 const PARTS_TOLD: u64 = 1_000;
 /// How many usual distances before the next sample the clock goes on after a gap.
@@ -73,8 +71,8 @@ pub struct Progress {
 }
 
 impl Backtest {
-    /// Plays the whole trace, on threads of its own: it keeps cores busy to its end, which is nothing for the threads that serve
-    /// others. The rules of an instant run at once, but nothing depends on which of them is done first. `progress` is told from time to time how far it is; `stop`, or dropping the future, ends it.
+    /// Plays the whole trace, on a thread of its own: it keeps a core busy to its end, which is nothing for the threads that
+    /// serve others. `progress` is told from time to time how far it is; `stop`, or dropping the future, ends it.
     ///
     /// # Errors
     /// The rules are no rules, the trace is empty, the step is out of range, the scratch directory cannot be written, or it was
@@ -89,17 +87,7 @@ impl Backtest {
         let (told, mut reached) = watch::channel(Progress { done: 0, all: 0 });
         let (answer, mut ended) = oneshot::channel();
         let played = move || {
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            let runtime = match cores {
-                1 => tokio::runtime::Builder::new_current_thread(),
-                _ => tokio::runtime::Builder::new_multi_thread(),
-            }
-            .worker_threads(cores.min(MOST_THREADS))
-            .thread_name("tidegate-backtest")
-            .thread_stack_size(QUERY_STACK_BYTES)
-            .enable_time()
-            .build()
-            .map_err(store_error);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(store_error);
             let tell = |progress| {
                 told.send_replace(progress);
             };

@@ -138,6 +138,27 @@ async fn a_decision_about_a_user_takes_from_the_member_with_the_most_room_throug
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rule_about_an_app_finds_what_it_returned_about_it_before() {
+    let world = World::new().await;
+    shop(&world, &[("a", 1.0), ("b", 1.0)]);
+    let rule = "CREATE RULE third_time WITH (mode = 'on', class = 'protect') AS
+        SELECT g.name AS app, g.resource, CASE WHEN coalesce(s.seen, 0) >= 2 THEN 3.0 END AS target,
+               concat('seen ', CAST(CAST(coalesce(s.seen, 0) AS BIGINT) AS VARCHAR), ' times before') AS reason,
+               coalesce(s.seen, 0) + 1 AS seen
+        FROM group_recent(INTERVAL '10 seconds') AS g LEFT JOIN state AS s ON s.app = g.name AND s.resource = g.resource
+        WHERE g.kind = 'app' AND g.resource = 'cpu'";
+    world.run_sql(rule).await;
+    let demands = [("a", cpu(0.5)), ("b", cpu(0.5))];
+    for _ in 0..2 {
+        let report = world.second(&demands).await;
+        assert!(report.decisions.is_empty() && report.runs[0].error.is_none(), "{:?}", report.runs);
+    }
+    let report = world.second(&demands).await;
+    assert_eq!(limits(&world, ["a", "b"]), [1.5, 1.5]);
+    assert!(report.decisions[0].reason.contains("seen 2 times before"), "{}", report.decisions[0].reason);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_that_cannot_be_moved_is_an_error_of_the_rule_and_changes_nothing() {
     let world = World::new().await;
     shop(&world, &[("a", 1.0)]);

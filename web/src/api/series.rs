@@ -127,7 +127,6 @@ pub(crate) async fn series(
 
     // Independent of each other; the store runs them side by side.
     let before = buckets.step.max(Duration::from_secs(60));
-    let (read, written) = (buckets.io(metrics::IO_READ, &key), buckets.io(metrics::IO_WRITE, &key));
     let (usage, limits, throttled, oom, unreclaimable) = (
         buckets.usage(&key),
         buckets.limits(&key),
@@ -135,14 +134,12 @@ pub(crate) async fn series(
         buckets.oom_kills(&key, before),
         buckets.unreclaimable(&key),
     );
-    let (usage, limits, throttled, oom, unreclaimable, read, written) = tokio::try_join!(
+    let (usage, limits, throttled, oom, unreclaimable) = tokio::try_join!(
         app.ask(&usage, now),
         app.ask(&limits, now),
         app.ask(&throttled, now),
         ask_metric(&app, &oom, now),
         ask_metric(&app, &unreclaimable, now),
-        ask_metric(&app, &read, now),
-        ask_metric(&app, &written, now),
     )?;
 
     let boundary = app.store.config().boundary;
@@ -160,19 +157,10 @@ pub(crate) async fn series(
         Some(rows) => growth(&buckets, counter(rows)?),
         None => vec![None; times.len()],
     };
-    // An agent of the last release measures disks by the names of metrics alone.
-    let transfers = |rows: Option<Rows>, disk: Resource| -> Result<Vec<Option<f64>>, ApiError> {
-        let mut mean = column(&usage, "mean", disk)?;
-        if let Some(rows) = rows {
-            let named = spread(&buckets, &rows, "mean", metrics::IO)?;
-            mean.iter_mut().zip(named).for_each(|(mean, named)| *mean = mean.or(named));
-        }
-        Ok(mean)
-    };
     let known = |values: Vec<Option<f64>>| values.iter().any(Option::is_some).then_some(values);
     let io = IoSeries {
-        read: transfers(read, Resource::DiskRead)?,
-        write: transfers(written, Resource::DiskWrite)?,
+        read: column(&usage, "mean", Resource::DiskRead)?,
+        write: column(&usage, "mean", Resource::DiskWrite)?,
         read_limit: known(column(&limits, "newest", Resource::DiskRead)?),
         write_limit: known(column(&limits, "newest", Resource::DiskWrite)?),
     };

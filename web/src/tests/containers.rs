@@ -83,20 +83,18 @@ async fn a_series_has_one_value_a_bucket_and_null_where_nothing_was_measured() {
     let kills: f64 = series["memory"]["oom_kills"].as_array().unwrap().iter().filter_map(Value::as_f64).sum();
     assert_eq!(kills, 1.0);
 
-    // What is known of disks as resources goes before metrics of the last release, and beside it their limits.
     assert_eq!((series["io"].get("write_limit"), series["io"].get("read_limit")), (None, None));
     let mut batch = SampleBatch::new();
-    for (metric, value) in [(metrics::USAGE, 5e6), (metrics::LIMIT, 8e6)] {
-        let tags = [("host", "node0"), ("container", "web"), ("resource", "disk_write")];
-        let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        batch.push(SeriesKey::new(metric, tags), TimeMs(NOW - 1_000), value);
-    }
+    let tags = [("host", "node0"), ("container", "web"), ("app", "shop"), ("resource", "disk_write")];
+    let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    batch.push(SeriesKey::new(metrics::LIMIT, tags), TimeMs(NOW - 1_000), 8e6);
     assert!(server.state.store.append(&batch, TimeMs(NOW)).await.unwrap().rejected.is_empty());
     let io = server.get(&path).await.json()["io"].clone();
-    assert_eq!((&io["write"][11], &io["write_limit"][11], io.get("read_limit")), (&json!(5e6), &json!(8e6), None));
-    assert_eq!((&io["read"][11], &io["write"][10]), (&json!(4096.0), &json!(1e6)), "{io}");
+    assert_eq!((&io["write"][11], &io["write_limit"][11], io.get("read_limit")), (&json!(1e6), &json!(8e6), None));
+    assert_eq!((&io["read"][11], &io["write_limit"][10]), (&json!(4096.0), &Value::Null), "{io}");
     let row = server.get("/api/v1/containers/node0/web").await.json();
-    assert_eq!((&row["disk_write"], row.get("disk_read")), (&json!({ "usage": 5e6, "limit": 8e6 }), None));
+    assert_eq!(row["disk_write"], json!({ "usage": 1e6, "limit": 8e6 }));
+    assert_eq!(row["disk_read"], json!({ "usage": 4096.0, "limit": null }));
 }
 
 #[tokio::test]

@@ -178,8 +178,8 @@ impl Server {
             put(metrics::LIMIT, "memory", 100e6);
             put(metrics::UNRECLAIMABLE, "memory", 32e6);
             put(metrics::OOM_KILLS, "memory", if second >= 30 { 1.0 } else { 0.0 });
-            put(metrics::IO_READ, metrics::IO, 4096.0);
-            put(metrics::IO_WRITE, metrics::IO, if second >= 30 { 1e6 } else { 0.0 });
+            put(metrics::USAGE, "disk_read", 4096.0);
+            put(metrics::USAGE, "disk_write", if second >= 30 { 1e6 } else { 0.0 });
         }
         let report = self.state.store.append(&batch, TimeMs(NOW)).await.unwrap();
         assert_eq!(report.rejected.len(), 0);
