@@ -76,6 +76,9 @@ struct Entry {
     /// What we had written of limits that somebody else changed and that are left alone since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     left_alone: BTreeMap<Resource, Limit>,
+    /// What an update sets that the owner was sent and has not answered.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    late: BTreeMap<Resource, Limit>,
     /// By the knob's name. Other programs know nothing of them, so a container that is started again has its own anew.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     knobs: BTreeMap<String, KnobRecord>,
@@ -191,6 +194,21 @@ impl Baselines {
             None => entry.left_alone.remove(&resource),
         };
         self.put(&mut file, life.name, entry)
+    }
+
+    /// What an update sets that the owner of this incarnation was sent and has not answered.
+    pub(crate) fn late(&self, life: Life<'_>) -> BTreeMap<Resource, Limit> {
+        self.file.lock().entry(life).late
+    }
+
+    /// Records what such an update sets, or with nothing that there is none any more, and returns once that is on disk.
+    pub(crate) fn record_late(&self, life: Life<'_>, late: BTreeMap<Resource, Limit>) -> Result<(), ActuatorError> {
+        let mut file = self.file.lock();
+        let entry = file.entry(life);
+        if entry.late == late {
+            return Ok(());
+        }
+        self.put(&mut file, life.name, Entry { late, ..entry })
     }
 
     /// The knobs of this incarnation that were changed.

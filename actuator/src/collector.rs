@@ -226,6 +226,7 @@ impl Collector {
                 gaps.take(host.release_left_squeeze(life, &cgroup));
                 gaps.take(host.adopt_pin(&name, &cgroup));
                 let left_alone = gaps.take(host.left_alone(life)).unwrap_or_default();
+                let late = host.baselines.late(life);
                 let mut container = Container {
                     key: ContainerKey { host: host.config.host.clone(), name: name.clone() },
                     path: identity.path.clone(),
@@ -244,7 +245,14 @@ impl Collector {
                 let wishes;
                 (problems, wishes) = label(&mut container, &described, host, self.capacity);
                 let knobs = Knobs::new(wishes, host.baselines.knobs(life), described.incomplete);
-                Arc::clone(vacant.insert(Arc::new(Tracked::new(container, cgroup, &baseline, &left_alone, knobs))))
+                Arc::clone(vacant.insert(Arc::new(Tracked::new(
+                    container,
+                    cgroup,
+                    &baseline,
+                    &left_alone,
+                    late,
+                    knobs,
+                ))))
             }
         };
         drop(containers);
@@ -413,6 +421,7 @@ impl Round {
         // Locked before the file is read: otherwise a change that ends in between would look like somebody else's. While a
         // change is in progress nothing is compared.
         let mut owned = watched.tracked.owned(resource).try_lock();
+        owned.iter_mut().for_each(|owned| host.settle_late(&watched.tracked, resource, owned));
         let limit = watched.sampler.limit(resource);
         let Some(own) = self.gaps.take(limit)? else {
             let container = watched.tracked.container.read();
@@ -446,6 +455,7 @@ impl Round {
     ) {
         let of = watched.tracked.owned(knob.of()).try_lock();
         let mut owned = of.as_ref().and_then(|_| watched.tracked.owned(knob).try_lock());
+        owned.iter_mut().for_each(|owned| host.settle_late(&watched.tracked, knob, owned));
         let limit = watched.sampler.limit(knob);
         // Where the controller is missing, the limit's sample said so.
         let Some(own) = self.gaps.take_optional(limit).flatten() else { return };

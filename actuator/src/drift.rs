@@ -157,6 +157,11 @@ impl<T: Clone + PartialEq> Claim<T> {
         self.written.as_ref() == Some(found)
     }
 
+    /// What was written, unless somebody else has it.
+    pub(crate) fn ours(&self) -> Option<T> {
+        self.written.clone().filter(|_| self.foreign.is_none())
+    }
+
     /// Whether something was written and nobody else has it.
     pub(crate) fn is_ours(&self) -> bool {
         self.written.is_some() && self.foreign.is_none()

@@ -2,7 +2,8 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -24,6 +25,8 @@ use crate::error::ActuatorError;
 use crate::knobs::file::Place;
 use crate::knobs::keeper::{Knobs, News, Round};
 use crate::knobs::setting::Knob;
+use crate::late;
+use crate::owner::late::{Late, Said};
 use crate::owner::{self, Owner};
 use crate::pinning::pins::Pins;
 use crate::runtime::Runtimes;
@@ -54,6 +57,8 @@ pub struct LocalHost {
     pub(crate) containers: RwLock<BTreeMap<String, Arc<Tracked>>>,
     /// What came of knobs, for the next collection.
     pub(crate) knob_news: Mutex<Vec<KnobReport>>,
+    /// Who looks after updates that owners have not answered.
+    pub(crate) late_watch: OnceLock<Thread>,
 }
 
 /// One incarnation of one container.
@@ -63,6 +68,8 @@ pub(crate) struct Tracked {
     /// Replaced when a controller's directory appears later than the first.
     pub(crate) cgroup: RwLock<Arc<Cgroup>>,
     pub(crate) knobs: Mutex<Knobs>,
+    /// The update that its owner has not answered.
+    pub(crate) late: Late,
     cpu: Mutex<Owned>,
     cpu_weight: Mutex<Owned>,
     disk_read: Mutex<Owned>,
@@ -72,13 +79,14 @@ pub(crate) struct Tracked {
 }
 
 impl Tracked {
-    /// `recorded` and `left_alone` are what a former process knew: baselines, and what it had written where somebody else
-    /// has the limit since.
+    /// `recorded`, `left_alone` and `late` are what a former process knew: baselines, what it had written where somebody else
+    /// has the limit since, and what an update sets that the owner may still carry out.
     pub(crate) fn new(
         container: Container,
         cgroup: Cgroup,
         recorded: &BTreeMap<Resource, Limit>,
         left_alone: &BTreeMap<Resource, Limit>,
+        late: Said,
         knobs: Knobs,
     ) -> Self {
         let owned =
@@ -87,6 +95,7 @@ impl Tracked {
             container: RwLock::new(container),
             cgroup: RwLock::new(Arc::new(cgroup)),
             knobs: Mutex::new(knobs),
+            late: Late::left(late),
             cpu: owned(Resource::Cpu),
             cpu_weight: owned(Resource::CpuWeight),
             disk_read: owned(Resource::DiskRead),
@@ -121,6 +130,14 @@ impl Tracked {
         self.knobs.lock().owner_was_told();
     }
 
+    /// As [`Tracked::owner_was_told`], for whoever must not wait.
+    pub(crate) fn doubt_knobs(&self, told: Resource) {
+        for knob in Resource::KNOBS.into_iter().filter(|knob| *knob != told) {
+            self.owned(knob).try_lock().into_iter().for_each(|mut owned| owned.claim.doubt());
+        }
+        self.knobs.lock().owner_was_told();
+    }
+
     /// Whether memory.high is kept where the configuration or a rule set it, whatever the limit is.
     fn keeps_high(&self) -> bool {
         let by_rule = self.memory_high.try_lock().is_some_and(|owned| owned.claim.holds_back());
@@ -145,9 +162,11 @@ impl LocalHost {
             capacity: Capacity::read()?,
             containers: RwLock::default(),
             knob_news: Mutex::default(),
+            late_watch: OnceLock::new(),
         });
         if host.config.write_via != WriteVia::Cgroup {
             tell_owners(&host);
+            late::watch(&host);
         }
         Ok(host)
     }
@@ -213,6 +232,7 @@ impl LocalHost {
         if let Some(message) = refuse().or_else(|| tracked.knobs.lock().is_configured(resource)) {
             return Verdict::new(OutcomeStatus::Refused, None, message);
         }
+        self.settle_late(&tracked, resource, &mut owned);
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
         // Knobs go into the file, and an owner who keeps them is told afterwards; none keeps limits of disks.
@@ -243,7 +263,7 @@ impl LocalHost {
             record_baseline: &record_baseline,
             record_squeeze: &record_squeeze,
             keeps_high: tracked.keeps_high(),
-            ..self.job(&whom, &cgroup, resource, clock.now(), &told)
+            ..self.job(&tracked, &whom, &cgroup, resource, clock.now(), &told)
         };
         let burst = tracked.knobs.lock().kept_burst().filter(|_| resource == Resource::Cpu);
         if burst.is_some() {
@@ -251,6 +271,7 @@ impl LocalHost {
             owned.burst_found = burst;
         }
         let mut verdict = run(&job, &mut owned, writes);
+        self.note_late(&tracked, &whom);
         owned.burst_found = owned.burst_found.filter(|_| burst.is_none());
         owned.baseline_recorded = recorded.get();
         if told.get() {
@@ -272,8 +293,9 @@ impl LocalHost {
     }
 
     /// A job that changes nothing yet.
-    fn job<'a>(
+    pub(crate) fn job<'a>(
         &'a self,
+        tracked: &'a Tracked,
         whom: &Whom,
         cgroup: &'a Cgroup,
         resource: Resource,
@@ -291,6 +313,7 @@ impl LocalHost {
             drift: self.config.drift(),
             squeeze_timeout: self.config.squeeze_timeout(),
             owner: None,
+            late: &tracked.late,
             told,
             other_changed: via_owner
                 && self
@@ -336,10 +359,16 @@ impl LocalHost {
             drift: self.config.drift(),
             unscaled,
             may: &may,
+            owner_knows: &|knob| self.owner_may_know(knob, &whom, &cgroup),
             record: &|knob, record| self.baselines.record_knob(whom.life(), knob, record),
         };
         let news = knobs.tend(&round, mode);
+        let to_tell = knobs.to_tell(now);
         drop(knobs);
+        for knob in to_tell {
+            let is_told = self.tell_given_back(tracked, &whom, &cgroup);
+            tracked.knobs.lock().told_owner(knob, is_told, now);
+        }
         let is_burst = |news: &News| news.knob == Knob::CpuBurst && !news.writes.is_empty();
         if let (true, Some(cpu)) = (news.iter().any(is_burst), &mut cpu) {
             // What a lower quota had no room for is for the knob to give back from here on.
@@ -351,6 +380,27 @@ impl LocalHost {
             KnobReport { container: container.clone(), knob: knob.to_string(), status, value, message, at: now }
         };
         self.knob_news.lock().extend(news.into_iter().map(report));
+    }
+
+    /// Whether a container's owner was told of a knob that the configuration set: memory.high goes with each memory limit.
+    fn owner_may_know(&self, knob: Knob, whom: &Whom, cgroup: &Cgroup) -> bool {
+        let is_told = || self.baselines.recorded(whom.life()).contains_key(&Resource::Memory);
+        let via_owner = self.config.write_via != WriteVia::Cgroup;
+        knob == Knob::MemoryHigh && via_owner && owner::keeps_knobs(whom.runtime, cgroup) && is_told()
+    }
+
+    /// Tells a container's owner of the memory.high that was given back, or it would bring ours again. The lock on memory is
+    /// held.
+    fn tell_given_back(&self, tracked: &Tracked, whom: &Whom, cgroup: &Cgroup) -> bool {
+        let told = Cell::new(false);
+        let Some(owner) = self.owner_of(whom, cgroup) else { return true };
+        let job = self.job(tracked, whom, cgroup, Resource::MemoryHigh, TimeMs(0), &told);
+        let job = Job { owner: Some(owner.as_ref()), ..job };
+        let mut writes = Vec::new();
+        let result = tell_present(&job, &mut writes);
+        self.note_late(tracked, whom);
+        tracing::info!(container = whom.name, ?writes, error = ?result.as_ref().err(), "owner told of what was given back");
+        result.is_ok()
     }
 
     fn owner_of<'a>(&'a self, whom: &'a Whom, cgroup: &Cgroup) -> Option<Box<dyn Owner + 'a>> {
@@ -388,9 +438,10 @@ impl LocalHost {
             return;
         };
         let told = Cell::new(false);
-        let job = Job { owner: Some(owner.as_ref()), ..self.job(&whom, &cgroup, resource, TimeMs(0), &told) };
+        let job = Job { owner: Some(owner.as_ref()), ..self.job(tracked, &whom, &cgroup, resource, TimeMs(0), &told) };
         let mut writes = Vec::new();
         let result = tell_present(&job, &mut writes);
+        self.note_late(tracked, &whom);
         if told.get() {
             tracked.owner_was_told(resource);
         }
@@ -422,20 +473,20 @@ impl LocalHost {
 }
 
 /// A container as far as its owner and the record of baselines need it.
-struct Whom {
-    name: String,
+pub(crate) struct Whom {
+    pub(crate) name: String,
     runtime: Runtime,
     id: String,
     incarnation: u64,
 }
 
 impl Whom {
-    fn of(container: &Container) -> Self {
+    pub(crate) fn of(container: &Container) -> Self {
         let Container { key, runtime, id, incarnation, .. } = container;
         Self { name: key.name.clone(), runtime: *runtime, id: id.clone(), incarnation: *incarnation }
     }
 
-    fn life(&self) -> Life<'_> {
+    pub(crate) fn life(&self) -> Life<'_> {
         Life { name: &self.name, incarnation: self.incarnation, id: &self.id }
     }
 }

@@ -37,6 +37,7 @@ mod host;
 mod inspect;
 mod knobs;
 mod labels;
+mod late;
 mod owner;
 mod pinning;
 mod quota;

@@ -49,8 +49,9 @@ pub(super) fn change(
         writes.push(job.cgroup.write_quota(dir, quota, now.period)?);
         Ok(())
     };
-    let ask = |owner: &dyn Owner| owner.set_cpu(new, memory::present(job), job.other_changed);
-    let note = match put(job, ask, file, writes) {
+    let beside = memory::present(job);
+    let ask = |owner: &dyn Owner| owner.set_cpu(new, beside, job.other_changed);
+    let note = match put(job, beside.max, ask, file, writes) {
         Ok(note) => note,
         Err(error) => {
             if let Some(burst) = too_high {

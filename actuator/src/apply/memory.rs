@@ -90,7 +90,7 @@ fn lower_and_tell(
             _ => note,
         })
     };
-    let why = match tell(job, owner, ask, writes) {
+    let why = match tell(job, owner, Some(new), ask, writes) {
         Ok((_, Some(note))) => return Ok(with(note)),
         Ok((_, None)) => return Ok(written),
         Err(why) => why,
@@ -125,7 +125,7 @@ fn raise(
     let file = |writes: &mut Vec<Write>| raise_file(job, dir, found, to, writes);
     let wish = MemoryWish { max: new, swap, high };
     let ask = |owner: &dyn Owner| owner.set_memory(wish, present_cpu(job), job.other_changed);
-    let note = put(job, ask, file, writes)?;
+    let note = put(job, new, ask, file, writes)?;
     Ok(note.map_or(Written::Yes, Written::Partly))
 }
 

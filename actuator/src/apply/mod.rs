@@ -13,19 +13,25 @@ use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tidegate_model::{Limit, OutcomeStatus, Resource, TimeMs, Write};
+use tidegate_model::{Bytes, CgroupVersion, Limit, OutcomeStatus, Resource, TimeMs, Write};
 
 use crate::baseline::Squeeze;
 use crate::cgroup::dir::Dir;
-use crate::cgroup::{AncestorLimit, Cgroup, Hierarchy};
+use crate::cgroup::{AncestorLimit, Cgroup, Hierarchy, v1, v2};
 use crate::drift::{DriftRule, Owned, Standing, describe};
 use crate::error::ActuatorError;
+use crate::knobs::file::Place;
+use crate::knobs::setting::Knob;
+use crate::owner::late::Late;
 use crate::owner::{NotTold, Owner, Told};
 use crate::quota::{PERCENT, page_size};
 
 /// How long a limit is awaited that an owner took, and how often it is looked for: some say yes and write a moment later.
 const SETTLE: Duration = Duration::from_millis(250);
 const SETTLE_POLL: Duration = Duration::from_millis(5);
+/// How much more than what is used a memory limit has to be for an owner to be told of it that is slow to answer: it may
+/// carry that out when more is used.
+const ROOM: f64 = 1.25;
 
 /// One change to carry out.
 pub(crate) struct Job<'a> {
@@ -41,6 +47,8 @@ pub(crate) struct Job<'a> {
     pub(crate) squeeze_timeout: Duration,
     /// Who keeps the limits besides the kernel.
     pub(crate) owner: Option<&'a dyn Owner>,
+    /// The update that the owner has not answered.
+    pub(crate) late: &'a Late,
     /// Becomes true when the owner took the limit.
     pub(crate) told: &'a Cell<bool>,
     /// Whether the limit of the other resource was ever changed by us.
@@ -161,16 +169,17 @@ fn tighter_ancestor(job: &Job<'_>, own: Limit) -> Result<Option<AncestorLimit>, 
 }
 
 /// Sets a limit through the owner, and by `file` where there is none, where it fails, or where it cannot say the whole of
-/// it. Returns what the outcome should mention.
+/// it. `memory` is the memory limit that the owner is told. Returns what the outcome should mention.
 fn put(
     job: &Job<'_>,
+    memory: Option<u64>,
     ask: impl FnOnce(&dyn Owner) -> Result<Told, NotTold>,
     file: impl FnOnce(&mut Vec<Write>) -> Result<(), ActuatorError>,
     writes: &mut Vec<Write>,
 ) -> Result<Option<String>, ActuatorError> {
     let mut note = None;
     if let Some(owner) = job.owner {
-        match tell(job, owner, ask, writes) {
+        match tell(job, owner, memory, ask, writes) {
             Ok((true, beside)) => return Ok(beside),
             Ok((false, beside)) => note = beside,
             Err(why) if job.owner_only => return Err(ActuatorError::Owner(why.to_string())),
@@ -186,12 +195,20 @@ fn put(
 fn tell(
     job: &Job<'_>,
     owner: &dyn Owner,
+    memory: Option<u64>,
     ask: impl FnOnce(&dyn Owner) -> Result<Told, NotTold>,
     writes: &mut Vec<Write>,
 ) -> Result<(bool, Option<String>), NotTold> {
+    let _turn = job.late.turn()?;
+    if owner.is_behind() {
+        has_room(job, memory)?;
+    }
     let other = if job.resource.of() == Resource::Cpu { Resource::Memory } else { Resource::Cpu };
     let before = job.cgroup.own_limit(other).ok();
-    let told = ask(owner)?;
+    let told = ask(owner).map_err(|mut why| {
+        why.unanswered.take().into_iter().for_each(|unanswered| job.late.remember(*unanswered));
+        why
+    })?;
     job.told.set(true);
     writes.push(told.write);
     let after = job.cgroup.own_limit(other).ok();
@@ -207,30 +224,44 @@ fn tell(
     Ok((told.exact, note))
 }
 
+/// Whether a memory limit may be told to an owner that has not answered others yet. Carried out late it could kill.
+fn has_room(job: &Job<'_>, memory: Option<u64>) -> Result<(), NotTold> {
+    let (Some(limit), Some(dir)) = (memory, job.cgroup.dir(Resource::Memory)) else { return Ok(()) };
+    let used = job.cgroup.memory_used(dir).map_err(|error| NotTold::new(error.to_string()))?;
+    if used as f64 * ROOM <= limit as f64 {
+        return Ok(());
+    }
+    Err(NotTold::new(format!(
+        "its owner has not answered others yet and is told later of a limit of {} that is so near the {} in use",
+        Bytes(limit),
+        Bytes(used)
+    )))
+}
+
 /// Tells the owner of the limit that stands, which went into the file alone.
 pub(crate) fn tell_present(job: &Job<'_>, writes: &mut Vec<Write>) -> Result<(), NotTold> {
     let (Some(owner), Some(dir)) = (job.owner, job.cgroup.dir(job.resource)) else { return Ok(()) };
     let (cpu, memory) = (memory::present_cpu(job), memory::present(job));
-    let stands = job.cgroup.own_limit(job.resource).map_err(|error| NotTold(error.to_string()))?;
+    let stands = job.cgroup.own_limit(job.resource).map_err(|error| NotTold::new(error.to_string()))?;
     let ask = |owner: &dyn Owner| match job.resource {
         Resource::Memory => owner.set_memory(memory, cpu, job.other_changed),
         Resource::Cpu => owner.set_cpu(cpu, memory, job.other_changed),
         knob => owner.set_knob(knob, stands, (cpu, memory), job.other_changed),
     };
-    if let (false, _) = tell(job, owner, ask, writes)? {
+    if let (false, _) = tell(job, owner, memory.max, ask, writes)? {
         // It knows the machine's capacity now, and so does the file; it was unlimited.
         let file = match job.resource.of() {
             Resource::Memory => memory::raise_file(job, dir, Limit::Unlimited, Limit::Unlimited, writes),
             _ => job.cgroup.write_quota(dir, cpu.quota, cpu.period).map(|write| writes.push(write)),
         };
-        file.map_err(|error| NotTold(error.to_string()))?;
+        file.map_err(|error| NotTold::new(error.to_string()))?;
     }
     Ok(())
 }
 
-/// Gives back a limit that an owner changed along with another one. Memory is not lowered that way: what was taken meanwhile
-/// might not fit.
-fn put_back(
+/// Gives back a limit or a knob that an owner changed along with another one, or late. Memory is not lowered that way: what
+/// was taken meanwhile might not fit.
+pub(crate) fn put_back(
     job: &Job<'_>,
     resource: Resource,
     before: Limit,
@@ -238,7 +269,17 @@ fn put_back(
     writes: &mut Vec<Write>,
 ) -> Result<(), ActuatorError> {
     let Some(dir) = job.cgroup.dir(resource) else { return Ok(()) };
-    match resource.of() {
+    match resource {
+        Resource::CpuWeight | Resource::MemoryHigh => {
+            let place = Place { hierarchy: job.hierarchy, cgroup: job.cgroup };
+            let knob = if resource == Resource::CpuWeight { Knob::CpuWeight } else { Knob::MemoryHigh };
+            let found = place.read(knob)?;
+            let text = match (before, resource, job.cgroup.version) {
+                (Limit::At(weight), Resource::CpuWeight, CgroupVersion::V1) => v1::shares_of(weight as u64).to_string(),
+                (before, ..) => v2::limit_text(before.value().map(|value| value as u64)),
+            };
+            place.write(knob, &text, &found, writes)?;
+        }
         Resource::Memory => {
             let is_raised = before.value().is_some_and(|before| after.value().is_none_or(|after| after > before));
             if is_raised {
@@ -246,7 +287,7 @@ fn put_back(
             }
             memory::raise_file(job, dir, after, before, writes)?;
         }
-        _ => {
+        Resource::Cpu => {
             let period = job.cgroup.cpu_max(dir)?.period;
             let quota = before.value().map(|cores| (cores * period as f64).round() as u64);
             writes.push(job.cgroup.write_quota(dir, quota, period)?);

@@ -223,6 +223,14 @@ impl Cgroup {
         }
     }
 
+    /// How much memory it uses, page cache included.
+    pub(crate) fn memory_used(&self, dir: &Dir) -> Result<u64, ActuatorError> {
+        match self.version {
+            CgroupVersion::V1 => v1::usage(dir),
+            CgroupVersion::V2 => v2::usage(dir),
+        }
+    }
+
     pub(crate) fn no_controller(&self, resource: Resource) -> ActuatorError {
         let controller = self.controller(resource);
         ActuatorError::Config(format!("{} has no directory in the {controller} hierarchy", self.path.display()))

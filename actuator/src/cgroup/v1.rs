@@ -94,6 +94,10 @@ pub(crate) fn limit_text(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "-1".to_owned(), |bytes| bytes.to_string())
 }
 
+pub(crate) fn usage(dir: &Dir) -> Result<u64, ActuatorError> {
+    number(&dir.read(USAGE)?, &dir.path().join(USAGE))
+}
+
 /// Memory that reclaim cannot get back without swap.
 pub(crate) fn unreclaimable(dir: &Dir) -> Result<u64, ActuatorError> {
     let kernel = match dir.read(KERNEL_USAGE) {

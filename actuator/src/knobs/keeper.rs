@@ -45,6 +45,8 @@ pub(crate) struct Knobs {
     recorded: BTreeMap<Knob, KnobRecord>,
     kept: BTreeMap<Knob, Kept>,
     mode: KnobMode,
+    /// When the container's owner is told of what was given back and it may know otherwise; `None` once it was.
+    untold: BTreeMap<Knob, Option<TimeMs>>,
     /// Labels are still missing, so nobody can say what is not wished any more.
     incomplete: bool,
 }
@@ -78,6 +80,8 @@ pub(crate) struct Round<'a> {
     pub(crate) unscaled: bool,
     /// Whether the lock of the limit that goes with a knob is free, and held for the round.
     pub(crate) may: &'a dyn Fn(Knob) -> bool,
+    /// Whether the container's owner may know a knob and bring it back, and has to be told when it is given back.
+    pub(crate) owner_knows: &'a dyn Fn(Knob) -> bool,
     /// Puts on disk what is known of a knob, before it is changed.
     pub(crate) record: &'a Record<'a>,
 }
@@ -99,6 +103,16 @@ impl Knobs {
         for kept in self.kept.values_mut().filter(|kept| kept.claim.is_ours()) {
             kept.claim.doubt();
         }
+    }
+
+    /// Knobs that were given back and that the container's owner has to be told of now.
+    pub(crate) fn to_tell(&self, now: TimeMs) -> Vec<Knob> {
+        self.untold.iter().filter(|(_, at)| at.is_some_and(|at| now >= at)).map(|(knob, _)| *knob).collect()
+    }
+
+    /// The owner was told of one, or is told again later.
+    pub(crate) fn told_owner(&mut self, knob: Knob, is_told: bool, now: TimeMs) {
+        self.untold.insert(knob, (!is_told).then(|| now.plus(RETRY)));
     }
 
     /// Why a rule may not move a knob, when the configuration or a label says what it shall be.
@@ -149,7 +163,12 @@ impl Knobs {
             KnobMode::Hold => {}
             KnobMode::GiveBack => {
                 for (knob, record) in recorded.into_iter().filter(|(knob, _)| (round.may)(*knob)) {
+                    let known = news.len();
                     self.told(knob, round, |kept, writes| give_back(kept, knob, &record, round, writes), &mut news);
+                    let is_given = news.len() > known && news.iter().all(|news| news.status == OutcomeStatus::Applied);
+                    if is_given && (round.owner_knows)(knob) {
+                        self.untold.insert(knob, Some(round.now));
+                    }
                 }
             }
             KnobMode::Keep => {
@@ -165,6 +184,7 @@ impl Knobs {
                 for (knob, setting) in self.wishes.clone().into_iter().filter(|(knob, _)| (round.may)(*knob)) {
                     let mut record = self.recorded.get(&knob).cloned();
                     self.told(knob, round, |kept, writes| keep(kept, &setting, &mut record, round, writes), &mut news);
+                    self.untold.remove(&knob);
                     self.recorded.extend(record.map(|record| (knob, record)));
                 }
             }
@@ -174,12 +194,20 @@ impl Knobs {
 
     /// The configuration does not ask for it any more: what stood there before comes back, unless somebody else has it.
     fn forsake(&mut self, knob: Knob, record: &KnobRecord, round: &Round<'_>, news: &mut Vec<News>) {
+        let told_before = match self.untold.get(&knob) {
+            Some(Some(_)) => return,
+            told => told.is_some(),
+        };
         let is_done = Cell::new(false);
+        let is_back = Cell::new(false);
         let work = |kept: &mut Kept, writes: &mut Vec<Write>| {
             let place = &round.place;
             let is_ours = place.is_as_written(knob, &record.found, &record.written)?;
             let told = if is_ours { give_back(kept, knob, record, round, writes)? } else { None };
-            if !is_ours || place.read(knob)? == place.returned(knob, &record.found, &record.written)? {
+            is_back.set(place.read(knob)? == place.returned(knob, &record.found, &record.written)?);
+            // Its record stays until the owner knows, or a restart would leave it with what was set.
+            let is_known = told_before || !is_back.get() || !(round.owner_knows)(knob);
+            if (!is_ours || is_back.get()) && is_known {
                 (round.record)(knob, None)?;
                 is_done.set(true);
             }
@@ -189,6 +217,9 @@ impl Knobs {
         if is_done.get() {
             self.recorded.remove(&knob);
             self.kept.remove(&knob);
+            self.untold.remove(&knob);
+        } else if is_back.get() {
+            self.untold.insert(knob, Some(round.now));
         }
     }
 

@@ -12,6 +12,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::runtime::sent::{Failure, Sent};
 use crate::runtime::socket::TimedSocket;
 
 /// Longer than any reply that is expected here, far below the 128 MiB that the specification allows.
@@ -38,7 +39,7 @@ pub(super) fn set_unit_properties(
     unit: &str,
     properties: &[(&str, u64)],
     timeout: Duration,
-) -> io::Result<Result<(), String>> {
+) -> Result<Result<(), String>, Failure> {
     let mut bus = Bus::connect(socket, timeout)?;
     let mut body = Bytes::default();
     body.text(unit);
@@ -60,7 +61,15 @@ pub(super) fn set_unit_properties(
         signature: "sba(sv)",
         body: body.0,
     };
-    let reply = bus.call(&call)?;
+    let reply = match bus.call(&call) {
+        Ok(reply) => reply,
+        Err(error) => {
+            let waits = error.kind() == io::ErrorKind::TimedOut;
+            let is_yes = |text: &[u8]| text.get(1) == Some(&METHOD_RETURN);
+            let sent = Sent::new(waits.then(|| bus.stream.into_stream()), is_yes);
+            return Err(Failure { error, sent: Some(sent) });
+        }
+    };
     Ok(match reply.kind {
         METHOD_RETURN => Ok(()),
         _ => Err(reply.error_text()),

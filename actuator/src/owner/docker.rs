@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tidegate_model::Write;
+use tidegate_model::{Limit, Resource, Write};
 
 use crate::capacity::Capacity;
+use crate::owner::late::Said;
 use crate::owner::{MemoryWish, NotTold, Owner, Told};
 use crate::quota::{CpuMax, PERCENT, page_size};
 use crate::runtime::daemon::Daemon;
@@ -49,7 +50,7 @@ impl Recorded {
         let found: Result<Inspected, _> = serde_json::from_slice(&answer.body);
         found
             .map(|found| found.host_config)
-            .map_err(|error| NotTold(format!("{} answers what is not understood: {error}", daemon.name())))
+            .map_err(|error| NotTold::new(format!("{} answers what is not understood: {error}", daemon.name())))
     }
 
     /// Whether the CPU limit was given as a quota. Docker refuses to change one way for the other.
@@ -88,8 +89,8 @@ impl Docker<'_> {
         Recorded::ask(self.daemon, &format!("/containers/{}/json", self.id))
     }
 
-    fn update(&self, body: Map<String, Value>, exact: bool) -> Result<Told, NotTold> {
-        update(self.daemon, &format!("/containers/{}/update", self.id), &Value::Object(body), exact)
+    fn update(&self, body: Map<String, Value>, said: Said, exact: bool) -> Result<Told, NotTold> {
+        update(self.daemon, &format!("/containers/{}/update", self.id), &Value::Object(body), said, exact)
     }
 
     /// The fields that set a CPU limit, and whether they say it exactly.
@@ -121,20 +122,40 @@ impl Owner for Docker<'_> {
     fn set_cpu(&self, new: CpuMax, beside: MemoryWish, _: bool) -> Result<Told, NotTold> {
         let recorded = self.recorded()?;
         let (mut body, exact) = self.cpu(new, recorded);
+        let mut said = Said::from([cpu_said(new, exact, self.capacity)]);
         if recorded.forgot_memory(beside.max, self.capacity) {
             body.extend(self.memory(beside).0);
+            said.extend([memory_said(beside, self.capacity)]);
         }
-        self.update(body, exact)
+        self.update(body, said, exact)
     }
 
     fn set_memory(&self, new: MemoryWish, beside: CpuMax, _: bool) -> Result<Told, NotTold> {
         let recorded = self.recorded()?;
         let (mut body, exact) = self.memory(new);
+        let mut said = Said::from([memory_said(new, self.capacity)]);
         if recorded.forgot_cpu(beside, self.capacity) {
-            body.extend(self.cpu(beside, recorded).0);
+            let (cpu, exact) = self.cpu(beside, recorded);
+            body.extend(cpu);
+            said.extend([cpu_said(beside, exact, self.capacity)]);
         }
-        self.update(body, exact)
+        self.update(body, said, exact)
     }
+
+    fn is_behind(&self) -> bool {
+        self.daemon.is_behind()
+    }
+}
+
+/// The CPU limit that comes of an update, where the machine's capacity stands for what cannot be said.
+pub(super) fn cpu_said(new: CpuMax, exact: bool, capacity: Capacity) -> (Resource, Limit) {
+    let limit = if exact { new.limit() } else { Limit::At(f64::from(capacity.cpus)) };
+    (Resource::Cpu, limit)
+}
+
+/// As [`cpu_said`], for memory.
+pub(super) fn memory_said(new: MemoryWish, capacity: Capacity) -> (Resource, Limit) {
+    (Resource::Memory, Limit::At(new.max.unwrap_or(capacity.memory) as f64))
 }
 
 fn object(fields: Value) -> Map<String, Value> {
@@ -145,9 +166,10 @@ fn object(fields: Value) -> Map<String, Value> {
 }
 
 /// Posts an update, and says what was told in words a person can repeat.
-pub(super) fn update(daemon: &Daemon, target: &str, body: &Value, exact: bool) -> Result<Told, NotTold> {
+pub(super) fn update(daemon: &Daemon, target: &str, body: &Value, said: Said, exact: bool) -> Result<Told, NotTold> {
     let text = body.to_string();
-    let answer = daemon.post(target, &text, UPDATE_TIMEOUT)?;
+    let answer = daemon.post(target, &text, UPDATE_TIMEOUT);
+    let answer = answer.map_err(|why| NotTold::unanswered(daemon, why, said))?;
     if !(200..300).contains(&answer.status) {
         return Err(refused(daemon, answer.status, &answer.body));
     }
@@ -159,5 +181,5 @@ fn refused(daemon: &Daemon, status: u16, body: &[u8]) -> NotTold {
     let answer: Option<Value> = serde_json::from_slice(body).ok();
     let text = answer.as_ref().and_then(|answer| answer["message"].as_str()).unwrap_or("no reason given");
     let short: String = text.trim().chars().take(200).collect();
-    NotTold(format!("{} refused it: {short} (status {status})", daemon.name()))
+    NotTold::new(format!("{} refused it: {short} (status {status})", daemon.name()))
 }

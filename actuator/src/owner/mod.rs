@@ -6,6 +6,7 @@
 
 mod dbus;
 mod docker;
+pub(crate) mod late;
 mod podman;
 mod systemd;
 
@@ -18,11 +19,13 @@ use crate::baseline::Kept;
 use crate::capacity::Capacity;
 use crate::cgroup::Cgroup;
 use crate::owner::docker::Docker;
+use crate::owner::late::{Said, Unanswered};
 use crate::owner::podman::Podman;
 use crate::owner::systemd::Unit;
 use crate::quota::CpuMax;
 use crate::runtime::Runtimes;
 use crate::runtime::daemon::{Daemon, NoAnswer};
+use crate::runtime::sent::Sent;
 
 /// A program that keeps a record of a container's limits.
 ///
@@ -38,8 +41,11 @@ pub(crate) trait Owner {
 
     /// Sets a knob that a rule moved, and with `changed` both limits as they stand. Asked only where [`keeps_knobs`].
     fn set_knob(&self, knob: Resource, _: Limit, _: (CpuMax, MemoryWish), _: bool) -> Result<Told, NotTold> {
-        Err(NotTold(format!("it keeps no {knob}")))
+        Err(NotTold::new(format!("it keeps no {knob}")))
     }
+
+    /// Whether it has still to answer an update, of whichever container.
+    fn is_behind(&self) -> bool;
 }
 
 /// A memory limit for an owner.
@@ -64,13 +70,31 @@ pub(crate) struct Told {
 }
 
 /// Why an owner did not take it, in words.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{0}")]
-pub(crate) struct NotTold(pub(crate) String);
+#[derive(Debug, Error)]
+#[error("{why}")]
+pub(crate) struct NotTold {
+    why: String,
+    /// It may take it all the same, later.
+    pub(crate) unanswered: Option<Box<Unanswered>>,
+}
+
+impl NotTold {
+    pub(crate) fn new(why: impl Into<String>) -> Self {
+        Self { why: why.into(), unanswered: None }
+    }
+
+    /// An update that `daemon` did not answer, and may still carry out where it was `sent`.
+    fn unanswered(daemon: &Daemon, (why, sent): (NoAnswer, Option<Sent>), said: Said) -> Self {
+        let Some(sent) = sent else { return why.into() };
+        let owner = daemon.name();
+        let why = format!("{why}, and it may carry this out later");
+        Self { why, unanswered: Some(Box::new(Unanswered { owner, said, sent })) }
+    }
+}
 
 impl From<NoAnswer> for NotTold {
     fn from(why: NoAnswer) -> Self {
-        Self(why.to_string())
+        Self::new(why.to_string())
     }
 }
 

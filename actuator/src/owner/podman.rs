@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::capacity::Capacity;
-use crate::owner::docker::{self, Recorded};
+use crate::owner::docker::{self, Recorded, cpu_said, memory_said};
+use crate::owner::late::Said;
 use crate::owner::{MemoryWish, NotTold, Owner, Told};
 use crate::quota::CpuMax;
 use crate::runtime::daemon::Daemon;
@@ -20,8 +21,8 @@ impl Podman<'_> {
         Recorded::ask(self.daemon, &format!("{PREFIX}/{}/json", self.id))
     }
 
-    fn update(&self, body: Value, exact: bool) -> Result<Told, NotTold> {
-        docker::update(self.daemon, &format!("{PREFIX}/{}/update", self.id), &body, exact)
+    fn update(&self, body: Value, said: Said, exact: bool) -> Result<Told, NotTold> {
+        docker::update(self.daemon, &format!("{PREFIX}/{}/update", self.id), &body, said, exact)
     }
 
     /// As with Docker, there is no word for unlimited that every version takes.
@@ -40,17 +41,25 @@ fn cpu(new: CpuMax) -> Value {
 impl Owner for Podman<'_> {
     fn set_cpu(&self, new: CpuMax, beside: MemoryWish, _: bool) -> Result<Told, NotTold> {
         let mut body = json!({ "cpu": cpu(new) });
+        let mut said = Said::from([cpu_said(new, true, self.capacity)]);
         if self.recorded()?.forgot_memory(beside.max, self.capacity) {
             body["memory"] = self.memory(beside);
+            said.extend([memory_said(beside, self.capacity)]);
         }
-        self.update(body, true)
+        self.update(body, said, true)
     }
 
     fn set_memory(&self, new: MemoryWish, beside: CpuMax, _: bool) -> Result<Told, NotTold> {
         let mut body = json!({ "memory": self.memory(new) });
+        let mut said = Said::from([memory_said(new, self.capacity)]);
         if self.recorded()?.forgot_cpu(beside, self.capacity) {
             body["cpu"] = cpu(beside);
+            said.extend([cpu_said(beside, true, self.capacity)]);
         }
-        self.update(body, new.max.is_some())
+        self.update(body, said, new.max.is_some())
+    }
+
+    fn is_behind(&self) -> bool {
+        self.daemon.is_behind()
     }
 }

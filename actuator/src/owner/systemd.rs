@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidegate_model::{Limit, Resource, Write};
 
+use crate::owner::late::Said;
 use crate::owner::{MemoryWish, NotTold, Owner, Told, dbus};
 use crate::quota::CpuMax;
 use crate::runtime::daemon::Daemon;
@@ -22,8 +23,9 @@ pub(super) struct Unit<'a> {
 impl Unit<'_> {
     fn set(&self, properties: &[(&str, u64)]) -> Result<Told, NotTold> {
         let unit = &self.unit;
-        let answer = self.systemd.ask(|socket| dbus::set_unit_properties(socket, unit, properties, TIMEOUT))?;
-        answer.map_err(|why| NotTold(format!("systemd refused it: {why}")))?;
+        let answer = self.systemd.send(|socket| dbus::set_unit_properties(socket, unit, properties, TIMEOUT));
+        let answer = answer.map_err(|why| NotTold::unanswered(self.systemd, why, said(properties)))?;
+        answer.map_err(|why| NotTold::new(format!("systemd refused it: {why}")))?;
         let text = |value: u64| if value == INFINITY { "infinity".to_owned() } else { value.to_string() };
         let value: Vec<String> = properties.iter().map(|(name, value)| format!("{name}={}", text(*value))).collect();
         let target = format!("systemd: SetUnitProperties {unit} (runtime)");
@@ -64,6 +66,27 @@ impl Owner for Unit<'_> {
         }
         self.set(&properties)
     }
+
+    fn is_behind(&self) -> bool {
+        self.systemd.is_behind()
+    }
+}
+
+/// What properties make of limits and knobs.
+fn said(properties: &[(&str, u64)]) -> Said {
+    let limit = |name: &str, value: u64| match (name, value) {
+        (_, INFINITY) => Limit::Unlimited,
+        ("CPUQuotaPerSecUSec", us) => Limit::At(us as f64 / 1e6),
+        (_, value) => Limit::At(value as f64),
+    };
+    let resource = |name: &str| match name {
+        "CPUQuotaPerSecUSec" => Some(Resource::Cpu),
+        "CPUWeight" => Some(Resource::CpuWeight),
+        "MemoryHigh" => Some(Resource::MemoryHigh),
+        "MemoryMax" => Some(Resource::Memory),
+        _ => None,
+    };
+    properties.iter().filter_map(|(name, value)| Some((resource(name)?, limit(name, *value)))).collect()
 }
 
 /// CPU time in µs for each second, whatever the period is.
@@ -88,6 +111,7 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use tempfile::TempDir;
     use tidegate_model::{ContainerKey, Limit, Outcome, OutcomeStatus, Resource, TimeMs, VirtualClock};
@@ -95,7 +119,7 @@ mod tests {
     use super::*;
     use crate::baseline::{Life, Squeeze};
     use crate::owner::dbus::fake::{FakeSystemd, SetProperties};
-    use crate::{Actuator, ActuatorConfig, Change, LocalHost, Source, WriteVia};
+    use crate::{Actuator, ActuatorConfig, Change, KnobMode, KnobRule, LocalHost, Source, WriteVia};
 
     const MIB: u64 = 1 << 20;
 
@@ -122,9 +146,16 @@ mod tests {
 
     /// As systemd does: it writes the files of a unit, memory.high as it knows it along with memory.max.
     fn systemd(tree: &Path) -> Option<FakeSystemd> {
+        systemd_unless(tree, || false)
+    }
+
+    fn systemd_unless(tree: &Path, refuses: impl Fn() -> bool + Send + 'static) -> Option<FakeSystemd> {
         let dir = tree.join("system.slice");
         let mut high = "max".to_owned();
         FakeSystemd::start(move |call| {
+            if refuses() {
+                return Err("Unit nginx.service not loaded.".to_owned());
+            }
             let dir = dir.join(&call.unit);
             let text = |value: u64| if value == INFINITY { "max".to_owned() } else { value.to_string() };
             for (name, value) in &call.properties {
@@ -148,7 +179,11 @@ mod tests {
     }
 
     fn host(tree: &Path, bus: &Path, write_via: WriteVia) -> (Arc<LocalHost>, Box<dyn Source>) {
-        let config = ActuatorConfig {
+        host_of(config(tree, bus, write_via))
+    }
+
+    fn config(tree: &Path, bus: &Path, write_via: WriteVia) -> ActuatorConfig {
+        ActuatorConfig {
             host: "h".into(),
             mount: tree.to_owned(),
             system_bus: bus.to_owned(),
@@ -157,7 +192,10 @@ mod tests {
             write_via,
             tell_owner_every_s: 0,
             ..Default::default()
-        };
+        }
+    }
+
+    fn host_of(config: ActuatorConfig) -> (Arc<LocalHost>, Box<dyn Source>) {
         let host = LocalHost::new(config).unwrap();
         let mut source = host.source();
         assert_eq!(source.collect(TimeMs(1_000)).present.len(), 1);
@@ -239,6 +277,67 @@ mod tests {
         let limits = [("MemoryMax", 64 * MIB), ("CPUQuotaPerSecUSec", INFINITY)];
         assert_eq!(systemd.calls(), [set(&[&[("MemoryHigh", INFINITY)], &limits[..]].concat())]);
         assert_eq!(fs::read_to_string(tree.path().join("system.slice/nginx.service/memory.high")).unwrap(), "max");
+    }
+
+    #[test]
+    fn a_memory_high_of_the_configuration_is_taken_back_at_systemd_as_well() {
+        for is_switched in [false, true] {
+            let (tree, state) = (tree(), tempfile::tempdir().unwrap());
+            let refuses = Arc::new(AtomicBool::new(false));
+            let refusing = Arc::clone(&refuses);
+            let Some(systemd) = systemd_unless(tree.path(), move || refusing.load(Ordering::Relaxed)) else { return };
+            let start = |knobs: Vec<KnobRule>| {
+                let state_dir = Some(state.path().to_owned());
+                host_of(ActuatorConfig { knobs, state_dir, ..config(tree.path(), &systemd.socket(), WriteVia::Auto) })
+            };
+            let knobs = KnobRule { container: "*".into(), memory_high: Some("32MiB".into()), ..Default::default() };
+            let high = || fs::read_to_string(tree.path().join("system.slice/nginx.service/memory.high")).unwrap();
+            let tend = |host: &LocalHost, mode, seconds: i64| {
+                host.tend_knobs(mode, &VirtualClock::new(TimeMs(seconds * 1_000)))
+            };
+            let (host, source) = start(vec![knobs]);
+            tend(&host, KnobMode::Keep, 3);
+            assert_eq!(high(), (32 * MIB).to_string());
+            assert!(systemd.calls().is_empty(), "a knob alone goes into the file");
+            assert_eq!(apply(&host, Resource::Memory, (64 * MIB) as f64).status, OutcomeStatus::Applied);
+            assert_eq!(systemd.calls(), [set(&[("MemoryHigh", 32 * MIB), ("MemoryMax", 64 * MIB)])]);
+
+            let given_back =
+                set(&[("MemoryHigh", INFINITY), ("MemoryMax", 64 * MIB), ("CPUQuotaPerSecUSec", INFINITY)]);
+            let (host, _source) = if is_switched {
+                tend(&host, KnobMode::GiveBack, 4);
+                (host, source)
+            } else {
+                drop((host, source));
+                refuses.store(true, Ordering::Relaxed);
+                let (host, source) = start(vec![]);
+                tend(&host, KnobMode::Keep, 4);
+                assert_eq!((high().trim(), systemd.calls().len()), ("max", 1), "the file is back and systemd refuses");
+                tend(&host, KnobMode::Keep, 5);
+                assert!(systemd.calls().is_empty(), "it is told again after a while");
+                refuses.store(false, Ordering::Relaxed);
+                drop((host, source));
+                let (host, source) = start(vec![]);
+                tend(&host, KnobMode::Keep, 5);
+                (host, source)
+            };
+            assert_eq!((high().trim(), systemd.calls()), ("max", vec![given_back]));
+            tend(&host, if is_switched { KnobMode::GiveBack } else { KnobMode::Keep }, 70);
+            assert!(systemd.calls().is_empty(), "told once");
+            let back = host.baselines.knobs(Life {
+                name: "nginx.service",
+                incarnation: inode(tree.path()),
+                id: "nginx.service",
+            });
+            assert_eq!(back.is_empty(), !is_switched, "its record goes once systemd knows");
+            // As a daemon-reload does: systemd writes what it knows.
+            assert_eq!(apply(&host, Resource::Memory, (128 * MIB) as f64).status, OutcomeStatus::Applied);
+            assert_eq!(high().trim(), "max");
+        }
+    }
+
+    fn inode(tree: &Path) -> u64 {
+        std::os::unix::fs::MetadataExt::ino(&fs::metadata(tree.join("system.slice/nginx.service")).unwrap())
     }
 
     #[test]

@@ -2,12 +2,15 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::runtime::http::{self, Answer};
+use crate::runtime::sent::{Failure, Sent};
 
 /// How long a daemon that failed is left alone: the first time, doubled by each further failure, and at most.
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -19,6 +22,8 @@ pub(crate) struct Daemon {
     name: &'static str,
     socket: PathBuf,
     trouble: Mutex<Option<Trouble>>,
+    /// How many requests it has still to answer that nobody waits for any more.
+    behind: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -42,7 +47,7 @@ pub(crate) enum NoAnswer {
 impl Daemon {
     /// An empty path is never asked.
     pub(crate) fn new(name: &'static str, socket: &Path) -> Self {
-        Self { name, socket: socket.to_owned(), trouble: Mutex::new(None) }
+        Self { name, socket: socket.to_owned(), trouble: Mutex::new(None), behind: Arc::default() }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -66,21 +71,35 @@ impl Daemon {
     }
 
     pub(crate) fn get(&self, target: &str, timeout: Duration) -> Result<Answer, NoAnswer> {
-        self.ask(|socket| http::request(socket, "GET", target, None, timeout))
+        // That a question is answered late does no harm.
+        self.send(|socket| http::request(socket, "GET", target, None, timeout)).map_err(|(why, _)| why)
     }
 
-    /// Posts JSON.
-    pub(crate) fn post(&self, target: &str, body: &str, timeout: Duration) -> Result<Answer, NoAnswer> {
-        self.ask(|socket| http::request(socket, "POST", target, Some(body), timeout))
+    /// Posts JSON. Beside the error is what was posted and may still be carried out.
+    pub(crate) fn post(&self, target: &str, body: &str, timeout: Duration) -> Result<Answer, (NoAnswer, Option<Sent>)> {
+        self.send(|socket| http::request(socket, "POST", target, Some(body), timeout))
+    }
+
+    /// Whether it has still to answer a request that nobody waits for any more.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind.load(Ordering::Relaxed) > 0
     }
 
     /// Talks to the daemon at its socket, unless it rests.
     pub(crate) fn ask<T>(&self, talk: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, NoAnswer> {
+        self.send(|socket| talk(socket).map_err(Failure::from)).map_err(|(why, _)| why)
+    }
+
+    /// As [`Daemon::ask`], for what changes something.
+    pub(crate) fn send<T>(
+        &self,
+        talk: impl FnOnce(&Path) -> Result<T, Failure>,
+    ) -> Result<T, (NoAnswer, Option<Sent>)> {
         if self.socket.as_os_str().is_empty() {
-            return Err(NoAnswer::Absent(self.name));
+            return Err((NoAnswer::Absent(self.name), None));
         }
         if let Some(trouble) = self.trouble.lock().as_ref().filter(|trouble| Instant::now() < trouble.until) {
-            return Err(NoAnswer::Failed(trouble.what.clone()));
+            return Err((NoAnswer::Failed(trouble.what.clone()), None));
         }
         // Not locked meanwhile: several limits may change at once.
         let answer = talk(&self.socket);
@@ -90,11 +109,11 @@ impl Daemon {
                 *trouble = None;
                 Ok(answer)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Failure { error, sent: None }) if error.kind() == io::ErrorKind::NotFound => {
                 *trouble = None;
-                Err(NoAnswer::Absent(self.name))
+                Err((NoAnswer::Absent(self.name), None))
             }
-            Err(error) => {
+            Err(Failure { error, sent }) => {
                 let rest = trouble.as_ref().map_or(FIRST_REST, |former| (2 * former.rest).min(LONGEST_REST));
                 let why = match error.kind() {
                     io::ErrorKind::TimedOut => "it does not answer".to_owned(),
@@ -103,7 +122,7 @@ impl Daemon {
                 };
                 let what = format!("cannot ask {} at {}: {why}", self.name, self.socket.display());
                 *trouble = Some(Trouble { what: what.clone(), rest, until: Instant::now() + rest });
-                Err(NoAnswer::Failed(what))
+                Err((NoAnswer::Failed(what), sent.map(|sent| sent.counted(&self.behind))))
             }
         }
     }

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 
+use crate::runtime::sent::{Failure, Sent};
 use crate::runtime::socket::TimedSocket;
 
 /// What an answer may be long. A container's description is a few kilobytes.
@@ -28,7 +29,7 @@ pub(crate) fn request(
     target: &str,
     body: Option<&str>,
     timeout: Duration,
-) -> io::Result<Answer> {
+) -> Result<Answer, Failure> {
     let mut stream = TimedSocket::connect(socket, timeout)?;
     let body = body.unwrap_or_default();
     let mut request = format!("{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
@@ -38,7 +39,22 @@ pub(crate) fn request(
     request += "\r\n";
     request += body;
     stream.write_all(request.as_bytes())?;
+    match answer(&mut stream) {
+        Ok(answer) => Ok(answer),
+        Err(error) => {
+            let waits = error.kind() == io::ErrorKind::TimedOut;
+            let sent = Sent::new(waits.then(|| stream.into_stream()), is_yes);
+            Err(Failure { error, sent: Some(sent) })
+        }
+    }
+}
 
+/// Whether an answer that begins like that is one of success.
+fn is_yes(text: &[u8]) -> bool {
+    text.starts_with(b"HTTP/1.1 2") || text.starts_with(b"HTTP/1.0 2")
+}
+
+fn answer(stream: &mut TimedSocket) -> io::Result<Answer> {
     let mut text = Vec::new();
     loop {
         if let Some(answer) = parse(&text, false)? {
@@ -150,7 +166,9 @@ mod tests {
         let path = dir.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let started = Instant::now();
-        let get = |timeout| request(&path, "GET", "/x", None, Duration::from_millis(timeout));
+        let get = |timeout| {
+            request(&path, "GET", "/x", None, Duration::from_millis(timeout)).map_err(|failure| failure.error)
+        };
         assert_eq!(get(50).unwrap_err().kind(), io::ErrorKind::TimedOut);
 
         // One byte at a time keeps each read short of its own time-out; the whole has one, too.
@@ -167,7 +185,7 @@ mod tests {
         drip.join().unwrap();
         assert!(get(50).is_err(), "nobody listens any more");
         assert_eq!(
-            request(Path::new("/no/such"), "GET", "/", None, Duration::from_secs(1)).unwrap_err().kind(),
+            request(Path::new("/no/such"), "GET", "/", None, Duration::from_secs(1)).unwrap_err().error.kind(),
             io::ErrorKind::NotFound
         );
     }

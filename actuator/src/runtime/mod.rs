@@ -6,6 +6,7 @@ mod http;
 mod lxc;
 mod oci;
 pub(crate) mod podman;
+pub(crate) mod sent;
 pub(crate) mod socket;
 
 use std::collections::BTreeMap;

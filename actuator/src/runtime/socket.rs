@@ -27,6 +27,11 @@ impl TimedSocket {
         Ok(Self { stream, deadline: Instant::now() + timeout })
     }
 
+    /// The connection, once nobody waits for it any more.
+    pub(crate) fn into_stream(self) -> UnixStream {
+        self.stream
+    }
+
     fn left(&self) -> io::Result<Duration> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         // A time-out of zero would mean none.

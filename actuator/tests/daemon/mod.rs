@@ -1,6 +1,8 @@
 //! A container daemon that answers on a Unix socket as it is told, and remembers what it was asked.
 #![allow(dead_code)]
 
+pub mod late;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
