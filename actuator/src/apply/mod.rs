@@ -287,7 +287,7 @@ pub(crate) fn put_back(
             }
             memory::raise_file(job, dir, after, before, writes)?;
         }
-        Resource::Cpu => {
+        _ => {
             let period = job.cgroup.cpu_max(dir)?.period;
             let quota = before.value().map(|cores| (cores * period as f64).round() as u64);
             writes.push(job.cgroup.write_quota(dir, quota, period)?);

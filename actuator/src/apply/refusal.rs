@@ -31,6 +31,9 @@ pub(crate) fn explain(error: &ActuatorError, job: &Job<'_>, dir: &Dir) -> (Outco
             };
             (Refused, format!("{error}; {next}"))
         }
+        libc::EINVAL if job.resource == Resource::CpuWeight => {
+            (Refused, format!("{error}; the kernel takes none while cpu.idle of the cgroup is 1"))
+        }
         libc::EINVAL => (Refused, format!("{error}; the kernel does not take this value here")),
         libc::EBUSY if job.resource == Resource::Memory => {
             (Infeasible, format!("{error}; the container holds more than that, and it cannot be reclaimed"))

@@ -155,12 +155,15 @@ impl Drop for KeptFile {
     }
 }
 
+/// A read that is not filled is the last one: the kernel makes each of these files as one record (`single_open` in
+/// fs/seq_file.c), which a read gets as far as it has room. Asking for its end would be half of all system calls.
 fn read_from_start(file: &File, text: &mut Vec<u8>) -> std::io::Result<()> {
     let mut chunk = [0; 8192];
     loop {
-        match file.read_at(&mut chunk, text.len() as u64)? {
-            0 => return Ok(()),
-            count => text.extend_from_slice(&chunk[..count]),
+        let count = file.read_at(&mut chunk, text.len() as u64)?;
+        text.extend_from_slice(&chunk[..count]);
+        if count < chunk.len() {
+            return Ok(());
         }
     }
 }
@@ -199,6 +202,18 @@ mod tests {
         let dir = Dir::open(&path).unwrap();
         assert!(dir.write("cpu.max", "2").is_err());
         assert_eq!(fs::read_to_string(tree.path().join("secret")).unwrap(), "1");
+    }
+
+    #[test]
+    fn files_longer_than_a_read_are_read_whole() {
+        let tree = tempfile::tempdir().unwrap();
+        let dir = Arc::new(Dir::open(tree.path()).unwrap());
+        let budget = Arc::new(DescriptorBudget(AtomicI64::new(1)));
+        let (mut file, mut text) = (KeptFile::new(&dir, "a", &budget), Vec::new());
+        for length in [0, 1, 8191, 8192, 8193, 20_000] {
+            fs::write(tree.path().join("a"), "x".repeat(length)).unwrap();
+            assert_eq!(file.read(&mut text).unwrap().len(), length);
+        }
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn is_same(resource: Resource, one: Limit, other: Limit) -> bool {
     let tolerance = match resource {
         Resource::Cpu => PERCENT,
         Resource::CpuWeight => 0.0,
-        Resource::Memory | Resource::MemoryHigh => page_size() as f64,
+        _ => page_size() as f64,
     };
     match (one, other) {
         (Limit::At(one), Limit::At(other)) => (one - other).abs() <= tolerance,
