@@ -76,6 +76,11 @@ impl LateDaemon {
         self.state.permitted.notify_all();
     }
 
+    /// What it remembers of a container.
+    pub fn config(&self, id: &str) -> Value {
+        self.state.configs.lock().get(id).cloned().unwrap_or(json!({}))
+    }
+
     pub fn came(&self) -> Vec<Value> {
         self.state.came.lock().clone()
     }
