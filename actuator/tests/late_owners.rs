@@ -254,8 +254,7 @@ impl Drop for Real {
 #[test]
 fn in_the_kernel_a_raised_limit_survives_what_comes_late() {
     let Some(real) = Real::make() else { return };
-    let file =
-        real.made.iter().map(|dir| dir.join("memory.limit_in_bytes")).filter(|file| file.exists()).next_back().unwrap();
+    let file = real.made.iter().map(|dir| dir.join("memory.limit_in_bytes")).rfind(|file| file.exists()).unwrap();
     let daemon = LateDaemon::start(BTreeMap::from([(id('a'), write_memory(file.clone()))]));
     let config = ActuatorConfig {
         host: "h".into(),

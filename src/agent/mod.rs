@@ -23,7 +23,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
 use parking_lot::{Condvar, Mutex};
 use tidegate_actuator::agent::wire::{self, AgentInfo, FrameHeader, FramesFrom, PROTOCOL, Report, pack, understands};
-use tidegate_actuator::agent::{Brake, Delivery, Due, Executor, Fence, Silence, Spool, restore_baselines};
+use tidegate_actuator::agent::{Brake, Delivery, Due, Executor, Fence, Silence, Spool, restore_baselines, uptime};
 use tidegate_actuator::{Actuator, Collected, KnobMode, LocalHost, Source};
 use tidegate_model::{Clock, Container, SystemClock};
 use tokio::net::TcpListener;
@@ -43,6 +43,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 const WORKERS: usize = 32;
 /// How long after a start nothing is put back: by then the containers are known.
 const SETTLING: Duration = Duration::from_secs(8);
+/// Whoever was not run for so long was asleep along with its machine, or stopped.
+const SLEPT: Duration = Duration::from_secs(20);
 
 /// What the agent's threads share.
 struct Shared {
@@ -63,7 +65,6 @@ struct Shared {
     wants_present: AtomicBool,
     /// Frames given up that the controller was not told of.
     dropped_told: AtomicU64,
-    started: Instant,
     run: String,
     ending: AtomicBool,
 }
@@ -104,8 +105,7 @@ pub fn run(config: Config, stop: impl Future<Output = ()>, runtime: &tokio::runt
     let max_age = Duration::from_millis(config.agent.order_max_age_ms);
     let fence = Fence::open(Some(&state_dir))?;
     let seconds = Duration::from_secs;
-    let silence =
-        Silence::new(seconds(config.agent.hold_after_s), seconds(config.agent.restore_after_s), Duration::ZERO);
+    let silence = Silence::new(seconds(config.agent.hold_after_s), seconds(config.agent.restore_after_s), uptime());
     let shared = Arc::new(Shared {
         link: Link::new(&config.agent, &config.actuator.host)?,
         spool: Mutex::new(Spool::open(&state_dir.join("spool"), config.agent.buffer_max_bytes)?),
@@ -120,7 +120,6 @@ pub fn run(config: Config, stop: impl Future<Output = ()>, runtime: &tokio::runt
         machine: machine(),
         wants_present: AtomicBool::new(true),
         dropped_told: AtomicU64::new(0),
-        started: Instant::now(),
         run: random_id(8),
         ending: AtomicBool::new(false),
     });
@@ -207,10 +206,6 @@ fn spawn(
 }
 
 impl Shared {
-    fn now(&self) -> Duration {
-        self.started.elapsed()
-    }
-
     fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire)
     }
@@ -276,10 +271,17 @@ impl Shared {
 
     /// Does what is due without a controller, on a thread of its own: what the kill switch wants, what a long silence wants.
     fn mind(&self) {
+        // Containers of a runtime may take seconds to be known after a start, and a controller to be asked after a sleep.
+        let mut settled = uptime() + SETTLING;
         while !self.is_ending() {
+            let before = uptime();
             self.sleep(Duration::from_secs(1));
-            // Containers of a runtime may take seconds to be known after a start.
-            if self.now() < SETTLING {
+            let now = uptime();
+            if now - before > SLEPT {
+                tracing::warn!(for_s = (now - before).as_secs(), "this host stood still");
+                settled = settled.max(now + SETTLING);
+            }
+            if now < settled {
                 continue;
             }
             self.restore_if_told();
@@ -319,7 +321,7 @@ impl Shared {
         }
         let (due, lasts) = {
             let mut silence = self.silence.lock();
-            let now = self.now();
+            let now = uptime();
             (silence.due(now), silence.lasts(now).as_secs())
         };
         match due {
@@ -329,7 +331,7 @@ impl Shared {
                 tracing::warn!(silent_s = lasts, "the controller is silent for long: baselines are put back");
                 let reason = format!("the controller was silent for {lasts} s, so the agent puts the baseline back");
                 let over = || {
-                    let silent = self.silence.lock().lasts(self.now()).as_secs() >= self.config.agent.restore_after_s;
+                    let silent = self.silence.lock().lasts(uptime()).as_secs() >= self.config.agent.restore_after_s;
                     let frozen = self.brake.is_on().is_some();
                     (frozen || !silent).then(|| "the controller speaks again, or the kill switch is on".to_owned())
                 };
@@ -437,7 +439,7 @@ impl Shared {
                 epoch: self.executor.fence().epoch(),
                 frozen: self.brake.is_on().is_some(),
             };
-            let asked = self.now();
+            let asked = uptime();
             let answer = self.link.orders(&agent).and_then(|orders| {
                 if !understands(orders.protocol) {
                     bail!("the controller speaks protocol {} and this agent {PROTOCOL}", orders.protocol);
@@ -464,7 +466,7 @@ impl Shared {
                 tracing::info!(epoch = orders.epoch, "the controller answers");
             }
             (wait, complaint) = (FIRST_WAIT, String::new());
-            self.silence.lock().heard(self.now());
+            self.silence.lock().heard(uptime());
             for order in orders.orders {
                 let delivery = Delivery { epoch: orders.epoch, controller: orders.controller.clone(), order, asked };
                 if self.is_ending() {
@@ -483,7 +485,7 @@ impl Shared {
     /// Carries out the orders of some containers, one after another.
     fn work(&self, deliveries: &Receiver<Delivery>, tell: &Sender<Report>) {
         for delivery in deliveries {
-            drop(tell.send(self.executor.carry_out(&delivery, &SystemClock, &|| self.now())));
+            drop(tell.send(self.executor.carry_out(&delivery, &SystemClock, &uptime)));
         }
     }
 

@@ -5,7 +5,8 @@
 //! controller ([`Executor`]), and puts the baselines back when nobody has spoken to it for long ([`Silence`]). What the two
 //! sides say to each other stands in [`wire`]; the controller's side is [`crate::Remote`].
 //!
-//! Time here is a [`Duration`] since the agent's start, by a clock that nobody sets: hosts' clocks need not agree.
+//! Time here is a [`Duration`] since this machine's start, by a clock that nobody sets and that goes on while the machine
+//! sleeps ([`uptime`]): hosts' clocks need not agree.
 
 mod brake;
 mod executor;
@@ -13,6 +14,7 @@ mod fence;
 mod restore;
 mod silence;
 mod spool;
+mod uptime;
 pub mod wire;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +25,7 @@ pub use fence::Fence;
 pub use restore::restore_baselines;
 pub use silence::{Due, Silence};
 pub use spool::{Dropped, Spool};
+pub use uptime::uptime;
 
 /// How an agent behaves.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

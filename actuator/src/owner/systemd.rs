@@ -112,6 +112,8 @@ mod tests {
     use std::process::Command;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Instant;
 
     use tempfile::TempDir;
     use tidegate_model::{ContainerKey, Limit, Outcome, OutcomeStatus, Resource, TimeMs, VirtualClock};
@@ -354,6 +356,47 @@ mod tests {
         systemd.calls();
         assert_eq!(apply(&host, Resource::Cpu, 0.5).status, OutcomeStatus::Applied);
         assert_eq!(systemd.calls(), [set(&[("CPUQuotaPerSecUSec", 500_000), ("MemoryMax", 64 * MIB)])]);
+    }
+
+    #[test]
+    fn what_systemd_carries_out_late_is_undone_at_once() {
+        let tree = tree();
+        let hangs = Arc::new(AtomicBool::new(false));
+        let hanging = Arc::clone(&hangs);
+        let waits = move || {
+            while hanging.load(Ordering::Relaxed) {
+                thread::sleep(Duration::from_millis(5));
+            }
+            false
+        };
+        let Some(systemd) = systemd_unless(tree.path(), waits) else { return };
+        let (host, mut source) = host(tree.path(), &systemd.socket(), WriteVia::Auto);
+        let memory = |mib: u64| apply(&host, Resource::Memory, (mib * MIB) as f64);
+        assert_eq!(memory(200).status, OutcomeStatus::Applied);
+        systemd.calls();
+        hangs.store(true, Ordering::Relaxed);
+        let lower = memory(64);
+        assert!(
+            lower.message.contains("systemd") && lower.message.contains("may carry this out later"),
+            "{}",
+            lower.message
+        );
+        assert!(memory(128).message.contains("has had an update"));
+        hangs.store(false, Ordering::Relaxed);
+        let file = tree.path().join("system.slice/nginx.service/memory.max");
+        let started = Instant::now();
+        // It is called late, and once more, with what stands, when it has answered.
+        let mut calls = systemd.calls();
+        while calls.len() < 2 {
+            assert!(started.elapsed() < Duration::from_secs(10), "{calls:?}");
+            thread::sleep(Duration::from_millis(20));
+            calls.extend(systemd.calls());
+        }
+        assert_eq!(calls, [set(&[("MemoryMax", 64 * MIB)]), set(&[("MemoryMax", 128 * MIB)])]);
+        assert_eq!(fs::read_to_string(file).unwrap(), (128 * MIB).to_string());
+        let found = source.collect(TimeMs(5_000));
+        assert!(found.drifts.is_empty(), "{:?}", found.drifts);
+        assert_eq!(found.knobs.len(), 1);
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl World {
 
     pub fn act(&mut self) {
         let (at, order) = self.decide();
-        if self.dice.chance(0.015) {
+        if self.containers.len() > 3 && self.dice.chance(0.015) {
             // It dies in the middle of it.
             self.agent.send(self.now, &order);
             self.nap();
