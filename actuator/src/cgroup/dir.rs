@@ -130,7 +130,6 @@ impl KeptFile {
     /// Reads the file from its beginning into `text`, replacing what was there.
     pub(crate) fn read<'t>(&mut self, text: &'t mut Vec<u8>) -> Result<&'t str, ActuatorError> {
         text.clear();
-        let path = self.dir.path.join(self.name);
         let read = match &self.file {
             Some(file) => read_from_start(file, text),
             None => {
@@ -142,8 +141,8 @@ impl KeptFile {
                 read
             }
         };
-        read.map_err(|error| ActuatorError::file("read", &path, error))?;
-        std::str::from_utf8(text).map_err(|_| ActuatorError::malformed(path, "binary data", "text"))
+        read.map_err(|error| ActuatorError::file("read", self.path(), error))?;
+        std::str::from_utf8(text).map_err(|_| ActuatorError::malformed(self.path(), "binary data", "text"))
     }
 }
 

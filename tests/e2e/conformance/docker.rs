@@ -6,7 +6,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
+use tidegate_actuator::{Actuator, ActuatorConfig, Change, LocalHost};
+use tidegate_model::{Clock, OutcomeStatus, Resource, SeriesKey, SystemClock, metrics};
 
 use super::engines::{command, engine, has_systemd, reload_systemd, remove_groups, root_with_load, run, with_engine};
 use super::{BEFORE, LONG, Subject, WANTED, is_given_back, is_raised, pid, start};
@@ -69,6 +72,26 @@ impl Docker {
         command
     }
 
+    /// Makes an image with nothing but the load.
+    fn import(&self) {
+        let image = self.dir.path().join("image");
+        root_with_load(&image);
+        run(Command::new("tar").arg("-cf").arg(self.at("image.tar")).arg("-C").arg(&image).arg("."));
+        run(&mut self.command(&["import", &self.at("image.tar"), "busybox"]));
+    }
+
+    /// The process that starts runtimes for this daemon.
+    fn containerd(&self) -> Pid {
+        let daemon = pid(&self.daemon.as_ref().unwrap().0);
+        let is_child = |entry: &fs::DirEntry| {
+            let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            let (head, rest) = stat.rsplit_once(')').unwrap_or_default();
+            head.ends_with("(containerd") && rest.split_whitespace().nth(1) == Some(&daemon.to_string())
+        };
+        let found = fs::read_dir("/proc").unwrap().flatten().find(is_child).unwrap();
+        Pid::from_raw(found.file_name().to_str().unwrap().parse().unwrap())
+    }
+
     /// Cores and bytes, as Docker remembers them.
     fn remembers(&self, name: &str) -> (f64, u64) {
         let inspected: Value = serde_json::from_str(&run(&mut self.command(&["inspect", name]))).unwrap();
@@ -107,15 +130,79 @@ fn a_container_under_dockers_systemd_driver_does_as_well() {
     }
 }
 
+/// The daemon's containerd, which does the work, stands still meanwhile: Docker takes the update and does not answer.
+#[test]
+fn what_docker_carries_out_late_is_undone_at_once() {
+    const TEST: &str = "conformance::what_docker_carries_out_late";
+    const MIB: f64 = 1_048_576.0;
+    if has_systemd() {
+        return;
+    }
+    let Some(containers) = with_engine(TEST, &["dockerd", "docker", "containerd", "runc", "busybox", "unshare"]) else {
+        return;
+    };
+    let docker = Docker::start(&containers.root, Driver::Cgroupfs);
+    docker.import();
+    let name = format!("{}-web", containers.root);
+    let program = ["--network", "none", "--memory", "512m", "busybox", "/bin/cat"];
+    run(docker.command(&["run", "--detach", "--interactive", "--name", &name]).args(program));
+    let config = ActuatorConfig {
+        host: "h".into(),
+        docker_socket: docker.at("docker.sock").into(),
+        docker_root: docker.at("data").into(),
+        ..Default::default()
+    };
+    let host = LocalHost::new(config).unwrap();
+    let mut source = host.source();
+    let container = source.collect(SystemClock.now()).present.into_iter().find(|container| container.key.name == name);
+    let container = container.unwrap();
+    let apply = |mib: f64| {
+        let key = container.key.clone();
+        let change = Change {
+            container: key,
+            resource: Resource::Memory,
+            target: mib * MIB,
+            limit_before: None,
+            decision: "d".into(),
+        };
+        let outcome = host.apply(&change, &SystemClock);
+        assert_eq!((outcome.status, outcome.limit_after), (OutcomeStatus::Applied, Some(mib * MIB)), "{outcome:?}");
+        outcome.message
+    };
+    let limit = || {
+        let limits = source.collect(SystemClock.now());
+        let mut rows = limits.samples.rows();
+        let mine = |key: &SeriesKey| key.tag("container") == Some(&name) && key.tag("resource") == Some("memory");
+        let found = rows.find(|(key, ..)| key.metric() == metrics::LIMIT && mine(key)).map(|row| row.2 / MIB);
+        (found, limits.knobs, limits.drifts)
+    };
+    apply(128.0);
+    assert_eq!(docker.remembers(&name).1, 128 << 20);
+    let worker = docker.containerd();
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let lower = apply(64.0);
+    let raise = apply(256.0);
+    kill(worker, Signal::SIGCONT).unwrap();
+    assert!(lower.contains("may carry this out later"), "{lower}");
+    assert!(raise.contains("has had an update of this container to answer"), "{raise}");
+    let mut limit = limit;
+    let told = wait_for("Docker to carry it out late", LONG, || {
+        let (found, news, drifts) = limit();
+        assert!(drifts.is_empty(), "{drifts:?}");
+        assert_eq!(found, Some(256.0));
+        news.into_iter().find(|news| news.knob == "memory late update")
+    });
+    println!("{}", told.message);
+    wait_for("Docker to know what stands", LONG, || (docker.remembers(&name).1 == 256 << 20).then_some(()));
+    assert_eq!(limit().0, Some(256.0));
+}
+
 fn check(test: &str, driver: Driver) {
     let Some(containers) = with_engine(test, &["dockerd", "docker", "containerd", "runc", "busybox", "unshare"]) else {
         return;
     };
     let docker = Docker::start(&containers.root, driver);
-    let image = docker.dir.path().join("image");
-    root_with_load(&image);
-    run(Command::new("tar").arg("-cf").arg(docker.at("image.tar")).arg("-C").arg(&image).arg("."));
-    run(&mut docker.command(&["import", &docker.at("image.tar"), "busybox"]));
+    docker.import();
     // Of no other container on this machine.
     let name = format!("{}-web", containers.root);
     let (cpus, memory) = (BEFORE.0.to_string(), BEFORE.1.to_string());
