@@ -13,8 +13,6 @@ use tidegate_actuator::agent::{Spool, restore_baselines};
 use tidegate_actuator::{Actuator, ActuatorConfig, Change, Drift, KnobReport, LocalHost, Source};
 use tidegate_model::{ContainerKey, Outcome, Resource, TimeMs, VirtualClock};
 
-use crate::tree::{Kind, MIB};
-
 const IS_AGENT: &str = "TIDEGATE_TEST_CHAOS";
 const MARK: &str = "CHAOS ";
 /// Files end here while the disk is full: a limit has room, what an agent keeps has not.
@@ -183,35 +181,5 @@ impl Drop for Agent {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// The limit that a file holds, as text.
-pub fn quota_text(kind: Kind, cores: Option<f64>) -> String {
-    let us = cores.map(|cores| ((cores * 100_000.0).round() as u64).max(1_000));
-    match (kind, us) {
-        (Kind::V2, Some(us)) => format!("{us} 100000"),
-        (Kind::V2, None) => "max 100000".to_owned(),
-        (_, Some(us)) => us.to_string(),
-        (_, None) => "-1".to_owned(),
-    }
-}
-
-/// Cores or bytes of what a file holds; `None` is unlimited.
-pub fn parse(resource: Resource, text: &str) -> Option<f64> {
-    let number: f64 = text.split_whitespace().next()?.parse().ok()?;
-    match resource {
-        _ if number < 0.0 => None,
-        Resource::Cpu => Some(number / 100_000.0),
-        _ if number > 1e15 => None,
-        _ => Some(number),
-    }
-}
-
-pub fn same(resource: Resource, one: Option<f64>, other: Option<f64>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) if resource == Resource::Cpu => (one - other).abs() <= 0.010_1_f64.max(one * 0.01),
-        (Some(one), Some(other)) => (one - other).abs() <= MIB / 64.0,
-        (one, other) => one.is_none() && other.is_none(),
     }
 }

@@ -8,6 +8,7 @@
 mod agent;
 #[path = "../daemon/mod.rs"]
 mod daemon;
+mod files;
 #[path = "../tree/mod.rs"]
 mod tree;
 mod world;

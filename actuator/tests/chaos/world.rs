@@ -9,13 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
-use serde_json::Value;
 use tempfile::TempDir;
 use tidegate_model::{Outcome, OutcomeStatus, Resource};
 
-use crate::agent::{Agent, Answer, Order, Setting, parse, quota_text, same};
+use crate::agent::{Agent, Answer, Order, Setting};
 use crate::daemon::late::{ALL, Apply, LateDaemon};
 use crate::daemon::{docker_path, id};
+use crate::files::{file_of, floor, known_limit, look, parse, same, set_memory_use, usage_file, write_limit};
 use crate::tree::{Kind, MIB, Tree};
 
 /// Containers of Docker, which come back under their identifiers.
@@ -526,69 +526,6 @@ impl World {
                 assert_eq!(self.tree.read(&container.path, "memory.high").trim(), "max", "{}", container.path);
             }
         }
-    }
-}
-
-fn file_of(tree: &Tree, path: &str, resource: Resource) -> PathBuf {
-    tree.path(path, if resource == Resource::Cpu { tree.cpu_file() } else { tree.memory_file() })
-}
-
-fn usage_file(tree: &Tree, path: &str) -> PathBuf {
-    tree.path(path, if tree.kind == Kind::V2 { "memory.current" } else { "memory.kmem.usage_in_bytes" })
-}
-
-fn set_memory_use(tree: &Tree, path: &str, used: u64, held: u64) {
-    if tree.kind == Kind::V2 {
-        tree.write(path, "memory.current", &used.to_string());
-        let text = format!("anon {held}\nfile 0\nkernel 0\nshmem 0\ninactive_file {}\n", used - held);
-        tree.write(path, "memory.stat", &text);
-    } else {
-        tree.write(path, "memory.usage_in_bytes", &used.to_string());
-        let text = format!("total_rss 0\ntotal_shmem 0\ntotal_inactive_file {}\n", used - held);
-        tree.write(path, "memory.stat", &text);
-        // All of it, so that one file tells it.
-        tree.write(path, "memory.kmem.usage_in_bytes", &held.to_string());
-    }
-}
-
-/// Below this a memory limit kills, or the kernel refuses it: on v2 what is used, on v1 what it cannot reclaim.
-fn floor(tree: &Tree, path: &str) -> f64 {
-    fs::read_to_string(usage_file(tree, path)).unwrap().trim().parse().unwrap()
-}
-
-/// False where the container is gone.
-fn write_limit(kind: Kind, resource: Resource, file: &Path, value: Option<f64>) -> bool {
-    let text = match (resource, kind, value) {
-        (Resource::Cpu, ..) => quota_text(kind, value),
-        (_, _, Some(bytes)) => (bytes as u64).to_string(),
-        (_, Kind::V2, None) => "max".to_owned(),
-        (_, _, None) => crate::tree::UNLIMITED_V1.to_owned(),
-    };
-    fs::write(file, text).is_ok()
-}
-
-fn look(file: &Path) -> (String, SystemTime) {
-    let started = Instant::now();
-    loop {
-        let text = fs::read_to_string(file).unwrap();
-        // It is empty for a moment while it is written.
-        if !text.trim().is_empty() {
-            return (text.trim().to_owned(), fs::metadata(file).unwrap().modified().unwrap());
-        }
-        assert!(started.elapsed() < Duration::from_secs(5), "{} is empty", file.display());
-    }
-}
-
-/// The limit that Docker remembers; the inner `None` is unlimited.
-fn known_limit(known: &Value, resource: Resource) -> Option<Option<f64>> {
-    let number = |name: &str| known[name].as_f64().filter(|number| *number != 0.0);
-    match resource {
-        Resource::Cpu => match (number("NanoCpus"), number("CpuQuota")) {
-            (Some(nano), _) => Some(Some(nano / 1e9)),
-            (_, Some(quota)) => Some((quota > 0.0).then_some(quota / 100_000.0)),
-            _ => None,
-        },
-        _ => number("Memory").map(Some),
     }
 }
 
