@@ -164,9 +164,9 @@ def main():
     end_on_signals()
     result = {**measure(arguments), "machine": machine()}
     save("agent", result)
-    print(table(["containers", "CPU, share of a core", "resident MiB", "peak MiB", "samples a second"],
-                [[result[key] for key in ["containers", "cpu_share", "rss_mib", "peak_mib", "samples_per_s"]]]))
-    print(result["threads"])
+    table(["containers", "CPU, share of a core", "resident MiB", "peak MiB", "samples a second"],
+          [[result[key] for key in ["containers", "cpu_share", "rss_mib", "peak_mib", "samples_per_s"]]])
+    print("by thread:", ", ".join(f"{name} {share}" for name, share in result["threads"].items() if share))
     if result["cpu_share"] > MOST_CPU or result["rss_mib"] > MOST_MIB:
         raise SystemExit(f"more than {MOST_CPU:.0%} of a core or {MOST_MIB} MiB")
 
