@@ -2,13 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::thread;
-use std::time::{Duration, Instant};
 
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
-use tidegate_actuator::{ActuatorConfig, Collected, KnobMode, KnobRule, LocalHost, Source};
-use tidegate_model::{CgroupVersion, Clock, OutcomeStatus, Resource, SystemClock, metrics};
+use tidegate_actuator::{ActuatorConfig, KnobMode, KnobRule, LocalHost};
+use tidegate_model::{CgroupVersion, OutcomeStatus, Resource, metrics};
 
 use crate::lab::{Lab, MIB, remove, value};
 

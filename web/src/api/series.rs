@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use tidegate_model::{ContainerKey, Resource, TimeMs, metrics};
+use tidegate_model::{ContainerKey, Resource, TimeMs};
 use tidegate_store::{QueryError, QueryErrorKind};
 use utoipa::{IntoParams, ToSchema};
 

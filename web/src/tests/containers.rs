@@ -131,7 +131,7 @@ async fn status_schema_and_metrics_tell_of_the_server() {
 
     assert_eq!(
         (&status["store"]["metrics"], &status["pushed"]["influx"]["accepted"]),
-        (&json!(7), &json!(0)),
+        (&json!(5), &json!(0)),
         "{status}"
     );
     let config = server.get("/api/v1/config").await.json();
