@@ -131,31 +131,35 @@ SELECT host, container, resource, greatest(headroom * need, coalesce(nullif(min,
 FROM needed
 WHERE headroom * need < greatest(2 - headroom, 0.85) * allocated AND allocated > 1.2 * coalesce(nullif(min, 0), 0.05);
 
--- With samples further apart a limit fits when what the history asks for is between 84 and 102 % of it.
+-- With samples further apart a limit is what the last hours needed, and no less than most of what the day did.
 CREATE OR REPLACE RULE cpu_fit
-WITH (every = '10s', class = 'protect', cooldown_down = '5m', step_down = 0.6, dead_band = 0.02, max_age = '15s', hold_max = '1h')
+WITH (every = '10s', class = 'protect', cooldown_down = '5m', step_down = 0.7, dead_band = 0.02, max_age = '15s', hold_max = '1h')
 AS
--- Formula: want = headroom / 1.05 x max(1.05 usage, 0.95 peak of 10 min, 1.03 p98 with a half-life of 24 h);
---          want > 1.02 limit: want; want < 0.84 limit, not saturated, five minutes after the last change:
---          max(want, 0.4 limit).
+-- Formula: want = headroom / 1.05 x max(1.06 peak of 2 h, 0.92 p98, p95), percentiles and mean with a half-life of 24 h;
+--          want > 1.03 limit: want; not saturated, five minutes after the last change, and want < 0.4 limit or
+--          mean / want > mean / limit + 0.045: max(want, 0.3 limit).
 -- Source: the hybrid law (max of 1.10 peak of 60 s, 1.05 peak of 30 min, 1.05 p98 with a half-life of 12 h; down 5 % a minute,
--- once want < 0.95 limit). This one takes its headroom from the hysteresis rather than from factors: a limit stays where the
--- last burst left it, until a sixth of it is idle. That takes a quarter of the changes for as much slack.
+-- once want < 0.95 limit). Its factor for the peak stands, here over two hours, so what has just been needed does not lean on the
+-- percentiles, and these may come without a factor: they are up to 5 % too high as they are.
+-- Hysteresis: a limit comes down when 4.5 points more of it would be used in the mean. So one that is mostly used follows within
+-- 6 %, and one that idles between bursts waits for the next of them: lowering it would save next to nothing and throttle that
+-- one. What is beyond two and a half times of what is wanted goes in any case.
 -- It acts once a sample, within 10 s. What it holds comes from a day of history, so a gap of hours changes nothing about it.
 WITH seen AS (
-    SELECT r.host, r.container, r.resource, r.usage, r.allocated, r.min, r."max",
+    SELECT r.host, r.container, r.resource, r.usage, r.allocated, r.min, r."max", h.usage_avg AS mean,
            r.usage >= 0.97 * r.allocated OR coalesce(r.throttled_last, 0) > 0.10 AS saturated,
-           coalesce(p.value, 1.05) / 1.05 * greatest(1.05 * r.usage, 0.95 * r.usage_max, 1.03 * h.usage_p98) AS want
-    FROM recent(INTERVAL '10 minutes') AS r
+           coalesce(p.value, 1.05) / 1.05 * greatest(1.06 * r.usage_max, 0.92 * h.usage_p98, h.usage_p95) AS want
+    FROM recent(INTERVAL '2 hours') AS r
     JOIN history(INTERVAL '24 hours') AS h USING (host, container, resource)
     LEFT JOIN recent(INTERVAL '10 seconds') AS n USING (host, container, resource)
     LEFT JOIN params AS p ON p.host = r.host AND p.container = r.container AND p.resource = r.resource
         AND p.rule = 'cpu_headroom'
     WHERE r.resource = 'cpu' AND r.allocated > 0 AND r.age <= 10 AND coalesce(n.samples, 0) < 3
 )
-SELECT host, container, resource, greatest(want, 0.4 * allocated) AS target,
+SELECT host, container, resource, greatest(want, 0.3 * allocated) AS target,
        concat('its history asks for ', CAST(round(100 * want / allocated) AS BIGINT), ' % of its limit') AS reason,
-       want
+       want, mean
 FROM seen
-WHERE want > 1.02 * allocated AND allocated < 0.99 * coalesce(nullif("max", 0), 1e9)
-   OR want < 0.84 * allocated AND NOT saturated AND allocated > 1.02 * coalesce(nullif(min, 0), 0.05);
+WHERE want > 1.03 * allocated AND allocated < 0.99 * coalesce(nullif("max", 0), 1e9)
+   OR (want < 0.4 * allocated OR mean / want > mean / allocated + 0.045) AND NOT saturated
+      AND allocated > 1.02 * coalesce(nullif(min, 0), 0.05);
