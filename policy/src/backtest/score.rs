@@ -1,7 +1,7 @@
 //! Adding up what a replay did: idle, missing, restless.
 //!
 //! With limit L, use u, demand d, of samples of length dt (formulas of the field, as in Autopilot and VASIM):
-//! slack = mean of (L - u) / L; utilisation = integral of u / integral of L; over limit = share of samples with d > L;
+//! slack = mean over time of (L - u) / L; utilisation = integral of u / integral of L; over limit = share of time with d > L;
 //! unmet = integral of max(0, d - L) / integral of d; throttled = integral of the throttled share of time. The three of
 //! slack, over limit and changes only mean something together: each alone is easily had at the cost of the others.
 
@@ -27,7 +27,7 @@ pub struct Figures {
     pub slack: f64,
     /// Used over allocated, as integrals.
     pub utilisation: f64,
-    /// Share of the samples that wanted more than the limit.
+    /// Share of the time in which more than the limit was wanted.
     pub over_limit: f64,
     /// Demand that was not met over all demand, as integrals.
     pub unmet: f64,
@@ -120,7 +120,7 @@ pub(super) struct Sums {
     pub(super) samples: u64,
     seconds: f64,
     slack: f64,
-    over: u64,
+    over: f64,
     used: f64,
     limit: f64,
     wanted: f64,
@@ -144,8 +144,9 @@ impl Sums {
         self.kills += u64::from(killed);
         if limit.is_finite() {
             self.limit += limit * dt;
-            self.slack += if limit > 0.0 { (limit - used) / limit } else { 0.0 };
-            self.over += u64::from(wanted > limit);
+            // By time, not by sample: of two containers the one that is measured more often is not worth more.
+            self.slack += if limit > 0.0 { (limit - used) / limit * dt } else { 0.0 };
+            self.over += if wanted > limit { dt } else { 0.0 };
             self.unmet += (wanted - limit).max(0.0) * dt;
         }
     }
@@ -176,9 +177,9 @@ impl Sums {
         let days = self.seconds / DAY_S;
         Figures {
             seconds: self.seconds,
-            slack: over(self.slack, self.samples as f64),
+            slack: over(self.slack, self.seconds),
             utilisation: over(self.used, self.limit),
-            over_limit: over(self.over as f64, self.samples as f64),
+            over_limit: over(self.over, self.seconds),
             unmet: over(self.unmet, self.wanted),
             throttled_s: self.throttled,
             oom_kills: self.kills,
