@@ -136,6 +136,15 @@ impl Baselines {
         self.file.lock().entry(life).limits
     }
 
+    /// Forgets what was recorded for a former incarnation whose owner does not bring our limits back after all: what is found
+    /// of this one is its own. The file follows with the next record.
+    pub(crate) fn begin_anew(&self, life: Life<'_>) {
+        let mut file = self.file.lock();
+        if file.containers.get(life.name).is_some_and(|entry| entry.incarnation != life.incarnation) {
+            file.containers.remove(life.name);
+        }
+    }
+
     /// Records a limit before its first change and returns once it is on disk. What is recorded already stays. `kept` when
     /// an owner will be told of the changes.
     pub(crate) fn record(

@@ -23,7 +23,6 @@ use crate::knobs::keeper::Knobs;
 use crate::knobs::setting::Wishes;
 use crate::labels::settings;
 use crate::runtime::Described;
-use crate::runtime::daemon::Daemon;
 use crate::{Collected, Drift, DriftAnswer, Source};
 
 /// How long the runtimes are asked about containers in one collection; whoever is left appears with the next one.
@@ -222,6 +221,9 @@ impl Collector {
             Entry::Occupied(known) => Arc::clone(known.get()),
             Entry::Vacant(vacant) => {
                 let life = Life { name: &name, incarnation: found.inode, id: &identity.id };
+                if identity.runtime == Runtime::Lxc && host.runtimes.lxd.brings_nothing_back(&identity.id) {
+                    host.baselines.begin_anew(life);
+                }
                 let baseline = host.baselines.recorded(life);
                 gaps.take(host.release_left_squeeze(life, &cgroup));
                 gaps.take(host.adopt_pin(&name, &cgroup));
@@ -270,8 +272,7 @@ impl Collector {
         let started = Instant::now();
         for watched in self.watched.values_mut().filter(|watched| watched.incomplete) {
             let runtime = watched.tracked.container.read().runtime;
-            let ready = runtimes.daemon(runtime).is_none_or(Daemon::is_ready);
-            if !ready || started.elapsed() >= ASKING_TIME {
+            if !runtimes.are_ready(runtime) || started.elapsed() >= ASKING_TIME {
                 continue;
             }
             let Some(identity) = identify(&watched.tracked.cgroup.read().path) else { continue };
@@ -294,8 +295,9 @@ impl Collector {
             let mut incomplete = self.watched.values().filter(|watched| watched.incomplete);
             !self.nameless.is_empty() || incomplete.any(|w| w.tracked.container.read().runtime == runtime)
         };
-        let daemons = [Runtime::Docker, Runtime::Podman].into_iter().filter(|runtime| waiting(*runtime));
-        let mut problems: Vec<String> = daemons.filter_map(|runtime| runtimes.daemon(runtime)?.problem()).collect();
+        let asked = [Runtime::Docker, Runtime::Podman, Runtime::Lxc].into_iter().filter(|runtime| waiting(*runtime));
+        let daemons = asked.flat_map(|runtime| runtimes.daemons(runtime));
+        let mut problems: Vec<String> = daemons.filter_map(|daemon| daemon.problem()).collect();
         problems.extend(self.watched.values().flat_map(|watched| watched.problems.iter().cloned()));
         problems
     }

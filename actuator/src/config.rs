@@ -34,6 +34,8 @@ pub struct ActuatorConfig {
     pub podman_root: PathBuf,
     /// The socket of Podman's API; empty to never ask it.
     pub podman_socket: PathBuf,
+    /// The sockets of LXD and Incus; none to never ask them.
+    pub lxd_sockets: Vec<PathBuf>,
     /// The socket of the system's message bus, where systemd is told of limits; empty to never tell it.
     pub system_bus: PathBuf,
     /// How limits are written.
@@ -85,6 +87,13 @@ impl Default for ActuatorConfig {
             docker_socket: PathBuf::from("/var/run/docker.sock"),
             podman_root: PathBuf::from("/var/lib/containers/storage"),
             podman_socket: PathBuf::from("/run/podman/podman.sock"),
+            lxd_sockets: [
+                "/var/lib/lxd/unix.socket",
+                "/var/snap/lxd/common/lxd/unix.socket",
+                "/var/lib/incus/unix.socket",
+            ]
+            .map(PathBuf::from)
+            .into(),
             system_bus: PathBuf::from("/run/dbus/system_bus_socket"),
             write_via: WriteVia::Auto,
             tell_owner_every_s: 30,
@@ -111,7 +120,7 @@ impl Default for ActuatorConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WriteVia {
-    /// Through the owner of the container - Docker, Podman or systemd - where there is one, so that it knows; into the
+    /// Through the owner of the container - Docker, Podman, LXD, Incus or systemd - where there is one, so that it knows; into the
     /// cgroup file where there is none or where it fails.
     #[default]
     Auto,

@@ -17,7 +17,7 @@ use crate::error::ActuatorError;
 const MAX_DEPTH: usize = 12;
 /// Services that keep their containers' cgroups below their own. They are no containers, and limiting one would limit all.
 /// Tidegate is among them because [`OwnCgroups`] cannot know it from inside a cgroup namespace.
-const ENGINES: [&str; 12] = [
+const ENGINES: [&str; 13] = [
     "containerd",
     "crio",
     "docker",
@@ -29,6 +29,7 @@ const ENGINES: [&str; 12] = [
     "rke2-agent",
     "rke2-server",
     "snap.docker.dockerd",
+    "snap.lxd.daemon",
     "tidegate",
 ];
 /// How many digits of an identifier make a short name, as in the runtimes' own listings.

@@ -248,7 +248,7 @@ impl LocalHost {
                 return Ok(());
             }
             let via_owner = self.config.write_via != WriteVia::Cgroup;
-            let kept = via_owner.then(|| owner::keeps(whom.runtime, &whom.id)).flatten();
+            let kept = via_owner.then(|| owner::keeps(&self.runtimes, whom.runtime, &whom.id)).flatten();
             self.baselines.record(whom.life(), kept, resource, limit)?;
             tracked.container.write().baseline.insert(resource, limit);
             recorded.set(true);
@@ -325,7 +325,7 @@ impl LocalHost {
             high_moved: self.baselines.recorded(whom.life()).contains_key(&Resource::MemoryHigh),
             squeeze: self.baselines.squeeze(whom.life()),
             owner_only: self.config.write_via == WriteVia::Owner,
-            whole_percent: via_owner && owner::unit(&cgroup.path).is_some(),
+            whole_percent: via_owner && owner::counts_percents(&self.runtimes, whom.runtime, &whom.id, &cgroup.path),
             record_baseline: &|_| Ok(()),
             record_squeeze: &|_| Ok(()),
         }
@@ -405,7 +405,10 @@ impl LocalHost {
 
     fn owner_of<'a>(&'a self, whom: &'a Whom, cgroup: &Cgroup) -> Option<Box<dyn Owner + 'a>> {
         let via_owner = self.config.write_via != WriteVia::Cgroup;
-        via_owner.then(|| owner::owner(&self.runtimes, whom.runtime, &whom.id, &cgroup.path, self.capacity)).flatten()
+        let baseline = self.baselines.recorded(whom.life());
+        via_owner
+            .then(|| owner::owner(&self.runtimes, whom.runtime, &whom.id, &cgroup.path, self.capacity, baseline))
+            .flatten()
     }
 
     /// Tells owners of limits that went into the file alone: because they were told of another one just before, or because

@@ -276,7 +276,7 @@ impl Report {
     fn owners(&mut self, runtimes: &Runtimes, counts: &BTreeMap<&'static str, usize>) {
         let is_empty = |runtime: Runtime| !counts.contains_key(runtime.as_str());
         for (name, runtime) in [("docker api", Runtime::Docker), ("podman api", Runtime::Podman)] {
-            let Some(daemon) = runtimes.daemon(runtime) else { continue };
+            let Some(daemon) = runtimes.daemons(runtime).pop() else { continue };
             match daemon.get("/_ping", PING_TIMEOUT) {
                 Ok(_) => self.ok(name, "answers: names, labels and limits go through it"),
                 Err(NoAnswer::Absent(_)) if is_empty(runtime) => {}
@@ -285,6 +285,19 @@ impl Report {
                     format!(
                         "{why}: names come from its files, limits go into the cgroup files and are lost with a restart"
                     ),
+                    "start its service or name its socket in the configuration; in a container, mount it",
+                ),
+            }
+        }
+        for daemon in runtimes.daemons(Runtime::Lxc) {
+            let name = format!("{} api", daemon.name().to_lowercase());
+            match daemon.get("/1.0", PING_TIMEOUT) {
+                Ok(_) => self.ok(&name, "answers: labels and limits go through it"),
+                // Its containers look like those of plain LXC, which has no daemon.
+                Err(NoAnswer::Absent(_)) => {}
+                Err(why) => self.warn(
+                    &name,
+                    format!("{why}: limits go into the cgroup files and are lost with a restart"),
                     "start its service or name its socket in the configuration; in a container, mount it",
                 ),
             }

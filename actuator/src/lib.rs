@@ -7,8 +7,8 @@
 //! blocking; async callers put it on a blocking thread.
 //!
 //! Whoever made a container knows its name and its labels (`runtime`), and keeps a record of its limits: so a change goes
-//! through Docker, Podman or systemd where one of them did (`owner`), and into the cgroup file where nobody did or they
-//! fail. Their sockets are spoken to directly, each exchange bounded in time: what is needed of HTTP and of D-Bus is a few
+//! through Docker, Podman, LXD, Incus or systemd where one of them did (`owner`), and into the cgroup file where nobody did
+//! or they fail. Their sockets are spoken to directly, each exchange bounded in time: what is needed of HTTP and of D-Bus is a few
 //! calls, and the collector must not wait for a daemon that hangs.
 //!
 //! Kernel files are read and written here rather than through the `cgroups-rs` crate, because that crate cannot be pointed

@@ -7,9 +7,11 @@
 mod dbus;
 mod docker;
 pub(crate) mod late;
+mod lxd;
 mod podman;
 mod systemd;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use thiserror::Error;
@@ -20,6 +22,7 @@ use crate::capacity::Capacity;
 use crate::cgroup::Cgroup;
 use crate::owner::docker::Docker;
 use crate::owner::late::{Said, Unanswered};
+use crate::owner::lxd::Lxd;
 use crate::owner::podman::Podman;
 use crate::owner::systemd::Unit;
 use crate::quota::CpuMax;
@@ -98,17 +101,23 @@ impl From<NoAnswer> for NotTold {
     }
 }
 
-/// The owner of the container at `path`; `None` where the cgroup file is all there is.
+/// The owner of the container at `path`; `None` where the cgroup file is all there is. `baseline` is what stood before our
+/// first change.
 pub(crate) fn owner<'a>(
     runtimes: &'a Runtimes,
     runtime: Runtime,
     id: &'a str,
     path: &Path,
     capacity: Capacity,
+    baseline: BTreeMap<Resource, Limit>,
 ) -> Option<Box<dyn Owner + 'a>> {
     match runtime {
         Runtime::Docker => Some(Box::new(Docker { daemon: &runtimes.docker, id, capacity })),
         Runtime::Podman => Some(Box::new(Podman { daemon: &runtimes.podman, id, capacity })),
+        Runtime::Lxc => runtimes.lxd.find(id).map(|(daemon, instance)| {
+            let owner: Box<dyn Owner> = Box::new(Lxd { daemon, instance, capacity, baseline });
+            owner
+        }),
         _ => unit(path).map(|unit| Box::new(Unit { systemd: &runtimes.systemd, unit }) as Box<dyn Owner>),
     }
 }
@@ -126,14 +135,20 @@ pub(crate) fn reach_systemd(systemd: &Daemon) -> Result<(), NoAnswer> {
 }
 
 /// Whether the owner of a container brings our limits back when it starts it again. A scope ends with what runs in it.
-pub(crate) fn keeps(runtime: Runtime, id: &str) -> Option<Kept> {
+pub(crate) fn keeps(runtimes: &Runtimes, runtime: Runtime, id: &str) -> Option<Kept> {
     let over_reboots = match runtime {
         Runtime::Docker | Runtime::Podman => true,
+        Runtime::Lxc if runtimes.lxd.find(id).is_some() => true,
         // Its runtime properties live in /run.
         Runtime::Systemd => false,
         _ => return None,
     };
     Some(Kept { id: id.to_owned(), over_reboots })
+}
+
+/// Whether the owner of a container keeps CPU limits in whole percents of a CPU. LXD does so with the usual period.
+pub(crate) fn counts_percents(runtimes: &Runtimes, runtime: Runtime, id: &str, path: &Path) -> bool {
+    unit(path).is_some() || (runtime == Runtime::Lxc && runtimes.lxd.find(id).is_some())
 }
 
 /// The unit of the system's systemd that a cgroup is, if it is one.

@@ -6,6 +6,11 @@ use std::path::Path;
 
 use crate::runtime::Described;
 
+/// Whether there is `NAME/config`.
+pub(super) fn is_there(name: &str, root: &Path) -> bool {
+    root.join(name).join("config").is_file()
+}
+
 /// Reads `NAME/config`.
 pub(super) fn read(name: &str, root: &Path) -> Described {
     let text = fs::read_to_string(root.join(name).join("config")).unwrap_or_default();

@@ -127,6 +127,7 @@ impl Tree {
             // No daemon of the machine that runs the tests is asked.
             docker_socket: PathBuf::new(),
             podman_socket: PathBuf::new(),
+            lxd_sockets: vec![],
             system_bus: PathBuf::new(),
             apps: vec![AppRule { container: "web*".into(), app: "shop".into(), user: None }],
             ..Default::default()
