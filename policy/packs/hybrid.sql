@@ -145,16 +145,24 @@ AS
 -- 6 %, and one that idles between bursts waits for the next of them: lowering it would save next to nothing and throttle that
 -- one. What is beyond two and a half times of what is wanted goes in any case.
 -- It acts once a sample, within 10 s. What it holds comes from a day of history, so a gap of hours changes nothing about it.
-WITH seen AS (
+-- Two hours of samples are read where somebody is coarse, and not where all have a sample a second.
+WITH coarse AS (
+    SELECT host, container, resource FROM recent(INTERVAL '300 seconds')
+    WHERE resource = 'cpu' AND allocated > 0 AND age <= 10 AND samples < 100
+),
+known AS (
+    SELECT r.* FROM coarse JOIN recent(INTERVAL '2 hours') AS r USING (host, container, resource)
+),
+seen AS (
     SELECT r.host, r.container, r.resource, r.usage, r.allocated, r.min, r."max", h.usage_avg AS mean,
            r.usage >= 0.97 * r.allocated OR coalesce(r.throttled_last, 0) > 0.10 AS saturated,
            coalesce(p.value, 1.05) / 1.05 * greatest(1.06 * r.usage_max, 0.92 * h.usage_p98, h.usage_p95) AS want
-    FROM recent(INTERVAL '2 hours') AS r
+    FROM known AS r
     JOIN history(INTERVAL '24 hours') AS h USING (host, container, resource)
     LEFT JOIN recent(INTERVAL '10 seconds') AS n USING (host, container, resource)
     LEFT JOIN params AS p ON p.host = r.host AND p.container = r.container AND p.resource = r.resource
         AND p.rule = 'cpu_headroom'
-    WHERE r.resource = 'cpu' AND r.allocated > 0 AND r.age <= 10 AND coalesce(n.samples, 0) < 3
+    WHERE coalesce(n.samples, 0) < 3
 )
 SELECT host, container, resource, greatest(want, 0.3 * allocated) AS target,
        concat('its history asks for ', CAST(round(100 * want / allocated) AS BIGINT), ' % of its limit') AS reason,

@@ -162,14 +162,21 @@ AS
 -- Source: the hard limit out of long history (max of 1.15 p98 with a half-life of 48 h, 1.10 peak of 24 h; down 1 % a minute
 -- after an hour). Room for growth comes from memory_up, which gives 35 % to whoever needs more than 87 % of his limit, rather
 -- than from a peak that all others keep for a day.
-WITH seen AS (
+-- An hour of samples is read where somebody is coarse, and not where all have a sample a second.
+WITH coarse AS (
+    SELECT host, container, resource FROM recent(INTERVAL '300 seconds')
+    WHERE resource = 'memory' AND allocated > 0 AND age <= 10 AND samples < 100
+),
+known AS (
+    SELECT r.* FROM coarse JOIN recent(INTERVAL '1 hour') AS r USING (host, container, resource)
+),
+seen AS (
     SELECT r.host, r.container, r.resource, r.allocated, r.min,
            greatest(1.12 * r.usage, 1.10 * r.unreclaimable, 1.16 * h.usage_p98) AS want
-    FROM recent(INTERVAL '1 hour') AS r
+    FROM known AS r
     JOIN history(INTERVAL '24 hours') AS h USING (host, container, resource)
     LEFT JOIN recent(INTERVAL '10 seconds') AS n USING (host, container, resource)
-    WHERE r.resource = 'memory' AND r.allocated > 0 AND r.age <= 10 AND coalesce(n.samples, 0) < 3
-      AND r.unreclaimable IS NOT NULL AND coalesce(r.oom_kills, 0) = 0
+    WHERE coalesce(n.samples, 0) < 3 AND r.unreclaimable IS NOT NULL AND coalesce(r.oom_kills, 0) = 0
       AND h.first_seen < now() - INTERVAL '2 hours'
 )
 SELECT host, container, resource, greatest(want, 0.7 * allocated) AS target,
