@@ -99,12 +99,15 @@ impl LateDaemon {
 impl State {
     fn serve(&self, mut stream: UnixStream) {
         let Some(asked) = super::read(&stream) else { return };
-        let Some(id) = self.apply.keys().find(|id| asked.target.contains(*id)) else { return };
+        let Some(id) = self.apply.keys().find(|id| asked.target.contains(*id)) else {
+            // In the tree of a real kernel there are containers of other tests, too.
+            return answer(&mut stream, "404 Not Found", &json!({ "message": "no such container" }));
+        };
         let config = || self.configs.lock().get(id).cloned().unwrap_or(json!({}));
         if asked.method == "GET" {
             let name = if id.starts_with('a') { "web" } else { &id[..4] };
             let body = json!({ "Name": format!("/{name}"), "Config": { "Labels": {} }, "HostConfig": config() });
-            return answer(&mut stream, &body);
+            return answer(&mut stream, "200 OK", &body);
         }
         self.came.lock().push(asked.body.clone());
         let mut permits = self.permits.lock();
@@ -120,13 +123,13 @@ impl State {
         self.configs.lock().insert(id.clone(), config);
         self.apply[id](&asked.body);
         self.done.lock().push(asked.body);
-        answer(&mut stream, &json!({ "Warnings": null }));
+        answer(&mut stream, "200 OK", &json!({ "Warnings": null }));
     }
 }
 
-fn answer(stream: &mut UnixStream, body: &Value) {
+fn answer(stream: &mut UnixStream, status: &str, body: &Value) {
     let body = body.to_string();
-    let text = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let text = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
     // Whoever asked may be gone.
     let _ = stream.write_all(text.as_bytes());
 }
