@@ -8,7 +8,7 @@
 -- With a sample a second it keeps 5 % above the means of seconds, and as much more as bursts within a second turn out to need.
 -- For that the three rules cpu_headroom, cpu_up and cpu_down belong together: give them the same mode.
 --
--- What it costs (slack, samples over the limit, changes a container and day) stands in docs/rules.md.
+-- What it costs (slack, time over the limit, changes a container and day) stands in docs/rules.md.
 
 -- How far above its mean use a container's limit has to be is learnt from its throttling.
 CREATE OR REPLACE RULE cpu_headroom

@@ -92,7 +92,7 @@ impl Engine {
         if consumptions.is_empty() {
             return;
         }
-        // It reads the journal of the last hour.
+        // It reads the journal as far back as they look.
         let store = Arc::clone(&self.store);
         let consumed = tokio::task::spawn_blocking(move || store.consume_events(now, &consumptions)).await;
         let failed = match consumed {

@@ -8,7 +8,7 @@ use tidegate_model::{CgroupVersion, Limit, OutcomeStatus, Resource, Write};
 use crate::apply::{Job, Verdict, memory, put, read_back};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::parse::number;
-use crate::drift::{Owned, describe};
+use crate::drift::Owned;
 use crate::error::ActuatorError;
 use crate::owner::Owner;
 use crate::quota::{CpuMax, Plan, plan_cpu};
@@ -27,8 +27,7 @@ pub(super) fn change(
     let quota = match plan_cpu(job.target, now, job.whole_percent) {
         Err(why) => return Ok(Verdict::new(OutcomeStatus::Refused, found, why)),
         Ok(Plan::Unchanged) => {
-            let message = format!("{} stand there already", describe(found, Resource::Cpu));
-            return Ok(Verdict::new(OutcomeStatus::Unchanged, found, message));
+            return Ok(Verdict::unchanged(found, Resource::Cpu));
         }
         Ok(Plan::Write(quota)) => quota,
     };

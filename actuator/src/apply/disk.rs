@@ -6,7 +6,7 @@ use tidegate_model::{Limit, OutcomeStatus, Write};
 use crate::apply::{Job, Verdict, read_back};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::disks::{limit, line};
-use crate::drift::{Owned, describe};
+use crate::drift::Owned;
 use crate::error::ActuatorError;
 use crate::knobs::setting::Device;
 
@@ -34,8 +34,7 @@ pub(super) fn change(
     }
     let stands = stands(job, dir, &disks)?;
     if stands.iter().all(|(_, stands)| *stands == wanted) {
-        let message = format!("{} stand there already", describe(found, job.resource));
-        return Ok(Verdict::new(OutcomeStatus::Unchanged, found, message));
+        return Ok(Verdict::unchanged(found, job.resource));
     }
     if !owned.baseline_recorded && stands.iter().any(|(_, limit)| *limit != stands[0].1) {
         // One limit is on record, and could not be given back to each of them.

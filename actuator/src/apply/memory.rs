@@ -5,7 +5,7 @@ use tidegate_model::{Bytes, CgroupVersion, Limit, OutcomeStatus, Resource, Write
 use crate::apply::{Job, Verdict, memory_v1, memory_v2, put, read_back, tell};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::{v1, v2};
-use crate::drift::{Owned, describe};
+use crate::drift::Owned;
 use crate::error::ActuatorError;
 use crate::owner::{MemoryWish, Owner};
 use crate::quota::{CpuMax, Plan, page_size, plan_memory};
@@ -34,8 +34,7 @@ pub(super) fn change(
     let new = match plan_memory(job.target, found, page_size()) {
         Err(why) => return Ok(Verdict::new(OutcomeStatus::Refused, found, why)),
         Ok(Plan::Unchanged) => {
-            let message = format!("{} stand there already", describe(found, Resource::Memory));
-            return Ok(Verdict::new(OutcomeStatus::Unchanged, found, message));
+            return Ok(Verdict::unchanged(found, Resource::Memory));
         }
         Ok(Plan::Write(new)) => new,
     };

@@ -84,6 +84,11 @@ impl Verdict {
     pub(crate) fn new(status: OutcomeStatus, limit: impl Into<Option<Limit>>, message: impl Into<String>) -> Self {
         Self { status, limit: limit.into(), message: message.into() }
     }
+
+    /// What is wanted of `resource` stands there already: nothing was written.
+    pub(crate) fn unchanged(found: Limit, resource: Resource) -> Self {
+        Self::new(OutcomeStatus::Unchanged, found, format!("{} stand there already", describe(found, resource)))
+    }
 }
 
 /// Carries out `job` with the lock on `owned` held by the caller. Every write that the kernel took is in `writes`.

@@ -504,7 +504,7 @@ fn unchanged(limit: Limit, resource: Resource, told: bool) -> Verdict {
     if !told {
         return silent(OutcomeStatus::Unchanged, limit);
     }
-    Verdict::new(OutcomeStatus::Unchanged, limit, format!("{} stand there already", describe(limit, resource)))
+    Verdict::unchanged(limit, resource)
 }
 
 fn applied(before: Limit, after: Limit, resource: Resource) -> Verdict {

@@ -13,7 +13,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 /// More rows than these are no settings any more.
 const FEW_ROWS: usize = 256;
 
-/// Turns products round whose right side is known to have a few rows: the settings of a rule, say. The operator makes a batch
+/// Turns products round whose right side is expected to have a few rows: the settings of a rule, say. The operator makes a batch
 /// of each left row and each right batch, so a product of many rows with a single one would come in as many batches as rows.
 #[derive(Debug)]
 pub(super) struct FewFirst;
@@ -47,7 +47,7 @@ impl PhysicalOptimizerRule for FewFirst {
     }
 }
 
-/// How many rows there are at most, where that is known.
+/// How many rows are expected, where anything is: a wrong guess costs memory, which is bounded, and no row.
 fn rows(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<usize>> {
     let known = StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new())?;
     Ok(known.num_rows.get_value().copied())
