@@ -10,7 +10,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryConsumer, MemoryPool};
 use tidegate_model::{ContainerKey, Resource, TimeMs};
 
-use crate::functions;
+use crate::functions::{self, Asked};
 use crate::query::QueryOptions;
 use crate::query::error::QueryError;
 use crate::query::guard::{Deadline, Stop};
@@ -48,7 +48,8 @@ impl Store {
         let columns = functions::recent_places(columns);
         self.read(options, move |run| {
             let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(memory_bytes));
-            let rows = functions::recent_rows(run, window_ms, &columns, MemoryConsumer::new("recent").register(&pool))?;
+            let asked = Asked { window_ms, resource: None };
+            let rows = functions::recent_rows(run, asked, &columns, MemoryConsumer::new("recent").register(&pool))?;
             if rows.num_rows() > max_rows { Err(Stop::Rows(max_rows).into()) } else { Ok(rows) }
         })
         .await

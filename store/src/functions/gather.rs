@@ -83,6 +83,8 @@ pub(super) struct Gathering<'a> {
     pub(super) memory: MemoryReservation,
     /// The window is open here: a measurement at this very instant is not in it.
     pub(super) start: i64,
+    /// Rows about it alone are wanted, or all.
+    pub(super) resource: Option<Resource>,
     /// Which version of everything there was before anything was read.
     pub(super) version: &'a Version,
 }
@@ -188,11 +190,12 @@ impl Gathering<'_> {
     pub(super) fn rows(&self, wanted: Columns) -> Result<Known> {
         let usage = self.usage_parts();
         let tables = self.tables(&usage);
-        let roster = self.store().recents.roster(self.store(), &tables);
+        let part = self.store().recents.part(self.resource);
+        let roster = part.roster(self.store(), &tables);
         let rows = roster.subjects.len();
         self.memory.try_grow(rows * ROW_BYTES)?;
         // Whoever reads everything need not do it again for another column.
-        let (window, wanted) = match self.follow(&roster, &tables, &usage, wanted)? {
+        let (window, wanted) = match self.follow(&part.trails, &roster, &tables, &usage, wanted)? {
             Some(followed) => (followed, wanted),
             None => (self.afresh(&roster, &tables, &usage)?, Columns::ALL),
         };
@@ -241,7 +244,7 @@ impl Gathering<'_> {
     pub(super) fn usage_and_limits(&self, since: i64) -> Result<UsageAndLimits> {
         let usage = self.usage_parts();
         let tables = self.tables(&usage);
-        let roster = self.store().recents.roster(self.store(), &tables);
+        let roster = self.store().recents.part(self.resource).roster(self.store(), &tables);
         let (usage, _) = self.usage(&roster, &usage)?;
         let mut limits = vec![None; roster.subjects.len()];
         self.newest(&tables.limits, since, |label, time, value| {

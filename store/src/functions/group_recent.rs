@@ -84,7 +84,7 @@ fn rows(making: &Making, window_ms: i64) -> Result<RecordBatch> {
     let now = run.now.0;
     let version = version(store);
     let start = now.saturating_sub(window_ms);
-    let gathering = Gathering { run, memory: making.memory.new_empty(), start, version: &version };
+    let gathering = Gathering { run, memory: making.memory.new_empty(), start, resource: None, version: &version };
     let known = gathering.usage_and_limits(now.saturating_sub(LIMIT_LOOKBACK_MS))?;
     let UsageAndLimits { roster, mut usage, limits } = known;
     let containers = store.containers();

@@ -37,7 +37,7 @@ use datafusion::logical_expr::{Documentation, TableScan};
 pub(crate) use self::bounded::{MULTIPLYING, bounded};
 pub(crate) use self::histogram_quantile::HISTOGRAM_QUANTILE;
 pub(crate) use self::last::{LastExec, LastRows};
-pub(crate) use self::recent::{RecentExec, rows as recent_rows};
+pub(crate) use self::recent::{Asked, RecentExec, rows as recent_rows};
 pub(crate) use self::recent_columns::{recent_columns, recent_places};
 pub(crate) use self::roster::Recents;
 

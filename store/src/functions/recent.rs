@@ -12,11 +12,13 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_datafusion_err, plan_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::{Expr, TableType};
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use tidegate_model::Resource;
 
 use super::gather::Gathering;
 use super::recent_columns::{Columns, SCHEMA};
@@ -37,20 +39,40 @@ impl TableFunctionImpl for Recent {
             return plan_err!("recent() takes one constant window: recent(INTERVAL '60 seconds') or recent(60)");
         };
         let window_ms = span_ms(window, "the window of recent()")?;
-        Ok(Arc::new(RecentTable { window_ms, schema: Arc::clone(&SCHEMA) }))
+        Ok(Arc::new(RecentTable { window_ms }))
     }
 }
 
 #[derive(Debug)]
 struct RecentTable {
     window_ms: i64,
-    schema: SchemaRef,
+}
+
+/// The resource that a condition asks for, `resource = 'cpu'`, where it is one that containers have: as a rule a rule is about
+/// one of them, and rows about the others are not worth making.
+fn resource_asked(condition: &Expr) -> Option<Resource> {
+    let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = condition else { return None };
+    let ((Expr::Column(column), Expr::Literal(value, _)) | (Expr::Literal(value, _), Expr::Column(column))) =
+        (left.as_ref(), right.as_ref())
+    else {
+        return None;
+    };
+    let named = value.try_as_str().flatten().filter(|_| column.name == "resource")?;
+    Resource::limited().find(|resource| resource.as_str() == named)
 }
 
 #[async_trait]
 impl TableProvider for RecentTable {
     fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
+        Arc::clone(&SCHEMA)
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        let support = |filter: &&Expr| match resource_asked(filter) {
+            Some(_) => TableProviderFilterPushDown::Exact,
+            None => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(support).collect())
     }
 
     fn table_type(&self) -> TableType {
@@ -61,40 +83,59 @@ impl TableProvider for RecentTable {
         &self,
         _: &dyn Session,
         projection: Option<&Vec<usize>>,
-        _: &[Expr],
+        filters: &[Expr],
         _: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let projection = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
-        let schema = Arc::new(self.schema.project(&projection)?);
+        let projection = projection.cloned().unwrap_or_else(|| (0..SCHEMA.fields().len()).collect());
+        let schema = Arc::new(SCHEMA.project(&projection)?);
+        let mut asked: Vec<Resource> = filters.iter().filter_map(resource_asked).collect();
+        asked.dedup();
+        let resource = match asked.as_slice() {
+            [] => None,
+            [one] => Some(*one),
+            // No row is about two of them.
+            _ => return Ok(Arc::new(EmptyExec::new(schema))),
+        };
         let properties = Arc::new(PlanProperties::new(
             EquivalenceProperties::new(Arc::clone(&schema)),
             Partitioning::UnknownPartitioning(1),
             EmissionType::Final,
             Boundedness::Bounded,
         ));
-        Ok(Arc::new(RecentExec { window_ms: self.window_ms, projection, schema, properties }))
+        let asked = Asked { window_ms: self.window_ms, resource };
+        Ok(Arc::new(RecentExec { asked, projection, schema, properties }))
     }
+}
+
+/// Which rows of `recent` are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Asked {
+    /// In ms.
+    pub(crate) window_ms: i64,
+    /// Those about one resource, or all.
+    pub(crate) resource: Option<Resource>,
 }
 
 /// Gathers the rows when it is executed, not when it is planned.
 #[derive(Debug)]
 pub(crate) struct RecentExec {
-    window_ms: i64,
+    asked: Asked,
     projection: Vec<usize>,
     schema: SchemaRef,
     properties: Arc<PlanProperties>,
 }
 
 impl RecentExec {
-    /// The window, in ms, and the places of the columns.
-    pub(crate) fn asked(&self) -> (i64, &[usize]) {
-        (self.window_ms, &self.projection)
+    /// What is asked for, and the places of the columns.
+    pub(crate) fn asked(&self) -> (Asked, &[usize]) {
+        (self.asked, &self.projection)
     }
 }
 
 impl DisplayAs for RecentExec {
     fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RecentExec: window={} ms", self.window_ms)
+        write!(f, "RecentExec: window={} ms", self.asked.window_ms)?;
+        self.asked.resource.map_or(Ok(()), |resource| write!(f, ", resource={resource}"))
     }
 }
 
@@ -123,10 +164,10 @@ impl ExecutionPlan for RecentExec {
     }
 
     fn execute(&self, _: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let (run, window_ms, projection) = (Run::of(&context)?, self.window_ms, self.projection.clone());
+        let (run, asked, projection) = (Run::of(&context)?, self.asked, self.projection.clone());
         let rows = futures::stream::once(async move {
             let memory = MemoryConsumer::new("recent").register(context.memory_pool());
-            rows(&run, window_ms, &projection, memory)
+            rows(&run, asked, &projection, memory)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), rows)))
     }
@@ -134,9 +175,9 @@ impl ExecutionPlan for RecentExec {
 
 /// All rows with the columns at `places`. Many rules want some of them: whoever asks first for a window and a column makes it,
 /// others wait for that.
-pub(crate) fn rows(run: &Run, window_ms: i64, places: &[usize], memory: MemoryReservation) -> Result<RecordBatch> {
+pub(crate) fn rows(run: &Run, asked: Asked, places: &[usize], memory: MemoryReservation) -> Result<RecordBatch> {
     let (store, now) = (run.store.as_ref(), run.now.0);
-    let frame = store.recents.frame(FrameKey { now, window_ms });
+    let frame = store.recents.frame(FrameKey { now, asked });
     let mut kept = loop {
         run.deadline.check()?;
         if let Some(kept) = frame.try_lock_for(WAIT) {
@@ -157,7 +198,8 @@ pub(crate) fn rows(run: &Run, window_ms: i64, places: &[usize], memory: MemoryRe
         Some((version, _)) => version.clone(),
         None => watch(store, now),
     };
-    let gathering = Gathering { run, memory, start: now.saturating_sub(window_ms), version: &version };
+    let start = now.saturating_sub(asked.window_ms);
+    let gathering = Gathering { run, memory, start, resource: asked.resource, version: &version };
     let mut known = gathering.rows(missing)?;
     if let Some((_, mut former)) = former {
         former.merge(known);

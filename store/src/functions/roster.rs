@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use tidegate_model::{Bounds, Resource, metrics};
 
 use super::history::Answered;
-use super::recent::WAIT;
+use super::recent::{Asked, WAIT};
 use super::recent_columns::Known;
 use super::trail::Trails;
 use crate::query::run::Run;
@@ -46,7 +46,8 @@ pub(super) struct UsagePart {
     pub(super) apps: Vec<Option<String>>,
 }
 
-/// Everybody who has usage or a limit, sorted by host, container and resource, and which row each label belongs to.
+/// Everybody who has usage or a limit, of one resource or of all, sorted by host, container and resource, and which row each label
+/// belongs to.
 pub(super) struct Roster {
     /// The columns of the label tables that it was made from.
     tables: Vec<Vec<ArrayRef>>,
@@ -70,7 +71,7 @@ pub(super) struct Roster {
 }
 
 impl Roster {
-    fn new(store: &Store, tables: &Tables, facts: u64) -> Self {
+    fn new(store: &Store, tables: &Tables, facts: u64, resource: Option<Resource>) -> Self {
         let usage: Vec<_> = tables.usage.iter().map(|table| subjects(&table.columns)).collect();
         let mut limits: Vec<_> =
             subjects(&tables.limits.columns).into_iter().map(|(subject, _)| Some(subject)).collect();
@@ -81,7 +82,8 @@ impl Roster {
             }
         }
         let everybody = usage.iter().flatten().map(|(subject, _)| subject).chain(limits.iter().flatten()).cloned();
-        let everybody: Vec<Subject> = everybody.collect::<BTreeSet<_>>().into_iter().collect();
+        let is_asked = |subject: &Subject| resource.is_none_or(|resource| subject.resource == resource.as_str());
+        let everybody: Vec<Subject> = everybody.filter(is_asked).collect::<BTreeSet<_>>().into_iter().collect();
         let numbers: HashMap<&Subject, u32, ahash::RandomState> = everybody.iter().zip(0u32..).collect();
         let rows = |labels: &[(Subject, Option<String>)]| -> Vec<Option<u32>> {
             labels.iter().map(|(subject, _)| numbers.get(subject).copied()).collect()
@@ -159,14 +161,14 @@ fn resource_of_knob(subject: &Subject) -> Option<Subject> {
     Some(Subject { resource: knob.of().as_str().to_owned(), ..subject.clone() })
 }
 
-/// Frames that are kept at most: rules of one tick ask for a few windows.
-const MAX_FRAMES: usize = 16;
+/// Frames that are kept at most: rules of one tick ask for a few windows of each resource.
+const MAX_FRAMES: usize = 32;
 
 /// What was asked for, and what it was answered from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FrameKey {
     pub(super) now: i64,
-    pub(super) window_ms: i64,
+    pub(super) asked: Asked,
 }
 
 /// When an answer is still the answer.
@@ -192,11 +194,33 @@ type Frame = Arc<Mutex<Option<(Version, Known)>>>;
 /// What the last questions of `recent` were answered with.
 #[derive(Default)]
 pub(crate) struct Recents {
-    roster: Mutex<Option<Arc<Roster>>>,
     /// The newest last.
     frames: Mutex<Vec<(FrameKey, Frame)>>,
-    pub(super) trails: Trails,
+    /// Of each resource that somebody asked for, and of all.
+    parts: Mutex<HashMap<Option<Resource>, Arc<Part>>>,
     histories: Mutex<Vec<Answered>>,
+}
+
+/// What the rows about one resource, or all rows, are made from.
+#[derive(Default)]
+pub(super) struct Part {
+    resource: Option<Resource>,
+    roster: Mutex<Option<Arc<Roster>>>,
+    pub(super) trails: Trails,
+}
+
+impl Part {
+    /// The roster of `tables`.
+    pub(super) fn roster(&self, store: &Store, tables: &Tables) -> Arc<Roster> {
+        let facts = store.facts.version();
+        let mut known = self.roster.lock();
+        if let Some(roster) = known.as_ref().filter(|roster| roster.facts == facts && roster.is_of(tables)) {
+            return Arc::clone(roster);
+        }
+        let roster = Arc::new(Roster::new(store, tables, facts, self.resource));
+        *known = Some(Arc::clone(&roster));
+        roster
+    }
 }
 
 /// Which version of everything that `recent` looks at there is now.
@@ -250,25 +274,16 @@ impl Recents {
         }
     }
 
-    /// The roster of `tables`.
-    pub(super) fn roster(&self, store: &Store, tables: &Tables) -> Arc<Roster> {
-        let facts = store.facts.version();
-        if let Some(roster) = self.roster.lock().as_ref()
-            && roster.facts == facts
-            && roster.is_of(tables)
-        {
-            return Arc::clone(roster);
-        }
-        let roster = Arc::new(Roster::new(store, tables, facts));
-        *self.roster.lock() = Some(Arc::clone(&roster));
-        roster
+    pub(super) fn part(&self, resource: Option<Resource>) -> Arc<Part> {
+        let mut parts = self.parts.lock();
+        Arc::clone(parts.entry(resource).or_insert_with(|| Arc::new(Part { resource, ..Part::default() })))
     }
 
     /// All that was answered.
     #[cfg(test)]
     pub(crate) fn forget(&self) {
         self.frames.lock().clear();
-        self.trails.forget();
+        self.parts.lock().clear();
     }
 
     /// Where the answer for `key` is kept. Whoever makes it holds its lock, so that others with the same question wait for

@@ -22,10 +22,11 @@ use crate::aggregate::{Ended, Visit, Visitor};
 use crate::store::Store;
 use crate::tables::{LabelTable, Read, Selected, TimeRange};
 
-/// Windows that are followed at most. The default rules ask for nine; one too few and each would be read anew each time.
+/// Windows that are followed at most, of each resource and of all. The default rules ask for eight of memory; one too few and each
+/// would be read anew each time.
 const MAX_TRAILS: usize = 12;
-/// What a window may hold to be followed: beyond that, memory is worth more than time. Two minutes of 10,000 containers that are
-/// measured each second are just within it.
+/// What a window of all resources may hold to be followed, one of a single resource half: beyond that, memory is worth more than
+/// time. Two minutes of 10,000 containers that are measured each second are just within it.
 const MAX_BYTES: usize = 48 << 20;
 
 /// What all windows go on with.
@@ -34,15 +35,12 @@ pub(super) struct Trails {
     /// By window, in ms; the one that was asked for last at the end.
     windows: Mutex<Vec<(i64, Arc<Mutex<State>>)>>,
     /// What was read last of each metric: windows that were asked for at the same instants go on by the same samples.
-    read: [Mutex<Option<Reading>>; METRICS],
+    read: [LastRead; METRICS],
 }
 
-impl Trails {
-    #[cfg(test)]
-    pub(super) fn forget(&self) {
-        self.windows.lock().clear();
-    }
+type LastRead = Mutex<Option<Reading>>;
 
+impl Trails {
     fn of(&self, window_ms: i64) -> Arc<Mutex<State>> {
         let mut trails = self.windows.lock();
         let found = trails.iter().position(|(window, _)| *window == window_ms);
@@ -56,7 +54,7 @@ impl Trails {
     }
 }
 
-/// What is followed of a window, and how many metrics that are.
+/// The places of what is followed of a window, and how many metrics that are.
 const USAGE: usize = 0;
 const THROTTLED: usize = 1;
 const PRESSURE: usize = 2;
@@ -154,9 +152,8 @@ impl Visitor for News<'_> {
     }
 }
 
-/// A metric that may be followed: its place among them, and what its rows are read from.
+/// What the rows of a metric that may be followed are read from.
 struct Metric<'a> {
-    place: usize,
     parts: Vec<Origin<'a>>,
 }
 
@@ -170,8 +167,8 @@ struct Origin<'a> {
 }
 
 impl<'a> Metric<'a> {
-    fn collected(place: usize, table: &'a LabelTable, rows: &'a [Option<u32>]) -> Self {
-        Self { place, parts: vec![Origin { table, rows, sums: None }] }
+    fn collected(table: &'a LabelTable, rows: &'a [Option<u32>]) -> Self {
+        Self { parts: vec![Origin { table, rows, sums: None }] }
     }
 
     /// Usage; `None` where it is read in a way that cannot go on.
@@ -185,7 +182,7 @@ impl<'a> Metric<'a> {
             Some(Origin { table: &selected.part.labels, rows: &part.rows, sums })
         };
         let parts = parts.iter().zip(&roster.usage).map(from).collect::<Option<_>>()?;
-        Some(Self { place: USAGE, parts })
+        Some(Self { parts })
     }
 
     /// Whether each row has the samples of one series, or the sums of one label, at most: only then their order is known.
@@ -216,6 +213,7 @@ impl Gathering<'_> {
     /// where nothing is.
     pub(super) fn follow<'r>(
         &self,
+        trails: &Trails,
         roster: &'r Arc<Roster>,
         tables: &Tables,
         parts: &[Selected],
@@ -225,16 +223,16 @@ impl Gathering<'_> {
         let Some(usage) = Metric::usage(parts, roster) else { return Ok(None) };
         let metrics: [Metric<'_>; METRICS] = [
             usage,
-            Metric::collected(THROTTLED, &tables.throttled, &roster.throttled),
-            Metric::collected(PRESSURE, &tables.pressure, &roster.pressure),
-            Metric::collected(OOM_KILLS, &tables.oom_kills, &roster.oom_kills),
+            Metric::collected(&tables.throttled, &roster.throttled),
+            Metric::collected(&tables.pressure, &roster.pressure),
+            Metric::collected(&tables.oom_kills, &roster.oom_kills),
         ];
         if metrics.iter().any(|metric| !metric.is_one_each(rows) || metric.is_cut_after(self.start, self.store())) {
             return Ok(None);
         }
         let now = self.now();
         let window_ms = now.saturating_sub(self.start);
-        let state = self.store().recents.trails.of(window_ms);
+        let state = trails.of(window_ms);
         // Somebody asks the same as of another instant.
         let Some(mut state) = state.try_lock() else { return Ok(None) };
         let mut trail = match std::mem::take(&mut *state) {
@@ -267,13 +265,13 @@ impl Gathering<'_> {
             }
         };
         let throttled = wanted.has_any(&[place::THROTTLED, place::THROTTLED_LAST]);
-        let mut room = MAX_BYTES.saturating_sub(trail.bytes());
-        let is_there = self.bring(&mut trail.usage, &metrics[USAGE], roster, &mut room)?
-            && (!throttled || self.bring(&mut trail.throttled, &metrics[THROTTLED], roster, &mut room)?)
-            && (!wanted.has(place::PRESSURE)
-                || self.bring(&mut trail.pressure, &metrics[PRESSURE], roster, &mut room)?)
-            && (!wanted.has(place::OOM_KILLS)
-                || self.bring(&mut trail.oom_kills, &metrics[OOM_KILLS], roster, &mut room)?);
+        let most = if self.resource.is_some() { MAX_BYTES / 2 } else { MAX_BYTES };
+        let mut room = most.saturating_sub(trail.bytes());
+        let of = |metric: usize| (&metrics[metric], &trails.read[metric]);
+        let is_there = self.bring(&mut trail.usage, of(USAGE), roster, &mut room)?
+            && (!throttled || self.bring(&mut trail.throttled, of(THROTTLED), roster, &mut room)?)
+            && (!wanted.has(place::PRESSURE) || self.bring(&mut trail.pressure, of(PRESSURE), roster, &mut room)?)
+            && (!wanted.has(place::OOM_KILLS) || self.bring(&mut trail.oom_kills, of(OOM_KILLS), roster, &mut room)?);
         if !is_there {
             *state = State::TooLarge(Arc::clone(roster));
             return Ok(None);
@@ -309,7 +307,7 @@ impl Gathering<'_> {
     fn bring<T: Follows + Target + Clone + Default>(
         &self,
         followed: &mut Followed<T>,
-        metric: &Metric<'_>,
+        (metric, read): (&Metric<'_>, &LastRead),
         roster: &Arc<Roster>,
         room: &mut usize,
     ) -> Result<bool> {
@@ -319,7 +317,7 @@ impl Gathering<'_> {
             Some(upto) if upto < now => {
                 // Of what came since, where the windows are apart, only what lies in this one.
                 let since = upto.max(self.start);
-                let new = self.news(since, metric, roster)?;
+                let new = self.news(since, metric, read, roster)?;
                 let mut rest = new.as_slice();
                 for (row, target) in (0u32..).zip(&mut followed.rows) {
                     let (new, others) = rest.split_at(run_of(rest, row));
@@ -380,8 +378,8 @@ impl Gathering<'_> {
     }
 
     /// The samples that came after `since`.
-    fn news(&self, since: i64, metric: &Metric<'_>, roster: &Arc<Roster>) -> Result<Arc<Vec<New>>> {
-        let mut read = self.store().recents.trails.read[metric.place].lock();
+    fn news(&self, since: i64, metric: &Metric<'_>, read: &LastRead, roster: &Arc<Roster>) -> Result<Arc<Vec<New>>> {
+        let mut read = read.lock();
         if let Some(reading) = read.as_ref()
             && (reading.since, reading.now) == (since, self.now())
             && reading.version == *self.version

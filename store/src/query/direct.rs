@@ -25,7 +25,7 @@ use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 
 use crate::aggregate::{AggregateScan, AggregateScanExec};
-use crate::functions::{LastExec, LastRows, MadeExec, Make, Making, RecentExec, recent_rows};
+use crate::functions::{Asked, LastExec, LastRows, MadeExec, Make, Making, RecentExec, recent_rows};
 use crate::query::join::Join;
 use crate::query::ready::ready;
 use crate::query::run::Run;
@@ -33,7 +33,7 @@ use crate::tables::{CurrentExec, Facts, Reader, TimedScanExec};
 
 /// See the module.
 pub(crate) enum Direct {
-    Recent { window_ms: i64, places: Vec<usize> },
+    Recent { asked: Asked, places: Vec<usize> },
     Last(LastRows),
     Aggregate(AggregateScan),
     Scan { reader: Arc<Reader>, order: Option<SortOptions> },
@@ -57,8 +57,8 @@ impl Direct {
     /// `plan`, not yet guarded, if it is of this kind.
     pub(crate) fn of(plan: &Arc<dyn ExecutionPlan>) -> Option<Self> {
         if let Some(recent) = plan.downcast_ref::<RecentExec>() {
-            let (window_ms, places) = recent.asked();
-            return Some(Self::Recent { window_ms, places: places.to_vec() });
+            let (asked, places) = recent.asked();
+            return Some(Self::Recent { asked, places: places.to_vec() });
         }
         if let Some(last) = plan.downcast_ref::<LastExec>() {
             return Some(Self::Last(last.asked().clone()));
@@ -117,8 +117,8 @@ impl Direct {
     /// As those of the plan.
     pub(crate) fn rows(&self, run: &Arc<Run>, memory: &Arc<dyn MemoryPool>) -> Result<Option<Vec<RecordBatch>>> {
         let batches = match self {
-            Self::Recent { window_ms, places } => {
-                vec![recent_rows(run, *window_ms, places, MemoryConsumer::new("recent").register(memory))?]
+            Self::Recent { asked, places } => {
+                vec![recent_rows(run, *asked, places, MemoryConsumer::new("recent").register(memory))?]
             }
             Self::Last(last) => vec![last.rows(run)?],
             Self::Aggregate(aggregate) => {

@@ -20,6 +20,8 @@ use crate::query::ready::ready;
 
 /// Pairs of rows that are joined at once. Who has more has them from the operator, whose memory and time are bounded.
 const MAX_PAIRS: usize = 128 * 1024;
+/// A text of this many bytes or fewer is in its view.
+const INLINE: u32 = 12;
 
 /// A join of two inputs by texts that are equal.
 pub(crate) struct Join {
@@ -195,6 +197,14 @@ impl<'a> Texts<'a> {
             Self::Views(column) => column.is_valid(row).then(|| column.value(row)),
         }
     }
+
+    /// Whether two rows have the same short text, which views tell without looking at texts; false where they do not tell.
+    fn is_same_short(&self, row: usize, other: &Self, other_row: usize) -> bool {
+        let (Self::Views(a), Self::Views(b)) = (self, other) else { return false };
+        let view = a.views()[row];
+        // The length comes first.
+        view == b.views()[other_row] && view as u32 <= INLINE && a.is_valid(row) && b.is_valid(other_row)
+    }
 }
 
 impl Keys {
@@ -261,6 +271,10 @@ impl Found {
 fn order(a: &[Texts<'_>], row_a: usize, b: &[Texts<'_>], row_b: usize) -> Option<Ordering> {
     let mut ordering = Ordering::Equal;
     for (a, b) in a.iter().zip(b) {
+        // Hosts and resources are the same from row to row.
+        if a.is_same_short(row_a, b, row_b) {
+            continue;
+        }
         let part = a.at(row_a)?.cmp(b.at(row_b)?);
         ordering = ordering.then(part);
     }

@@ -329,7 +329,8 @@ async fn answer(
         parameter::check(&read, &options.parameters)?;
         if matches!(found, Found::Unknown)
             && is_select(&read)
-            && let Some(template) = Template::new(sql, &read, &options.parameters)
+            && let Some(template) =
+                Template::new(sql, &read, &options.parameters, options.pool == QueryPool::Interactive)
         {
             let template_key = keyed(&template.key);
             found = plans.take(&template_key, store);

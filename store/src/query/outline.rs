@@ -102,7 +102,7 @@ mod tests {
 
     fn template(sql: &str) -> Option<Template> {
         let tokens = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().ok()?;
-        Template::new(sql, &tokens, &[])
+        Template::new(sql, &tokens, &[], true)
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) fn reach(plan: &Arc<dyn ExecutionPlan>) -> Option<Duration> {
                 }
                 _ => node
                     .downcast_ref::<RecentExec>()
-                    .map(|recent| Duration::from_millis(recent.asked().0.unsigned_abs())),
+                    .map(|recent| Duration::from_millis(recent.asked().0.window_ms.unsigned_abs())),
             };
             longest = longest.max(own).filter(|_| own.is_some());
         }

@@ -9,7 +9,7 @@ use super::{NOW, TestStore, open, series};
 use crate::error::StoreError;
 use crate::functions::recent_columns;
 use crate::tables::{LabelFilter, Read, Selected, Source, TimeRange, UsageSource, each_row, unit};
-use crate::{PressureSample, QueryErrorKind, QueryOptions};
+use crate::{PressureSample, QueryErrorKind, QueryOptions, QueryPool};
 
 /// One sample that arrives.
 #[derive(Clone, Copy, Debug)]
@@ -293,10 +293,13 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (followed, anew) = (open(), open());
-            let ask = async |store: &TestStore, window: i64, now: TimeMs| {
-                let sql = format!("SELECT * FROM recent({window})");
-                let answer = store.store.query(&sql, &store.store.default_query_options(now)).await.unwrap();
+            let say = async |store: &TestStore, sql: &str, now: TimeMs| {
+                let options = QueryOptions { pool: QueryPool::Rules, ..store.store.default_query_options(now) };
+                let answer = store.store.query(sql, &options).await.unwrap();
                 String::from_utf8(crate::export::json_rows(&answer.batches).unwrap()).unwrap()
+            };
+            let ask = async |store: &TestStore, window: i64, now: TimeMs| {
+                say(store, &format!("SELECT * FROM recent({window})"), now).await
             };
             let mut now = NOW;
             for Moment { seconds, values, odd, few } in moments {
@@ -328,11 +331,36 @@ proptest! {
                     let few = format!("SELECT container, {few} FROM recent({window})");
                     followed.store.query(&few, &followed.store.default_query_options(now)).await.unwrap();
                     prop_assert_eq!(ask(&followed, window, now).await, ask(&anew, window, now).await);
+                    // Rows about one resource are made apart from the others; of a text that is made, none can be.
+                    let apart = format!("SELECT * FROM recent({window}) WHERE resource = 'memory'");
+                    let picked = format!("SELECT * FROM recent({window}) WHERE concat(resource, '') = 'memory'");
+                    prop_assert_eq!(say(&followed, &apart, now).await, say(&anew, &picked, now).await);
                 }
             }
             Ok(())
         })?;
     }
+}
+
+#[tokio::test]
+async fn a_resource_that_is_asked_for_is_the_only_one_that_is_made() {
+    let store = open();
+    let plan = async |sql: &str| store.rows(&format!("EXPLAIN FORMAT INDENT {sql}")).await;
+    let of = |plan: &str, resource: &str| plan.matches(&format!("ms, resource={resource}")).count();
+    let one = plan("SELECT usage FROM recent(10) WHERE 'cpu' = resource AND usage > 1").await;
+    assert_eq!((of(&one, "cpu"), one.matches("FilterExec").count()), (1, 1), "{one}");
+    // What rows are joined with is about the same.
+    let joined = plan(
+        "SELECT s.usage, m.usage FROM recent(3) AS s JOIN recent(60) AS m USING (host, container, resource) \
+         WHERE s.resource = 'memory' AND s.usage > m.usage",
+    )
+    .await;
+    assert_eq!(of(&joined, "memory"), 2, "{joined}");
+    let unknown = plan("SELECT usage FROM recent(10) WHERE resource = 'energy'").await;
+    assert_eq!((unknown.matches("resource=").count(), unknown.matches("FilterExec").count()), (0, 1), "{unknown}");
+    let both = "SELECT count(*) AS n FROM recent(10) WHERE resource = 'cpu' AND resource = 'memory'";
+    store.push(&[("tidegate.usage", &[("host", "h"), ("container", "a"), ("resource", "cpu")], 1.0, 1.0)]).await;
+    assert_eq!(store.rows(both).await, "[[0]]");
 }
 
 #[tokio::test]
