@@ -49,6 +49,20 @@ impl<T> Extend<T> for Queue<T> {
     }
 }
 
+/// Of values in the order of time. One by one from the end at which they lie: as a rule they are none or one, and the others are
+/// not looked at.
+impl<V> Queue<(i64, V)> {
+    /// How many lie before a time.
+    pub(super) fn count_before(&self, time: i64) -> usize {
+        self.iter().take_while(|(at, _)| *at < time).count()
+    }
+
+    /// How many lie after a time.
+    pub(super) fn count_after(&self, time: i64) -> usize {
+        self.iter().rev().take_while(|(at, _)| *at > time).count()
+    }
+}
+
 impl<T> Queue<T> {
     /// Adds a value at the end.
     #[inline]

@@ -183,8 +183,8 @@ impl Moving {
     pub(crate) fn go_on(&mut self, from: i64, since: i64, new: impl ExactSizeIterator<Item = (i64, f64)>) {
         self.window.sorted();
         let points = &mut self.window.points;
-        let old = points.partition_point(|(time, _)| *time < from);
-        let kept = points.partition_point(|(time, _)| *time <= since).max(old);
+        let old = points.count_before(from);
+        let kept = (points.len() - points.count_after(since)).max(old);
         let changes = old + (points.len() - kept) + new.len();
         self.stale |= changes > FEW_CHANGES || !std::mem::take(&mut self.used);
         if !self.stale {
