@@ -28,12 +28,12 @@ impl Capacity {
         Ok(Self { cpus, memory })
     }
 
-    /// The capacity in the resource's base unit; of a weight there is no end, and nobody knows what a disk can do.
+    /// The capacity in the resource's base unit; of a weight there is no end, and nobody knows what disks and networks can do.
     pub(crate) fn of(self, resource: Resource) -> f64 {
         match resource {
             Resource::Cpu => f64::from(self.cpus),
-            Resource::CpuWeight | Resource::DiskRead | Resource::DiskWrite => f64::INFINITY,
             Resource::Memory | Resource::MemoryHigh => self.memory as f64,
+            _ => f64::INFINITY,
         }
     }
 

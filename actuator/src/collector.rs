@@ -1,6 +1,8 @@
 //! Measures a host each second: which containers there are, what they use, what limits them, what holds them up.
 
 mod disks;
+mod network;
+mod rates;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,7 +15,7 @@ use tidegate_model::{Container, ContainerKey, Limit, Resource, Runtime, SampleBa
 use crate::arrivals::Arrivals;
 use crate::baseline::Life;
 use crate::capacity::Capacity;
-use crate::cgroup::parse::Stall;
+use crate::cgroup::parse::{Stall, Transferred};
 use crate::cgroup::sampler::{Gaps, Reading, Sampler, Throttling, sampler};
 use crate::discovery::{Found, identify, is_pause, walk};
 use crate::drift::Owned;
@@ -54,12 +56,21 @@ struct Watched {
     tracked: Arc<Tracked>,
     sampler: Box<dyn Sampler>,
     former: Option<Reading>,
-    /// Something is known of its disks: usage, a bound or a limit.
-    uses_disks: bool,
+    /// Of what something is known: usage, a bound or a limit.
+    uses: Uses,
+    /// What came and went over its network.
+    former_traffic: Option<(Transferred, Instant)>,
     /// The runtime could not be asked, and shall be as soon as it can.
     incomplete: bool,
     /// What is wrong with its labels.
     problems: Vec<String>,
+}
+
+/// Bandwidths of which a container has rows from now on.
+#[derive(Clone, Copy, Debug, Default)]
+struct Uses {
+    disks: bool,
+    network: bool,
 }
 
 /// The tightest limit above the containers of one parent, for one collection.
@@ -100,7 +111,8 @@ impl Source for Collector {
         problems.extend(self.runtime_problems());
 
         let (samples, capacity) = (SampleBatch::new(), self.capacity);
-        let mut round = Round { now, capacity, gaps, samples, drifts: Vec::new(), ancestors: HashMap::new() };
+        let (drifts, text) = Default::default();
+        let mut round = Round { now, capacity, gaps, samples, drifts, ancestors: HashMap::new(), text };
         let mut present = Vec::with_capacity(self.watched.len());
         for watched in self.watched.values_mut() {
             present.push(round.sample(&self.host, watched));
@@ -261,7 +273,8 @@ impl Collector {
         let sampler = sampler(&tracked.cgroup.read(), &host.budget);
         let container = tracked.container.read().clone();
         let incomplete = described.incomplete;
-        let watched = Watched { tracked, sampler, former: None, uses_disks: false, incomplete, problems };
+        let (uses, former, former_traffic) = Default::default();
+        let watched = Watched { tracked, sampler, former, uses, former_traffic, incomplete, problems };
         self.watched.insert(identity.path.clone(), watched);
         Ok(Some(container))
     }
@@ -337,7 +350,7 @@ fn is_patient(nameless: &mut BTreeMap<(PathBuf, u64), TimeMs>, found: &Found, no
 fn first_limits(cgroup: &crate::cgroup::Cgroup, recorded: &BTreeMap<Resource, Limit>) -> BTreeMap<Resource, Limit> {
     let found = |resource| recorded.get(&resource).copied().or_else(|| cgroup.own_limit(resource).ok());
     let limits = Resource::ALL.into_iter().filter_map(|resource| Some((resource, found(resource)?)));
-    // What a knob or the limit of a disk was is of interest once a rule has moved it.
+    // What a knob or the limit of a rate was is of interest once a rule has moved it.
     limits
         .chain(
             recorded
@@ -369,6 +382,8 @@ struct Round {
     samples: SampleBatch,
     drifts: Vec<Drift>,
     ancestors: Ancestors,
+    /// What was read last.
+    text: Vec<u8>,
 }
 
 impl Round {
@@ -386,6 +401,7 @@ impl Round {
         let former = watched.former.replace(reading);
         self.sample_usage(&tags, &reading, former.as_ref());
         self.sample_disks(host, watched, &tags, former.and_then(|former| former.transferred), reading.transferred);
+        self.sample_network(host, watched, &tags);
         if self.gaps.len() > known_gaps && !watched.tracked.cgroup.read().still_exists() {
             // It went away between the walk and the reading; the next walk reports that, and there is no problem.
             self.gaps.truncate(known_gaps);
@@ -403,9 +419,11 @@ impl Round {
         if host.hierarchy.is_current(&cgroup) && !(is_new && host.hierarchy.lacks_io(&cgroup)) {
             return;
         }
-        if let Some(opened) = self.gaps.take(host.hierarchy.open(&cgroup.path))
+        if let Some(mut opened) = self.gaps.take(host.hierarchy.open(&cgroup.path))
             && !opened.is_same(&cgroup)
         {
+            // What its processes are in has nothing to do with its directories.
+            opened.network = cgroup.network.clone();
             watched.sampler = sampler(&opened, &host.budget);
             watched.former = None;
             *watched.tracked.cgroup.write() = Arc::new(opened);
@@ -438,7 +456,7 @@ impl Round {
         });
         drop(owned);
         if let Some(drifted) = drifted {
-            self.note_drift(host, watched, resource, drifted);
+            self.note_drift(host, &watched.tracked, resource, drifted);
         }
         let effective = self.effective(host, watched, resource, own)?;
         self.push(metrics::LIMIT, tags, resource, effective);
@@ -469,7 +487,7 @@ impl Round {
         let drifted = owned.as_mut().and_then(|owned| self.compare(host, owned, own));
         drop((owned, of));
         if let Some(drifted) = drifted {
-            self.note_drift(host, watched, knob, drifted);
+            self.note_drift(host, &watched.tracked, knob, drifted);
         }
         let usual = if knob == Resource::CpuWeight { Limit::At(USUAL_WEIGHT) } else { Limit::Unlimited };
         if moved || own != usual {
@@ -484,10 +502,10 @@ impl Round {
         Some(Drifted { expected, found, answer })
     }
 
-    fn note_drift(&mut self, host: &LocalHost, watched: &Watched, resource: Resource, drifted: Drifted) {
+    fn note_drift(&mut self, host: &LocalHost, tracked: &Tracked, resource: Resource, drifted: Drifted) {
         let Drifted { expected, found, answer } = drifted;
         let (container, incarnation, id) = {
-            let container = watched.tracked.container.read();
+            let container = tracked.container.read();
             (container.key.clone(), container.incarnation, container.id.clone())
         };
         if answer.is_hands_off() || answer == DriftAnswer::Over {

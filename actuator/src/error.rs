@@ -37,6 +37,9 @@ pub enum ActuatorError {
     /// The owner of the container's limits did not take a new one, and nobody else may write it.
     #[error("{0}; write_via = \"owner\" forbids to write the cgroup file instead")]
     Owner(String),
+    /// There is nothing that could be limited, or it is somebody else's.
+    #[error("{0}")]
+    Refused(String),
     /// The configuration cannot be used.
     #[error("{0}")]
     Config(String),

@@ -26,6 +26,7 @@ use crate::knobs::file::Place;
 use crate::knobs::keeper::{Knobs, News, Round};
 use crate::knobs::setting::Knob;
 use crate::late;
+use crate::network::Networks;
 use crate::owner::late::{Late, Said};
 use crate::owner::{self, Owner};
 use crate::pinning::pins::Pins;
@@ -76,6 +77,8 @@ pub(crate) struct Tracked {
     disk_write: Mutex<Owned>,
     memory: Mutex<Owned>,
     memory_high: Mutex<Owned>,
+    net_receive: Mutex<Owned>,
+    net_send: Mutex<Owned>,
 }
 
 impl Tracked {
@@ -102,6 +105,8 @@ impl Tracked {
             disk_write: owned(Resource::DiskWrite),
             memory: owned(Resource::Memory),
             memory_high: owned(Resource::MemoryHigh),
+            net_receive: owned(Resource::NetReceive),
+            net_send: owned(Resource::NetSend),
         }
     }
 
@@ -116,6 +121,8 @@ impl Tracked {
             Resource::DiskWrite => &self.disk_write,
             Resource::Memory => &self.memory,
             Resource::MemoryHigh => &self.memory_high,
+            Resource::NetReceive => &self.net_receive,
+            Resource::NetSend => &self.net_send,
         }
     }
 
@@ -149,14 +156,20 @@ impl LocalHost {
     /// Finds the hierarchies and the recorded baselines. Changes nothing.
     pub fn new(config: ActuatorConfig) -> Result<Arc<Self>, ActuatorError> {
         config.check()?;
-        let hierarchy = Hierarchy::find(&config.mount)?.with_disks(Disks::at(&config.block_devices));
+        let budget = Arc::new(DescriptorBudget::from_process_limit());
+        let networks = Networks::here(&budget).unwrap_or_else(|error| {
+            tracing::warn!(%error, "no routing socket: networks are neither measured nor limited");
+            Networks::default()
+        });
+        let disks = Disks::at(&config.block_devices);
+        let hierarchy = Hierarchy::find(&config.mount)?.with_disks(disks).with_networks(networks);
         let baselines = Baselines::open(config.state_dir.as_deref())?;
         let host = Arc::new(Self {
             runtimes: Runtimes::new(&config),
             pins: config.pinning.then(|| Pins::read(&config.devices)).transpose()?,
             config,
             hierarchy,
-            budget: Arc::new(DescriptorBudget::from_process_limit()),
+            budget,
             baselines,
             own_cgroups: OwnCgroups::read()?,
             capacity: Capacity::read()?,
@@ -235,8 +248,8 @@ impl LocalHost {
         self.settle_late(&tracked, resource, &mut owned);
         let cgroup = Arc::clone(&tracked.cgroup.read());
         let whom = Whom::of(&tracked.container.read());
-        // Knobs go into the file, and an owner who keeps them is told afterwards; none keeps limits of disks.
-        let owner = if resource.is_knob() || resource.is_disk() { None } else { self.owner_of(&whom, &cgroup) };
+        // Knobs go into the file, and an owner who keeps them is told afterwards; none keeps limits of rates.
+        let owner = if resource.is_knob() || resource.is_rate() { None } else { self.owner_of(&whom, &cgroup) };
         // Giving a baseline back is told at once, as is what has no limit: that is how things are left.
         let is_final = change.limit_before.is_none() || change.target.is_infinite();
         let waits = self.config.write_via == WriteVia::Auto

@@ -64,7 +64,7 @@ fn take(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> {
             }
         }
         "cpu.min" | "cpu.max" | "memory.min" | "memory.max" | "disk_read.min" | "disk_read.max" | "disk_write.min"
-        | "disk_write.max" => {
+        | "disk_write.max" | "net_receive.min" | "net_receive.max" | "net_send.min" | "net_send.max" => {
             let name = key.split_once('.').map_or(key, |(name, _)| name);
             let resource: Resource = name.parse().map_err(|error| format!("{error}"))?;
             let (amount, expected) = match resource {
@@ -82,8 +82,8 @@ fn take(settings: &mut Settings, key: &str, value: &str) -> Result<(), String> {
             Some(wishes) => settings.knobs.extend(wishes.map_err(|why| format!("{why}; the label is left out"))?),
             None => {
                 let known = "app, user, scale, cpu.min, cpu.max, memory.min, memory.max, disk_read.min, disk_read.max, \
-                             disk_write.min, disk_write.max, cpu.weight, cpu.burst_us, cpus, memory.high, memory.swap.max, \
-                             io.max";
+                             disk_write.min, disk_write.max, net_receive.min, net_receive.max, net_send.min, net_send.max, \
+                             cpu.weight, cpu.burst_us, cpus, memory.high, memory.swap.max, io.max";
                 return Err(format!("expected one of {PREFIX}... {known}; the label is left out"));
             }
         },
@@ -143,6 +143,8 @@ mod tests {
             ("tidegate.memory.max", "512MiB"),
             ("tidegate.disk_write.max", "20MiB"),
             ("tidegate.disk_read.min", "1MB"),
+            ("tidegate.net_receive.max", "12MiB"),
+            ("tidegate.net_send.min", "1MB"),
         ]);
         assert_eq!(problems, Vec::<String>::new());
         assert_eq!((settings.app.as_deref(), settings.user.as_deref()), (Some("shop"), Some("alice")));
@@ -150,6 +152,8 @@ mod tests {
         assert_eq!(settings.bounds[&Resource::Memory], BoundsSpec { min: None, max: Some(536_870_912.0) });
         assert_eq!(settings.bounds[&Resource::DiskWrite], BoundsSpec { min: None, max: Some(20_971_520.0) });
         assert_eq!(settings.bounds[&Resource::DiskRead], BoundsSpec { min: Some(1e6), max: None });
+        assert_eq!(settings.bounds[&Resource::NetReceive], BoundsSpec { min: None, max: Some(12_582_912.0) });
+        assert_eq!(settings.bounds[&Resource::NetSend], BoundsSpec { min: Some(1e6), max: None });
         assert!(!settings.unscaled);
     }
 

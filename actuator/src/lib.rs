@@ -38,6 +38,7 @@ mod inspect;
 mod knobs;
 mod labels;
 mod late;
+mod network;
 mod owner;
 mod pinning;
 mod quota;

@@ -163,19 +163,21 @@ struct Written {
     baseline: BTreeMap<Resource, Limit>,
     bounds: BTreeMap<Resource, Bounds>,
     #[serde(default)]
-    disks: Disks,
+    disks: Rates,
+    #[serde(default)]
+    network: Rates,
 }
 
-/// What is known of its disks.
+/// What is known of its disks, or of its network.
 #[derive(Default, Deserialize)]
-struct Disks {
+struct Rates {
     baseline: BTreeMap<Resource, Limit>,
     bounds: BTreeMap<Resource, Bounds>,
 }
 
 /// The same, to be written.
 #[derive(Serialize)]
-struct DisksOf<'a> {
+struct RatesOf<'a> {
     baseline: BTreeMap<&'a Resource, &'a Limit>,
     bounds: BTreeMap<&'a Resource, &'a Bounds>,
 }
@@ -185,20 +187,26 @@ impl From<Written> for Container {
         let Written { key, path, cgroup, runtime, id, incarnation, app, user, labels, first_seen, last_seen, .. } =
             written;
         let (mut baseline, mut bounds) = (written.baseline, written.bounds);
-        baseline.extend(written.disks.baseline);
-        bounds.extend(written.disks.bounds);
+        for rates in [written.disks, written.network] {
+            baseline.extend(rates.baseline);
+            bounds.extend(rates.bounds);
+        }
         Self { key, path, cgroup, runtime, id, incarnation, app, user, labels, first_seen, last_seen, baseline, bounds }
     }
 }
 
 impl Serialize for Container {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        fn of<T>(map: &BTreeMap<Resource, T>, disks: bool) -> BTreeMap<&Resource, &T> {
-            map.iter().filter(|(resource, _)| resource.is_disk() == disks).collect()
+        fn of<T>(map: &BTreeMap<Resource, T>, are: impl Fn(Resource) -> bool) -> BTreeMap<&Resource, &T> {
+            map.iter().filter(|(resource, _)| are(**resource)).collect()
         }
-        let disks = DisksOf { baseline: of(&self.baseline, true), bounds: of(&self.bounds, true) };
-        let has_disks = !disks.baseline.is_empty() || !disks.bounds.is_empty();
-        let mut written = serializer.serialize_struct("Container", 13 + usize::from(has_disks))?;
+        let rates = |are: fn(Resource) -> bool| {
+            let rates = RatesOf { baseline: of(&self.baseline, are), bounds: of(&self.bounds, are) };
+            (!rates.baseline.is_empty() || !rates.bounds.is_empty()).then_some(rates)
+        };
+        let (disks, network) = (rates(Resource::is_disk), rates(Resource::is_network));
+        let further = usize::from(disks.is_some()) + usize::from(network.is_some());
+        let mut written = serializer.serialize_struct("Container", 13 + further)?;
         written.serialize_field("key", &self.key)?;
         written.serialize_field("path", &self.path)?;
         written.serialize_field("cgroup", &self.cgroup)?;
@@ -210,10 +218,12 @@ impl Serialize for Container {
         written.serialize_field("labels", &self.labels)?;
         written.serialize_field("first_seen", &self.first_seen)?;
         written.serialize_field("last_seen", &self.last_seen)?;
-        written.serialize_field("baseline", &of(&self.baseline, false))?;
-        written.serialize_field("bounds", &of(&self.bounds, false))?;
-        if has_disks {
-            written.serialize_field("disks", &disks)?;
+        written.serialize_field("baseline", &of(&self.baseline, |resource| !resource.is_rate()))?;
+        written.serialize_field("bounds", &of(&self.bounds, |resource| !resource.is_rate()))?;
+        for (name, rates) in [("disks", disks), ("network", network)] {
+            if let Some(rates) = rates {
+                written.serialize_field(name, &rates)?;
+            }
         }
         written.end()
     }
@@ -221,10 +231,12 @@ impl Serialize for Container {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
-    fn what_is_known_of_disks_is_written_beside_what_the_last_release_knows() {
+    fn what_is_known_of_disks_and_network_is_written_beside_what_the_last_releases_know() {
         let bounds = |resource| (resource, Bounds { min: 1.0, max: 2.0 });
         let plain = Container {
             key: ContainerKey { host: "h".to_owned(), name: "web".to_owned() },
@@ -251,6 +263,18 @@ mod tests {
         let text = serde_json::to_value(&with_disks).unwrap();
         assert_eq!(text["bounds"].as_object().unwrap().len(), 1, "{text}");
         assert_eq!(text["disks"]["baseline"]["disk_write"]["at"], 5.0);
+        assert!(text.get("network").is_none(), "{text}");
         assert_eq!(serde_json::from_value::<Container>(text).unwrap(), with_disks);
+
+        let mut with_network = with_disks;
+        with_network.baseline.insert(Resource::NetSend, Limit::Unlimited);
+        with_network.bounds.extend([bounds(Resource::NetReceive)]);
+        let text = serde_json::to_value(&with_network).unwrap();
+        assert_eq!(
+            (text["bounds"].as_object().unwrap().len(), &text["disks"]["bounds"]["net_receive"]),
+            (1, &Value::Null)
+        );
+        assert_eq!(text["network"]["baseline"]["net_send"], "unlimited");
+        assert_eq!(serde_json::from_value::<Container>(text).unwrap(), with_network);
     }
 }

@@ -28,11 +28,11 @@ pub use units::{Bytes, Cores, mebibits_to_bytes, mebibytes_to_bytes, percent_of_
 /// Names of the metrics that the collector writes; the store's domain tables are views over them.
 pub mod metrics {
     /// Consumption. Tags `host`, `container`, `app`, `resource`; cores (mean over the interval before `time`), bytes, or of disks
-    /// bytes a second. Of disks only containers have it of which something is known: use, a bound or a limit. v1 charges what
-    /// is written through the page cache to nobody.
+    /// and networks bytes a second. Of these only containers have it of which something is known: use, a bound or a limit. v1
+    /// charges what is written through the page cache to nobody.
     pub const USAGE: &str = "tidegate.usage";
-    /// The limit that is in force (own, ancestors' or the host's capacity, whichever is least). Tags as [`USAGE`]. Of disks
-    /// nobody knows the capacity: without a limit there is no sample.
+    /// The limit that is in force (own, ancestors' or the host's capacity, whichever is least). Tags as [`USAGE`]. Of disks and
+    /// networks nobody knows the capacity: without a limit there is no sample.
     pub const LIMIT: &str = "tidegate.limit";
     /// Share of the interval in which some task stalled, 0..=1. Tags as [`USAGE`].
     pub const PRESSURE_SOME: &str = "tidegate.pressure.some";

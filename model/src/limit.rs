@@ -31,23 +31,36 @@ pub enum Resource {
     /// cgroup v1 the soft limit, which acts only when the host itself runs short.
     #[serde(rename = "memory.high")]
     MemoryHigh,
+    /// What is received over the network, in bytes a second.
+    #[serde(rename = "net_receive")]
+    NetReceive,
+    /// What is sent over the network, in bytes a second.
+    #[serde(rename = "net_send")]
+    NetSend,
 }
 
 impl Resource {
-    /// Every resource that each container has, in a fixed order. Those that only some have are [`Resource::DISKS`], the knobs
+    /// Every resource that each container has, in a fixed order. Those that only some have are [`Resource::RATES`], the knobs
     /// [`Resource::KNOBS`].
     pub const ALL: [Resource; 2] = [Resource::Cpu, Resource::Memory];
 
-    /// The resources that a container has once something is known of them: usage, a bound or a limit. Most never use a disk
-    /// that anybody counts, and shall have no rows of it anywhere.
+    /// The bandwidths, in bytes a second: a container has them once something is known of them, usage, a bound or a limit. Most
+    /// never use a disk that anybody counts, and many have no network of their own; they shall have no rows of it anywhere.
+    /// What a host has of them nobody knows, and each limit is one of its own, with no resource to share it out of.
+    pub const RATES: [Resource; 4] = [Resource::DiskRead, Resource::DiskWrite, Resource::NetReceive, Resource::NetSend];
+
+    /// Those of [`Resource::RATES`] that are about disks.
     pub const DISKS: [Resource; 2] = [Resource::DiskRead, Resource::DiskWrite];
+
+    /// Those of [`Resource::RATES`] that are about the network.
+    pub const NETWORK: [Resource; 2] = [Resource::NetReceive, Resource::NetSend];
 
     /// The knobs that a rule may aim at.
     pub const KNOBS: [Resource; 2] = [Resource::CpuWeight, Resource::MemoryHigh];
 
     /// All resources that are measured and limited.
     pub fn limited() -> impl Iterator<Item = Resource> {
-        Self::ALL.into_iter().chain(Self::DISKS)
+        Self::ALL.into_iter().chain(Self::RATES)
     }
 
     /// All resources and all knobs.
@@ -60,8 +73,18 @@ impl Resource {
         match self {
             Resource::Cpu | Resource::CpuWeight => Resource::Cpu,
             Resource::Memory | Resource::MemoryHigh => Resource::Memory,
-            Resource::DiskRead | Resource::DiskWrite => self,
+            Resource::DiskRead | Resource::DiskWrite | Resource::NetReceive | Resource::NetSend => self,
         }
+    }
+
+    /// Whether it is one of [`Resource::RATES`].
+    pub fn is_rate(self) -> bool {
+        Self::RATES.contains(&self)
+    }
+
+    /// Whether it is one of [`Resource::NETWORK`].
+    pub fn is_network(self) -> bool {
+        Self::NETWORK.contains(&self)
     }
 
     /// Whether it is one of [`Resource::DISKS`].
@@ -83,6 +106,8 @@ impl Resource {
             Resource::DiskWrite => "disk_write",
             Resource::Memory => "memory",
             Resource::MemoryHigh => "memory.high",
+            Resource::NetReceive => "net_receive",
+            Resource::NetSend => "net_send",
         }
     }
 
@@ -91,7 +116,7 @@ impl Resource {
         match self {
             Resource::Cpu => "cores",
             Resource::CpuWeight => "weight",
-            Resource::DiskRead | Resource::DiskWrite => "bytes/s",
+            Resource::DiskRead | Resource::DiskWrite | Resource::NetReceive | Resource::NetSend => "bytes/s",
             Resource::Memory | Resource::MemoryHigh => "bytes",
         }
     }
@@ -101,7 +126,9 @@ impl Resource {
         match self {
             Resource::Cpu => Cores(value).to_string(),
             Resource::CpuWeight => format!("weight {value:.0}"),
-            Resource::DiskRead | Resource::DiskWrite => format!("{}/s", Bytes(value.max(0.0) as u64)),
+            Resource::DiskRead | Resource::DiskWrite | Resource::NetReceive | Resource::NetSend => {
+                format!("{}/s", Bytes(value.max(0.0) as u64))
+            }
             Resource::Memory | Resource::MemoryHigh => Bytes(value.max(0.0) as u64).to_string(),
         }
     }
@@ -119,7 +146,8 @@ pub struct UnknownResource(pub String);
 
 impl fmt::Display for UnknownResource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let expected = "'cpu', 'memory', 'disk_read', 'disk_write', 'cpu.weight' or 'memory.high'";
+        let expected =
+            "'cpu', 'memory', 'disk_read', 'disk_write', 'net_receive', 'net_send', 'cpu.weight' or 'memory.high'";
         write!(f, "unknown resource '{}': expected {expected}", self.0)
     }
 }
@@ -172,11 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn disks_are_resources_of_their_own_in_bytes_a_second() {
-        assert_eq!(Resource::DiskWrite.display(12.0 * 1_048_576.0), "12.0 MiB/s");
-        for disk in Resource::DISKS {
-            assert_eq!((disk.of(), disk.is_knob(), disk.is_disk(), disk.unit()), (disk, false, true, "bytes/s"));
+    fn rates_are_resources_of_their_own_in_bytes_a_second() {
+        assert_eq!(Resource::NetSend.display(12.0 * 1_048_576.0), "12.0 MiB/s");
+        for rate in Resource::RATES {
+            assert_eq!((rate.of(), rate.is_knob(), rate.is_rate(), rate.unit()), (rate, false, true, "bytes/s"));
+            assert_ne!(rate.is_disk(), rate.is_network());
         }
-        assert!(!Resource::ALL.iter().any(|resource| resource.is_disk()));
+        assert!(!Resource::ALL.iter().any(|resource| resource.is_rate()));
     }
 }

@@ -43,6 +43,8 @@ pub struct PolicyConfig {
     pub step_down_memory: f64,
     /// `step_down` for bandwidth to disks of a rule that does not say one, as a fraction of the limit.
     pub step_down_disk: f64,
+    /// `step_down` for bandwidth of the network of a rule that does not say one, as a fraction of the limit.
+    pub step_down_network: f64,
     /// `dead_band` of a rule that does not say one, as a fraction of the limit.
     pub dead_band: f64,
     /// `max_age` of a rule that does not say one: a limit is held while the newest usage sample is older.
@@ -90,6 +92,8 @@ pub struct PolicyConfig {
     pub floor_memory_bytes: u64,
     /// Lowest limits on reading from and writing to disks, in bytes a second, for containers without bounds of their own.
     pub floor_disk_bytes: u64,
+    /// Lowest limits on receiving and sending over the network, in bytes a second, for containers without bounds of their own.
+    pub floor_network_bytes: u64,
     /// Most rules.
     pub max_rules: usize,
     /// Changes of one rule whose texts are kept.
@@ -115,6 +119,7 @@ impl Default for PolicyConfig {
             step_down_cpu: 0.5,
             step_down_memory: 0.1,
             step_down_disk: 0.5,
+            step_down_network: 0.5,
             dead_band: 0.05,
             max_age_s: 3,
             stale_shrink_s: 30,
@@ -136,6 +141,7 @@ impl Default for PolicyConfig {
             floor_cpu_cores: 0.05,
             floor_memory_bytes: 8 << 20,
             floor_disk_bytes: 1 << 20,
+            floor_network_bytes: 1 << 17,
             max_rules: 1_000,
             max_rule_changes: 100,
             max_text_bytes: 1 << 20,
@@ -158,6 +164,7 @@ impl PolicyConfig {
             ("step_down_cpu", self.step_down_cpu),
             ("step_down_memory", self.step_down_memory),
             ("step_down_disk", self.step_down_disk),
+            ("step_down_network", self.step_down_network),
         ];
         for (key, value) in steps {
             if !(value > 0.0 && value <= 1.0) {
@@ -212,6 +219,7 @@ impl PolicyConfig {
             ("breaker_least", self.breaker_least.into(), 1, u32::MAX.into()),
             ("floor_memory_bytes", self.floor_memory_bytes, 1, u64::MAX),
             ("floor_disk_bytes", self.floor_disk_bytes, 1, u64::MAX),
+            ("floor_network_bytes", self.floor_network_bytes, 1, u64::MAX),
             ("max_rule_changes", count(self.max_rule_changes), 1, u64::MAX),
             ("max_text_bytes", count(self.max_text_bytes), 1, u64::MAX),
         ];
@@ -252,11 +260,12 @@ impl PolicyConfig {
             Resource::Cpu => self.floor_cpu_cores,
             Resource::CpuWeight => 1.0,
             Resource::DiskRead | Resource::DiskWrite => self.floor_disk_bytes as f64,
+            Resource::NetReceive | Resource::NetSend => self.floor_network_bytes as f64,
             Resource::Memory | Resource::MemoryHigh => self.floor_memory_bytes as f64,
         }
     }
 
-    /// What the limits of a host may add up to, as a multiple of what it has. What it has of disks nobody knows.
+    /// What the limits of a host may add up to, as a multiple of what it has. What it has of rates nobody knows.
     pub(crate) fn capacity_ratio(&self, resource: Resource) -> f64 {
         if resource.of() == Resource::Cpu { self.capacity_ratio_cpu } else { self.capacity_ratio_memory }
     }
@@ -265,6 +274,7 @@ impl PolicyConfig {
         match resource.of() {
             Resource::Cpu | Resource::CpuWeight => self.step_down_cpu,
             Resource::DiskRead | Resource::DiskWrite => self.step_down_disk,
+            Resource::NetReceive | Resource::NetSend => self.step_down_network,
             Resource::Memory | Resource::MemoryHigh => self.step_down_memory,
         }
     }

@@ -116,6 +116,8 @@ fn limit_of(decision: &Decision) -> String {
         Resource::Memory => "memory limit",
         Resource::DiskRead => "limit on reading from disks",
         Resource::DiskWrite => "limit on writing to disks",
+        Resource::NetReceive => "limit on receiving over the network",
+        Resource::NetSend => "limit on sending over the network",
         knob @ (Resource::CpuWeight | Resource::MemoryHigh) => knob.as_str(),
     };
     format!("{resource} of {} on {}", decision.container.name, decision.container.host)
@@ -161,9 +163,8 @@ fn pair(resource: Resource, from: f64, to: f64) -> (String, String) {
         Resource::Cpu if format!("{from:.2}") == format!("{to:.2}") => (format!("{from:.3}"), format!("{to:.3} cores")),
         Resource::Cpu => (format!("{from:.2}"), format!("{to:.2} cores")),
         Resource::CpuWeight => (format!("{from:.0}"), format!("{to:.0}")),
-        Resource::Memory | Resource::MemoryHigh | Resource::DiskRead | Resource::DiskWrite => {
-            (resource.display(from), resource.display(to))
-        }
+        // With the unit at each: it may be another.
+        _ => (resource.display(from), resource.display(to)),
     }
 }
 

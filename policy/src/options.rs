@@ -91,8 +91,8 @@ pub(crate) struct RuleOptions {
     pub cooldown_down: Duration,
     pub step_up: Option<f64>,
     step_down: Option<f64>,
-    /// Of CPU, memory and disks.
-    step_down_default: [f64; 3],
+    /// Of CPU, memory, disks and network.
+    step_down_default: [f64; 4],
     pub dead_band: f64,
     pub max_age: Duration,
     /// How long a container must have shown data before it may shrink.
@@ -111,10 +111,11 @@ pub(crate) struct RuleOptions {
 impl RuleOptions {
     /// Largest decrease at once, as a fraction of the limit.
     pub fn step_down(&self, resource: Resource) -> f64 {
-        let [cpu, memory, disk] = self.step_down_default;
+        let [cpu, memory, disk, network] = self.step_down_default;
         self.step_down.unwrap_or(match resource.of() {
             Resource::Cpu | Resource::CpuWeight => cpu,
             Resource::DiskRead | Resource::DiskWrite => disk,
+            Resource::NetReceive | Resource::NetSend => network,
             Resource::Memory | Resource::MemoryHigh => memory,
         })
     }
@@ -160,7 +161,8 @@ impl RuleOptions {
             cooldown_down: get(given, "cooldown_down", span)?.unwrap_or(seconds(config.cooldown_down_s)),
             step_up,
             step_down,
-            step_down_default: [Resource::Cpu, Resource::Memory, Resource::DiskRead].map(|of| config.step_down(of)),
+            step_down_default: [Resource::Cpu, Resource::Memory, Resource::DiskRead, Resource::NetSend]
+                .map(|of| config.step_down(of)),
             dead_band: dead_band.unwrap_or(config.dead_band.min(smallest_step)),
             max_age: get(given, "max_age", span)?.unwrap_or(seconds(config.max_age_s)),
             warm_up: get(given, "warm_up", span)?.unwrap_or(seconds(config.warm_up_s)),

@@ -42,7 +42,7 @@ pub const DEFAULT_PACK: &str = concat!(
 );
 
 /// All packs, the one for everybody first.
-pub const PACKS: [Pack; 10] = [
+pub const PACKS: [Pack; 11] = [
     Pack { name: "default", sql: DEFAULT_PACK },
     Pack { name: "hybrid", sql: text!("hybrid") },
     Pack { name: "memory", sql: text!("memory") },
@@ -53,6 +53,7 @@ pub const PACKS: [Pack; 10] = [
     Pack { name: "deadline", sql: text!("deadline") },
     Pack { name: "rebalance", sql: text!("rebalance") },
     Pack { name: "disk", sql: text!("disk") },
+    Pack { name: "network", sql: text!("network") },
 ];
 
 /// A pack by its name.

@@ -57,7 +57,7 @@ impl Extent {
     }
 }
 
-/// So much newer than the newest sample of a limit on disks usage is at least when there is no limit any more: both are measured
+/// So much newer than the newest sample of a limit on a rate usage is at least when there is no limit any more: both are measured
 /// together.
 const LIMIT_GONE_S: f64 = 5.0;
 
@@ -124,9 +124,9 @@ impl Reading {
         Some(self.0[figure as usize]).filter(|value| value.is_finite())
     }
 
-    /// Of disks: that a limit was read once says nothing where usage was measured since and no limit. Other resources always
+    /// Of a rate: that a limit was read once says nothing where usage was measured since and no limit. Other resources always
     /// have one, if only what their host has.
-    fn of_disk(&mut self) {
+    fn of_rate(&mut self) {
         let (age, allocated_age) = (self.0[Figure::Age as usize], self.0[Figure::AllocatedAge as usize]);
         if age.is_finite() && (allocated_age.is_nan() || allocated_age > age + LIMIT_GONE_S) {
             self.0[Figure::Allocated as usize] = f64::INFINITY;
@@ -250,8 +250,8 @@ impl Readings {
             }
         }
         for (reading, ((_, resource), _)) in rows.iter_mut().zip(&former.keys) {
-            if resource.is_disk() {
-                reading.of_disk();
+            if resource.is_rate() {
+                reading.of_rate();
             }
         }
         Self { limits: Arc::clone(former), rows }
@@ -321,10 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_on_disks_that_usage_has_outlived_is_none() {
+    fn a_limit_on_a_rate_that_usage_has_outlived_is_none() {
         let of = |age: f64, allocated_age: f64| {
             let mut reading = Reading::of(&[("age", age), ("allocated", 7.0), ("allocated_age", allocated_age)]);
-            reading.of_disk();
+            reading.of_rate();
             (reading.get(Figure::Allocated), reading.is_unlimited())
         };
         assert_eq!(of(1.0, 1.0), (Some(7.0), false));
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(of(1.0, 6.1), (None, true));
         assert_eq!(of(f64::NAN, 300.0), (Some(7.0), false), "without usage it is the last that is known");
         let mut never = Reading::of(&[("age", 1.0)]);
-        never.of_disk();
+        never.of_rate();
         assert!(never.is_unlimited());
     }
 

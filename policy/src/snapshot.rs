@@ -108,14 +108,15 @@ impl Snapshot {
         }
     }
 
-    /// What a host has of a resource, when that is known: what its disks can do is not, and of a knob it has nothing that
-    /// could run out.
+    /// What a host has of a resource, when that is known: what its disks and its network can do is not, and of a knob it has
+    /// nothing that could run out.
     pub fn capacity_of(&self, host: &str, resource: Resource) -> Option<f64> {
         let (cpu, memory) = self.capacity.get(host)?;
         let value = match resource {
             Resource::Cpu => *cpu,
             Resource::Memory => *memory,
-            Resource::DiskRead | Resource::DiskWrite | Resource::CpuWeight | Resource::MemoryHigh => return None,
+            // Of the others, rates and knobs.
+            _ => return None,
         };
         // A host that reports nothing yet has no capacity, not a capacity of nothing.
         (value > 0.0).then_some(value)

@@ -14,6 +14,7 @@ mod disk;
 mod disks;
 mod durability;
 mod keep;
+mod network;
 mod scaling;
 mod support;
 mod trust;

@@ -60,11 +60,19 @@ pub(crate) struct ContainerRow {
     /// What it reads from disks. Left out, as `disk_write`, where neither usage nor a limit is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    disk_read: Option<DiskNow>,
+    disk_read: Option<RateNow>,
     /// What it writes to them. With cgroup v1 without what goes through the page cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    disk_write: Option<DiskNow>,
+    disk_write: Option<RateNow>,
+    /// What it receives over a network of its own. Left out, as `net_send`, where neither usage nor a limit is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    net_receive: Option<RateNow>,
+    /// What it sends over it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    net_send: Option<RateNow>,
 }
 
 /// The limits that were found when the container was first seen; null for none.
@@ -74,9 +82,9 @@ struct Baselines {
     memory: Option<f64>,
 }
 
-/// Bandwidth to disks, in bytes a second; null where nothing recent is known, and for no limit.
+/// Bandwidth, in bytes a second; null where nothing recent is known, and for no limit.
 #[derive(Serialize, ToSchema)]
-struct DiskNow {
+struct RateNow {
     usage: Option<f64>,
     limit: Option<f64>,
 }
@@ -86,13 +94,19 @@ struct DiskNow {
 struct BoundsByResource {
     cpu: BoundsPair,
     memory: BoundsPair,
-    /// Left out where there are none, as `disk_write`.
+    /// Left out where there are none, as the following.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     disk_read: Option<BoundsPair>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     disk_write: Option<BoundsPair>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    net_receive: Option<BoundsPair>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    net_send: Option<BoundsPair>,
 }
 
 /// What a person has said of a container. It holds until it is taken back.
@@ -114,13 +128,19 @@ struct OverrideRow {
 struct OverriddenBounds {
     cpu: Option<BoundsPair>,
     memory: Option<BoundsPair>,
-    /// Left out where there are none, as `disk_write`.
+    /// Left out where there are none, as the following.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     disk_read: Option<BoundsPair>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     disk_write: Option<BoundsPair>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    net_receive: Option<BoundsPair>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    net_send: Option<BoundsPair>,
 }
 
 impl OverrideRow {
@@ -135,6 +155,8 @@ impl OverrideRow {
                 memory: bounds(Resource::Memory),
                 disk_read: bounds(Resource::DiskRead),
                 disk_write: bounds(Resource::DiskWrite),
+                net_receive: bounds(Resource::NetReceive),
+                net_send: bounds(Resource::NetSend),
             },
             pinned: said.pinned.iter().copied().collect(),
             why: said.why.clone(),
@@ -254,9 +276,10 @@ impl Fleet {
             let bounds = container.bounds.get(&resource);
             BoundsPair { min: bounds.map(|bounds| bounds.min), max: bounds.and_then(|bounds| bounds.highest()) }
         };
-        let disk = |resource| {
+        let given = |rate| container.bounds.contains_key(&rate).then(|| bounds(rate));
+        let rate = |resource| {
             let Latest { usage, limit, .. } = self.latest(container, resource);
-            (usage.is_some() || limit.is_some()).then_some(DiskNow { usage, limit })
+            (usage.is_some() || limit.is_some()).then_some(RateNow { usage, limit })
         };
         ContainerRow {
             host: container.key.host.clone(),
@@ -274,14 +297,18 @@ impl Fleet {
             bounds: BoundsByResource {
                 cpu: bounds(Resource::Cpu),
                 memory: bounds(Resource::Memory),
-                disk_read: container.bounds.contains_key(&Resource::DiskRead).then(|| bounds(Resource::DiskRead)),
-                disk_write: container.bounds.contains_key(&Resource::DiskWrite).then(|| bounds(Resource::DiskWrite)),
+                disk_read: given(Resource::DiskRead),
+                disk_write: given(Resource::DiskWrite),
+                net_receive: given(Resource::NetReceive),
+                net_send: given(Resource::NetSend),
             },
             said: said.map(OverrideRow::of),
             cpu: CpuNow::of(self.latest(container, Resource::Cpu)),
             memory: MemoryNow::of(self.latest(container, Resource::Memory)),
-            disk_read: disk(Resource::DiskRead),
-            disk_write: disk(Resource::DiskWrite),
+            disk_read: rate(Resource::DiskRead),
+            disk_write: rate(Resource::DiskWrite),
+            net_receive: rate(Resource::NetReceive),
+            net_send: rate(Resource::NetSend),
         }
     }
 

@@ -223,9 +223,9 @@ fn is_of(key: &ContainerKey, resource: Resource) -> String {
 pub(crate) fn limit_now(key: &ContainerKey, resource: Resource) -> String {
     // A knob that nobody set stands where everybody's does.
     let stands = match resource {
-        Resource::Cpu | Resource::Memory | Resource::DiskRead | Resource::DiskWrite => "allocated",
         Resource::MemoryHigh => "least(coalesce(high, allocated), allocated)",
         Resource::CpuWeight => "coalesce(weight, 100)",
+        _ => "allocated",
     };
     format!("SELECT {stands} AS allocated FROM recent(INTERVAL '10 seconds') WHERE {}", is_of(key, resource.of()))
 }

@@ -411,12 +411,13 @@ mod tests {
         assert_eq!(orders.knobs, KnobMode::Keep);
         let of =
             |resource: &str| format!(r#"{{"protocol": 1, "epoch": 2, "orders": [{}]}}"#, text.replace("cpu", resource));
+        assert_eq!(Orders::read(of("net_send").as_bytes()).unwrap().orders[0].resource, Resource::NetSend);
         assert_eq!(Orders::read(of("disk_read").as_bytes()).unwrap().orders[0].resource, Resource::DiskRead);
-        assert_eq!(Orders::read(of("net").as_bytes()).unwrap().orders, Vec::new());
+        assert_eq!(Orders::read(of("gpu").as_bytes()).unwrap().orders, Vec::new());
         assert!(Orders::read(b"{}").is_err());
         // A frame of the next release, with a resource of its own.
         let mut next = serde_json::to_value(header(3)).unwrap();
-        next["drifts"] = serde_json::json!([{ "resource": "net", "expected": 1.0 }]);
+        next["drifts"] = serde_json::json!([{ "resource": "gpu", "expected": 1.0 }]);
         let mut bytes = pack_plain(&serde_json::to_vec(&next).unwrap(), b"abc").unwrap();
         seal(&mut bytes, 3);
         assert_eq!(unpack(&bytes).unwrap()[0].header, header(3));

@@ -3,15 +3,12 @@
 
 use tidegate_model::{Limit, OutcomeStatus, Write};
 
-use crate::apply::{Job, Verdict, read_back};
+use crate::apply::{Job, Verdict, rate, read_back};
 use crate::cgroup::dir::Dir;
 use crate::cgroup::disks::{limit, line};
 use crate::drift::Owned;
 use crate::error::ActuatorError;
 use crate::knobs::setting::Device;
-
-/// What the kernel takes for a rate; more is as good as none.
-const MOST: f64 = 9e18;
 
 pub(super) fn change(
     job: &Job<'_>,
@@ -21,12 +18,9 @@ pub(super) fn change(
     writes: &mut Vec<Write>,
 ) -> Result<Verdict, ActuatorError> {
     let refused = |why: String| Ok(Verdict::new(OutcomeStatus::Refused, found, why));
-    let wanted = match job.target {
-        target if target.is_nan() || target < 1.0 => {
-            return refused(format!("a limit of {target} bytes a second makes no sense: the least is 1"));
-        }
-        target if target >= MOST => Limit::Unlimited,
-        target => Limit::At(target.floor()),
+    let wanted = match rate::wanted(job) {
+        Ok(wanted) => wanted,
+        Err(why) => return refused(why),
     };
     let disks = job.cgroup.disks.devices();
     if disks.is_empty() {

@@ -7,6 +7,8 @@ mod knob;
 pub(crate) mod memory;
 mod memory_v1;
 pub(crate) mod memory_v2;
+mod network;
+mod rate;
 mod refusal;
 
 use std::cell::Cell;
@@ -93,9 +95,10 @@ impl Verdict {
 
 /// Carries out `job` with the lock on `owned` held by the caller. Every write that the kernel took is in `writes`.
 pub(crate) fn run(job: &Job<'_>, owned: &mut Owned, writes: &mut Vec<Write>) -> Verdict {
-    let Some(dir) = job.cgroup.dir(job.resource) else {
+    let dir = job.cgroup.dir(job.resource);
+    if dir.is_none() && !job.resource.is_network() {
         return Verdict::new(OutcomeStatus::Refused, None, job.cgroup.no_controller(job.resource).to_string());
-    };
+    }
     let mut found = None;
     match attempt(job, dir, owned, writes, &mut found) {
         Ok(verdict) => verdict,
@@ -111,9 +114,10 @@ pub(crate) fn run(job: &Job<'_>, owned: &mut Owned, writes: &mut Vec<Write>) -> 
     }
 }
 
+/// `dir` is missing for a network alone.
 fn attempt(
     job: &Job<'_>,
-    dir: &Dir,
+    dir: Option<&Dir>,
     owned: &mut Owned,
     writes: &mut Vec<Write>,
     seen: &mut Option<Limit>,
@@ -131,17 +135,17 @@ fn attempt(
             Some(left) => format!("for another {} s", left.as_secs_f64().ceil()),
             None => format!("until it is {expected} again or a person says otherwise"),
         };
-        let file = dir.path().join(job.cgroup.limit_file(job.resource));
-        let message = format!(
-            "somebody else changed {} from {expected} to {found_text}; it is left alone {until}",
-            file.display()
-        );
+        let file = dir.map(|dir| dir.path().join(job.cgroup.limit_file(job.resource)).display().to_string());
+        let file = file.unwrap_or_else(|| format!("the limit {} of its network", job.resource));
+        let message = format!("somebody else changed {file} from {expected} to {found_text}; it is left alone {until}");
         return Ok(Verdict::new(OutcomeStatus::Drifted, found, message));
     }
     if let Some(verdict) = above_already(job, found)? {
         return Ok(verdict);
     }
+    let Some(dir) = dir else { return network::change(job, found, owned, writes) };
     match job.resource {
+        Resource::NetReceive | Resource::NetSend => network::change(job, found, owned, writes),
         Resource::Cpu => cpu::change(job, dir, found, owned, writes),
         Resource::Memory => memory::change(job, dir, found, owned, writes),
         Resource::DiskRead | Resource::DiskWrite => disk::change(job, dir, found, owned, writes),

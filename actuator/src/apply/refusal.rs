@@ -3,14 +3,15 @@
 use nix::libc;
 use tidegate_model::{CgroupVersion, OutcomeStatus, Resource};
 
-use crate::apply::Job;
+use crate::apply::{Job, network};
 use crate::cgroup::dir::Dir;
 use crate::error::ActuatorError;
 
 /// A status and a sentence with the path, the value and the next step.
-pub(crate) fn explain(error: &ActuatorError, job: &Job<'_>, dir: &Dir) -> (OutcomeStatus, String) {
+pub(crate) fn explain(error: &ActuatorError, job: &Job<'_>, dir: Option<&Dir>) -> (OutcomeStatus, String) {
     use OutcomeStatus::{Failed, Infeasible, Refused};
 
+    let Some(dir) = dir else { return network::explain(error) };
     let Some(errno) = error.errno() else {
         let status = if matches!(error, ActuatorError::Owner(_)) { Refused } else { Failed };
         return (status, error.to_string());

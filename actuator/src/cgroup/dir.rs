@@ -96,7 +96,7 @@ impl DescriptorBudget {
         Self(AtomicI64::new(soft.unwrap_or(1024_i64) / 2))
     }
 
-    fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         let taken = self.0.fetch_sub(1, Ordering::Relaxed) > 0;
         if !taken {
             self.give_back();
@@ -104,7 +104,7 @@ impl DescriptorBudget {
         taken
     }
 
-    fn give_back(&self) {
+    pub(crate) fn give_back(&self) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -17,6 +17,7 @@ use crate::cgroup::dir::Dir;
 use crate::cgroup::disks::Disks;
 use crate::cgroup::mounts::Mounts;
 use crate::error::ActuatorError;
+use crate::network::{Network, Networks};
 use crate::quota::CpuMax;
 
 /// The weights that v2 knows (`CGROUP_WEIGHT_MIN`, `_MAX` in include/linux/cgroup.h).
@@ -32,6 +33,7 @@ pub(crate) struct Hierarchy {
     cpuset: Option<PathBuf>,
     io: Option<PathBuf>,
     disks: Disks,
+    networks: Networks,
 }
 
 impl Hierarchy {
@@ -48,6 +50,7 @@ impl Hierarchy {
                 cpuset: v1("cpuset"),
                 io: v1("blkio"),
                 disks: Disks::default(),
+                networks: Networks::default(),
             });
         }
         let root = mounts.v2.map(|m| m.path).ok_or_else(|| ActuatorError::NoHierarchy { mount: mount.to_owned() })?;
@@ -59,12 +62,18 @@ impl Hierarchy {
             cpuset: Some(root.clone()),
             io: Some(root),
             disks: Disks::default(),
+            networks: Networks::default(),
         })
     }
 
     /// The same, with the disks that limits are for.
     pub(crate) fn with_disks(self, disks: Disks) -> Self {
         Self { disks, ..self }
+    }
+
+    /// The same, with the networks that limits are for.
+    pub(crate) fn with_networks(self, networks: Networks) -> Self {
+        Self { networks, ..self }
     }
 
     /// Looks for disks again; true when there are others than before.
@@ -107,8 +116,8 @@ impl Hierarchy {
         };
         let (cpuacct, memory) = (shared(&self.cpuacct)?, shared(&self.memory)?);
         let io = shared(&self.io)?;
-        let disks = self.disks.clone();
-        Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory, io, disks })
+        let (disks, network) = (self.disks.clone(), self.networks.of_container());
+        Ok(Cgroup { version: self.version, path: path.to_owned(), cpu, cpuacct, memory, io, disks, network })
     }
 
     /// The directory of a cgroup that holds its cpuset; `None` where there is none. It is opened for each use: few need it.
@@ -169,6 +178,8 @@ pub(crate) struct Cgroup {
     pub(crate) io: Option<Arc<Dir>>,
     /// Of the host.
     pub(crate) disks: Disks,
+    /// Of whoever is in it, in which no file of it has a part.
+    pub(crate) network: Network,
 }
 
 impl Cgroup {
@@ -192,22 +203,27 @@ impl Cgroup {
         inodes(self) == inodes(other) && self.io.is_some() == other.io.is_some()
     }
 
-    /// The directory of the controller that limits `resource`.
+    /// The directory of the controller that limits `resource`; none limits a network.
     pub(crate) fn dir(&self, resource: Resource) -> Option<&Dir> {
         match resource.of() {
             Resource::Memory => self.memory.as_deref(),
             Resource::DiskRead | Resource::DiskWrite => self.io.as_deref(),
+            Resource::NetReceive | Resource::NetSend => None,
             _ => self.cpu.as_deref(),
         }
     }
 
     /// The cgroup's own limit, or the knob, as it stands in its file.
     pub(crate) fn own_limit(&self, resource: Resource) -> Result<Limit, ActuatorError> {
+        if resource.is_network() {
+            return self.network.limit(resource);
+        }
         let dir = self.dir(resource).ok_or_else(|| self.no_controller(resource))?;
         match (resource, self.version) {
             (Resource::Cpu, _) => Ok(self.cpu_max(dir)?.limit()),
             (Resource::Memory, CgroupVersion::V1) => v1::memory_limit(dir, v1::LIMIT),
             (Resource::Memory, CgroupVersion::V2) => v2::memory_limit(dir, v2::MAX),
+            (Resource::NetReceive | Resource::NetSend, _) => self.network.limit(resource),
             (Resource::DiskRead | Resource::DiskWrite, version) => {
                 let name = disks::file(version, resource);
                 disks::limit(&dir.read(name)?, version, resource, &self.disks.devices(), &dir.path().join(name))
@@ -276,6 +292,8 @@ impl Cgroup {
             (Resource::Memory, CgroupVersion::V1) => v1::LIMIT,
             (Resource::Memory, CgroupVersion::V2) => v2::MAX,
             (Resource::DiskRead | Resource::DiskWrite, version) => disks::file(version, resource),
+            // In none.
+            (Resource::NetReceive | Resource::NetSend, _) => "",
             (Resource::MemoryHigh, CgroupVersion::V1) => v1::SOFT_LIMIT,
             (Resource::MemoryHigh, CgroupVersion::V2) => v2::HIGH,
             (Resource::CpuWeight, CgroupVersion::V1) => v1::SHARES,
@@ -300,8 +318,8 @@ impl Hierarchy {
         resource: Resource,
     ) -> Result<Option<AncestorLimit>, ActuatorError> {
         let mut tightest: Option<AncestorLimit> = None;
-        // With v1 a cgroup's limits on disks do not hold those below it.
-        if resource.is_knob() || (resource.is_disk() && self.version == CgroupVersion::V1) {
+        // With v1 a cgroup's limits on disks do not hold those below it, and a network is nobody's but its own.
+        if resource.is_knob() || resource.is_network() || (resource.is_disk() && self.version == CgroupVersion::V1) {
             return Ok(tightest);
         }
         for ancestor in path.ancestors().skip(1).filter(|a| a.components().count() > 1) {

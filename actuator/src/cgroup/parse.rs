@@ -37,11 +37,12 @@ pub(crate) fn pressure(text: &str, path: &Path) -> Result<Stall, ActuatorError> 
     Ok(Stall { some_us, full_us: total("full ") })
 }
 
-/// Bytes read from and written to all disks since the cgroup was made.
+/// Bytes transferred since the cgroup or its network was made: read from all disks and written to them, received over all
+/// interfaces and sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Transferred {
-    pub(crate) read: u64,
-    pub(crate) written: u64,
+    pub(crate) inward: u64,
+    pub(crate) outward: u64,
 }
 
 /// A file `io.stat`: a line a device, of fields `key=value`. A device without traffic may have no fields.
@@ -50,7 +51,7 @@ pub(crate) fn io_stat(text: &str) -> Transferred {
         let fields = text.split_whitespace().filter_map(|field| field.strip_prefix(key)?.parse::<u64>().ok());
         fields.fold(0, u64::saturating_add)
     };
-    Transferred { read: sum("rbytes="), written: sum("wbytes=") }
+    Transferred { inward: sum("rbytes="), outward: sum("wbytes=") }
 }
 
 /// A file `blkio.throttle.io_service_bytes_recursive`: lines `device operation bytes`, and totals.
@@ -62,7 +63,7 @@ pub(crate) fn io_service_bytes(text: &str) -> Transferred {
         });
         bytes.fold(0, u64::saturating_add)
     };
-    Transferred { read: sum("Read"), written: sum("Write") }
+    Transferred { inward: sum("Read"), outward: sum("Write") }
 }
 
 #[cfg(test)]
@@ -91,9 +92,9 @@ mod tests {
     #[test]
     fn transfers_are_summed_up_over_disks() {
         let v2 = "8:0 rbytes=4096 wbytes=100 rios=1 wios=2 dbytes=7 dios=1\n8:16\n254:0 rbytes=1 wbytes=2 rios=0\n";
-        assert_eq!(io_stat(v2), Transferred { read: 4_097, written: 102 });
+        assert_eq!(io_stat(v2), Transferred { inward: 4_097, outward: 102 });
         let v1 = "254:0 Read 4096\n254:0 Write 8192\n254:0 Sync 1\n254:0 Total 12288\n8:0 Read 1\nTotal 12289\n";
-        assert_eq!(io_service_bytes(v1), Transferred { read: 4_097, written: 8_192 });
+        assert_eq!(io_service_bytes(v1), Transferred { inward: 4_097, outward: 8_192 });
         assert_eq!((io_stat(""), io_service_bytes("Total 0\n")), Default::default());
     }
 

@@ -247,6 +247,8 @@ impl Sampler for V1Sampler {
                 let text = file.read(&mut self.text)?;
                 disks::limit(text, CgroupVersion::V1, resource, &files.disks.devices(), &path).map(Some)
             }
+            // No file of a cgroup says anything of it.
+            Resource::NetReceive | Resource::NetSend => Ok(None),
             Resource::Memory | Resource::MemoryHigh => {
                 let Some(files) = &mut self.memory else { return Ok(None) };
                 let file = if resource.is_knob() { &mut files.soft_limit } else { &mut files.limit };

@@ -226,6 +226,8 @@ impl Sampler for V2Sampler {
                 let text = files.max.read(&mut self.text)?;
                 disks::limit(text, CgroupVersion::V2, resource, &files.disks.devices(), &path).map(Some)
             }
+            // No file of a cgroup says anything of it.
+            Resource::NetReceive | Resource::NetSend => Ok(None),
             Resource::Memory | Resource::MemoryHigh => {
                 let Some(files) = &mut self.memory else { return Ok(None) };
                 let file = if resource.is_knob() { &mut files.high } else { &mut files.max };

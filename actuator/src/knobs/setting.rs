@@ -65,7 +65,7 @@ impl Knob {
         match resource {
             Resource::CpuWeight => Some(Self::CpuWeight),
             Resource::MemoryHigh => Some(Self::MemoryHigh),
-            Resource::Cpu | Resource::Memory | Resource::DiskRead | Resource::DiskWrite => None,
+            _ => None,
         }
     }
 

@@ -261,6 +261,9 @@ impl SimulatedHost {
             Resource::Cpu => found.change_cpu(change.target, writes),
             Resource::Memory => found.change_memory(change.target, writes),
             Resource::DiskRead | Resource::DiskWrite => found.change_disk(change.resource, change.target, writes),
+            Resource::NetReceive | Resource::NetSend => {
+                Verdict::new(OutcomeStatus::Refused, None, "simulated containers have no network of their own")
+            }
             Resource::CpuWeight => found.change_weight(change.target, writes),
             Resource::MemoryHigh => found.change_high(change.target, writes),
         }

@@ -5,6 +5,7 @@
 mod disks;
 mod knobs;
 mod lab;
+mod network;
 mod refusals;
 
 use std::fs;

@@ -120,8 +120,8 @@ impl Reader<'_> {
             let (wanted, first) = match key.1 {
                 Resource::Cpu => (&mut traced.cpu, &mut traced.member.cpu),
                 Resource::Memory => (&mut traced.memory, &mut traced.member.memory),
-                // Traces have no disks, and nobody uses a knob.
-                Resource::DiskRead | Resource::DiskWrite | Resource::CpuWeight | Resource::MemoryHigh => continue,
+                // Traces have neither disks nor networks, and nobody uses a knob.
+                _ => continue,
             };
             if let (true, Some((_, limit))) = (wanted.is_empty(), limits.first()) {
                 *first = Limit::At(*limit);

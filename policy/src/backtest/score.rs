@@ -274,9 +274,9 @@ impl Score {
             OutcomeStatus::Refused | OutcomeStatus::Infeasible => score.refused += 1,
             _ => {}
         }
-        // Nobody measures disks in a replay.
+        // Nobody measures disks or networks in a replay.
         if decision.outcome.status == OutcomeStatus::Applied
-            && !decision.resource.is_disk()
+            && !decision.resource.is_rate()
             && let Some(number) = self.numbers.get(&decision.container)
         {
             let up = match (decision.limit_before, decision.outcome.limit_after) {

@@ -16,6 +16,7 @@ mod hosts;
 mod hybrid_pack;
 mod knobs;
 mod laws;
+mod network_pack;
 mod options;
 mod rebalance_pack;
 mod remember;

@@ -173,7 +173,7 @@ impl World {
             }
             match resource {
                 Resource::Cpu => push(metrics::THROTTLED, if *demand > limit { 0.9 } else { 0.0 }),
-                Resource::DiskRead | Resource::DiskWrite => {}
+                rate if rate.is_rate() => {}
                 _ => {
                     push(metrics::UNRECLAIMABLE, 0.8 * demand.min(limit));
                     if let Some(kills) = self.kills.lock().get(*container) {

@@ -38,7 +38,7 @@ pub(crate) fn history_columns() -> Vec<Column> {
         text("host", "the host; empty where it is not known"),
         text("container", "the container's name"),
         text("app", "the container's app, if any"),
-        text("resource", "cpu, memory, disk_read or disk_write"),
+        text("resource", "cpu, memory, disk_read, disk_write, net_receive or net_send"),
         Column::new("samples", Kind::Integer, "measurements in all, whatever their age"),
         Column::new("first_seen", Kind::Time, "when the first of them was taken"),
         double("age", "seconds from the newest measurement to now()"),

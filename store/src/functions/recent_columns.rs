@@ -17,7 +17,7 @@ pub(crate) fn recent_columns() -> Vec<Column> {
         text("host", "the host; empty where it is not known"),
         text("container", "the container's name"),
         text("app", "the container's app, if any"),
-        text("resource", "cpu, memory, disk_read or disk_write"),
+        text("resource", "cpu, memory, disk_read, disk_write, net_receive or net_send"),
         Column::new("samples", Kind::Integer, "measurements in the window"),
         double("age", "seconds from the newest measurement to now()"),
         double("usage", "the newest measurement, in cores, bytes or bytes a second"),

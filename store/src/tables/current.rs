@@ -111,7 +111,7 @@ impl Current {
             Current::Bounds => vec![
                 text("host", "the container's host"),
                 text("container", "the container's name"),
-                text("resource", "cpu, memory, disk_read or disk_write"),
+                text("resource", "cpu, memory, disk_read, disk_write, net_receive or net_send"),
                 double("min", "the lowest limit that the operator allows, in cores, bytes or bytes a second"),
                 double("max", "the highest limit that the operator allows, as min; null for none"),
                 text("set_by", "who set them for this container alone; null where a label or the configuration did"),

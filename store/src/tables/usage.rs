@@ -27,7 +27,7 @@ pub(crate) fn usage_columns() -> Vec<Column> {
         Column::new("host", Kind::Text, "the host; empty where it is not known"),
         Column::new("container", Kind::Text, "the container's name"),
         Column::new("app", Kind::Text, "the container's app, if any"),
-        Column::new("resource", Kind::Text, "cpu, memory, disk_read or disk_write"),
+        Column::new("resource", Kind::Text, "cpu, memory, disk_read, disk_write, net_receive or net_send"),
         Column::new(VALUE, Kind::Double, "cores (mean over the interval) or bytes"),
     ]
 }
@@ -38,7 +38,7 @@ pub(crate) fn limits_columns() -> Vec<Column> {
         Column::new(TIME, Kind::Time, "when it was read"),
         Column::new("host", Kind::Text, "the host"),
         Column::new("container", Kind::Text, "the container's name"),
-        Column::new("resource", Kind::Text, "cpu, memory, disk_read or disk_write"),
+        Column::new("resource", Kind::Text, "cpu, memory, disk_read, disk_write, net_receive or net_send"),
         Column::new(VALUE, Kind::Double, "the limit in force, in cores, bytes or bytes a second"),
     ]
 }

@@ -26,11 +26,11 @@ const LONGEST_WHY: usize = 1_000;
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Said {
-    /// Its lowest and highest limits, at most what its host has. What disks can do is not known.
+    /// Its lowest and highest limits, at most what its host has. What disks and networks can do is not known.
     #[serde(default)]
     bounds: SaidBounds,
-    /// What rules leave alone, its limit and knobs: `cpu`, `memory`, `disk_read`, `disk_write` or several of them. They show what
-    /// they would do.
+    /// What rules leave alone, its limit and knobs: `cpu`, `memory`, `disk_read`, `disk_write`, `net_receive`, `net_send` or
+    /// several of them. They show what they would do.
     #[serde(default)]
     #[schema(value_type = Vec<shapes::Resource>)]
     pinned: BTreeSet<Resource>,
@@ -51,6 +51,10 @@ struct SaidBounds {
     disk_read: Option<SaidRange>,
     #[schema(nullable = false)]
     disk_write: Option<SaidRange>,
+    #[schema(nullable = false)]
+    net_receive: Option<SaidRange>,
+    #[schema(nullable = false)]
+    net_send: Option<SaidRange>,
 }
 
 /// In cores, bytes or bytes a second.
@@ -94,6 +98,8 @@ pub(crate) async fn set(
         (Resource::Memory, bounds.memory),
         (Resource::DiskRead, bounds.disk_read),
         (Resource::DiskWrite, bounds.disk_write),
+        (Resource::NetReceive, bounds.net_receive),
+        (Resource::NetSend, bounds.net_send),
     ];
     for (resource, range) in ranges {
         if let Some(range) = range {
@@ -102,7 +108,9 @@ pub(crate) async fn set(
     }
     if let Some(knob) = pinned.iter().find(|resource| resource.is_knob()) {
         let message = format!("pinned: '{knob}' is pinned along with {}", knob.of());
-        return Err(ApiError::bad_request(message).help("expected cpu, memory, disk_read or disk_write"));
+        return Err(
+            ApiError::bad_request(message).help("expected cpu, memory, disk_read, disk_write, net_receive or net_send")
+        );
     }
     if why.chars().count() > LONGEST_WHY {
         return Err(ApiError::bad_request(format!("why has at most {LONGEST_WHY} characters")));
@@ -167,13 +175,13 @@ fn checked(app: &App, key: &ContainerKey, resource: Resource, range: SaidRange) 
     let capacity = host.map(|host| match resource.of() {
         Resource::Cpu | Resource::CpuWeight => host.cpu.0,
         Resource::Memory | Resource::MemoryHigh => host.memory.0 as f64,
-        Resource::DiskRead | Resource::DiskWrite => Bounds::OPEN,
+        Resource::DiskRead | Resource::DiskWrite | Resource::NetReceive | Resource::NetSend => Bounds::OPEN,
     });
     if !(min >= 0.0 && max > 0.0 && min <= max && max.is_finite()) {
         return wrong(format!("expected 0 <= min <= max, found min {min}, max {max}"));
     }
     match capacity.filter(|capacity| *capacity > 0.0 && max > *capacity) {
-        Some(_) if resource.is_disk() => wrong(format!("max {max} is more than any disk can do")),
+        Some(_) if resource.is_rate() => wrong(format!("max {max} is more than anything can transfer")),
         Some(capacity) => wrong(format!(
             "max {} is more than {} has, {}",
             resource.display(max),

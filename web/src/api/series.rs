@@ -46,6 +46,8 @@ pub(crate) struct ContainerSeries {
     memory: MemorySeries,
     /// Null for a container that never used a disk, as far as anybody counted.
     io: Option<IoSeries>,
+    /// Null for a container without a network of its own, as far as anybody counted.
+    network: Option<NetworkSeries>,
 }
 
 /// In cores, but for shares.
@@ -98,6 +100,22 @@ struct IoSeries {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     write_limit: Option<Vec<Option<f64>>>,
+}
+
+/// In bytes a second.
+#[derive(Serialize, ToSchema)]
+struct NetworkSeries {
+    /// Mean of what was received on all interfaces but that to itself.
+    receive: Vec<Option<f64>>,
+    /// Mean of what was sent.
+    send: Vec<Option<f64>>,
+    /// The newest limits in the bucket, on each interface. Left out where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    receive_limit: Option<Vec<Option<f64>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    send_limit: Option<Vec<Option<f64>>>,
 }
 
 /// A container's past, in buckets of equal length.
@@ -166,6 +184,14 @@ pub(crate) async fn series(
     };
     let is_used = io.read.iter().chain(&io.write).any(Option::is_some);
     let io = (is_used || io.read_limit.is_some() || io.write_limit.is_some()).then_some(io);
+    let network = NetworkSeries {
+        receive: column(&usage, "mean", Resource::NetReceive)?,
+        send: column(&usage, "mean", Resource::NetSend)?,
+        receive_limit: known(column(&limits, "newest", Resource::NetReceive)?),
+        send_limit: known(column(&limits, "newest", Resource::NetSend)?),
+    };
+    let is_used = network.receive.iter().chain(&network.send).any(Option::is_some);
+    let network = (is_used || network.receive_limit.is_some() || network.send_limit.is_some()).then_some(network);
     Ok(Json(ContainerSeries {
         step_ms: buckets.step.as_millis() as u64,
         t: times,
@@ -187,6 +213,7 @@ pub(crate) async fn series(
             unreclaimable,
         },
         io,
+        network,
     }))
 }
 

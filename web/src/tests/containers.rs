@@ -85,16 +85,25 @@ async fn a_series_has_one_value_a_bucket_and_null_where_nothing_was_measured() {
 
     assert_eq!((series["io"].get("write_limit"), series["io"].get("read_limit")), (None, None));
     let mut batch = SampleBatch::new();
-    let tags = [("host", "node0"), ("container", "web"), ("app", "shop"), ("resource", "disk_write")];
-    let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    batch.push(SeriesKey::new(metrics::LIMIT, tags), TimeMs(NOW - 1_000), 8e6);
+    for (metric, resource, value) in
+        [(metrics::LIMIT, "disk_write", 8e6), (metrics::USAGE, "net_send", 5e5), (metrics::LIMIT, "net_send", 1e6)]
+    {
+        let tags = [("host", "node0"), ("container", "web"), ("app", "shop"), ("resource", resource)];
+        let tags = tags.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        batch.push(SeriesKey::new(metric, tags), TimeMs(NOW - 1_000), value);
+    }
+    assert_eq!(series["network"], Value::Null, "nobody counted any");
     assert!(server.state.store.append(&batch, TimeMs(NOW)).await.unwrap().rejected.is_empty());
-    let io = server.get(&path).await.json()["io"].clone();
+    let series = server.get(&path).await.json();
+    let (io, network) = (&series["io"], &series["network"]);
+    assert_eq!((&network["send"][11], &network["send_limit"][11]), (&json!(5e5), &json!(1e6)));
+    assert_eq!((&network["receive"][11], network.get("receive_limit")), (&Value::Null, None));
     assert_eq!((&io["write"][11], &io["write_limit"][11], io.get("read_limit")), (&json!(1e6), &json!(8e6), None));
     assert_eq!((&io["read"][11], &io["write_limit"][10]), (&json!(4096.0), &Value::Null), "{io}");
     let row = server.get("/api/v1/containers/node0/web").await.json();
     assert_eq!(row["disk_write"], json!({ "usage": 1e6, "limit": 8e6 }));
     assert_eq!(row["disk_read"], json!({ "usage": 4096.0, "limit": null }));
+    assert_eq!((&row["net_send"], row.get("net_receive")), (&json!({ "usage": 5e5, "limit": 1e6 }), None));
 }
 
 #[tokio::test]
@@ -210,7 +219,7 @@ async fn a_person_bounds_and_pins_a_container_until_it_is_taken_back() {
         (json!({ "bounds": { "cpu": { "min": 0, "max": 1000 } } }), "is more than node0 has"),
         (
             json!({ "bounds": { "memory.high": { "min": 0, "max": 1 } } }),
-            "unknown field `memory.high`, expected one of `cpu`, `memory`, `disk_read`, `disk_write`",
+            "unknown field `memory.high`, expected one of `cpu`, `memory`, `disk_read`, `disk_write`, `net_receive`, `net_send`",
         ),
         (json!({ "bounds": { "disk_read": { "min": 2, "max": 1 } } }), "bounds of disk_read: expected 0 <= min <= max"),
         (json!({ "pinned": ["cpu.weight"] }), "'cpu.weight' is pinned along with cpu"),
@@ -225,6 +234,9 @@ async fn a_person_bounds_and_pins_a_container_until_it_is_taken_back() {
     let disks = put(&json!({ "bounds": { "disk_write": range }, "pinned": ["disk_read"] })).await.json();
     assert_eq!((&disks["bounds"]["disk_write"]["max"], &disks["bounds"]["disk_read"]), (&json!(1e12), &Value::Null));
     assert_eq!(disks["override"]["pinned"], json!(["disk_read"]));
+    let network = put(&json!({ "bounds": { "net_send": range }, "pinned": ["net_receive"] })).await.json();
+    assert_eq!((&network["bounds"]["net_send"]["max"], &network["bounds"]["disk_write"]), (&json!(1e12), &Value::Null));
+    assert_eq!(network["override"]["pinned"], json!(["net_receive"]));
 
     let unknown = server.send(Method::PUT, "/api/v1/containers/node0/none/override", &[], "{}").await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);

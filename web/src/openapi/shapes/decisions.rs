@@ -18,6 +18,10 @@ pub(crate) enum Resource {
     Memory,
     #[schema(rename = "memory.high")]
     MemoryHigh,
+    #[schema(rename = "net_receive")]
+    NetReceive,
+    #[schema(rename = "net_send")]
+    NetSend,
 }
 
 /// How far a rule's proposals go: `off`, `shadow` (recorded, nothing is written), `canary 10 %` (as `on` for this share of

@@ -43,7 +43,9 @@ describe('the reference', () => {
     const type = (name: string) => typeOf(DOCUMENT, fields[name] ?? {});
     expect([type('name'), type('cpu'), type('own')]).toEqual(['text', 'number or null', 'boolean']);
     expect([type('agent'), type('knobs')]).toEqual(['Agent or null', 'list of KnobTrouble']);
-    expect(typeOf(DOCUMENT, ref('Resource'))).toBe('cpu | cpu.weight | disk_read | disk_write | memory | memory.high');
+    expect(typeOf(DOCUMENT, ref('Resource'))).toBe(
+      'cpu | cpu.weight | disk_read | disk_write | memory | memory.high | net_receive | net_send',
+    );
     expect(typeOf(DOCUMENT, ref('Binary'))).toBe('bytes');
     expect(typeOf(DOCUMENT, {})).toBe('anything');
     expect(textOf(DOCUMENT, fields['agent'] ?? {})).toMatch(/^The agent that does/);

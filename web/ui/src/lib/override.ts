@@ -12,9 +12,9 @@ export interface Range {
   max: number;
 }
 
-/** What is said of disks by the API; here it is only kept. */
-type Kept = Limited | 'disk_read' | 'disk_write';
-const KEPT: readonly Kept[] = [...LIMITED, 'disk_read', 'disk_write'];
+/** What is said of disks and the network by the API; here it is only kept. */
+type Kept = Limited | 'disk_read' | 'disk_write' | 'net_receive' | 'net_send';
+const KEPT: readonly Kept[] = [...LIMITED, 'disk_read', 'disk_write', 'net_receive', 'net_send'];
 
 /** As the server takes it; it replaces all that was said before. */
 export interface Said {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { History } from './fleet';
-import { bridge, columnsOf, disksOf, linesOf, newest } from './series';
+import { bridge, columnsOf, disksOf, linesOf, networkOf, newest } from './series';
 import type { ContainerSeries } from './types';
 
 const columns = (usage: (number | null)[]) => ({
@@ -15,6 +15,7 @@ const columns = (usage: (number | null)[]) => ({
 });
 const answer = (t: number[], usage: (number | null)[], step_ms = 1000): ContainerSeries => ({
   io: null,
+  network: null,
   step_ms,
   t,
   cpu: columns(usage),
@@ -106,6 +107,17 @@ describe('lines of a plot', () => {
       { label: 'written', values: [2] },
       { label: 'limit on reading', values: [3], as: 'limit' },
       { label: 'limit on writing', values: [4], as: 'limit', dashed: true },
+    ]);
+  });
+
+  it('of a network have them, too', () => {
+    const of = (network: ContainerSeries['network']) => networkOf({ t: [1], network } as ContainerSeries);
+    expect(of(null)).toBeNull();
+    expect(of({ receive: [1], send: [2], receive_limit: [3], send_limit: [4] })?.lines).toEqual([
+      { label: 'received', values: [1] },
+      { label: 'sent', values: [2] },
+      { label: 'limit on receiving', values: [3], as: 'limit' },
+      { label: 'limit on sending', values: [4], as: 'limit', dashed: true },
     ]);
   });
 });

@@ -91,13 +91,30 @@ export function newest(column: Num[]): number | null {
   return null;
 }
 
-/** What goes to disks, with the limits in steps; the one on writing is dashed. */
+/** What goes to disks, with the limits; the one on writing is dashed. */
 export function disksOf({ t, io }: ContainerSeries): Lines | null {
   if (!io) return null;
-  const lines = linesOf(t, { read: io.read, written: io.write });
-  const limits = linesOf(t, { 'limit on reading': io.read_limit ?? [], 'limit on writing': io.write_limit ?? [] });
-  for (const limit of limits.lines)
-    lines.lines.push({ ...limit, as: 'limit', ...(limit.label.endsWith('writing') ? { dashed: true } : {}) });
+  const limits = { 'limit on reading': io.read_limit ?? [], 'limit on writing': io.write_limit ?? [] };
+  return limitedLines(t, { read: io.read, written: io.write }, limits, 'limit on writing');
+}
+
+/** What goes over the network, with the limits; the one on sending is dashed. */
+export function networkOf({ t, network }: ContainerSeries): Lines | null {
+  if (!network) return null;
+  const limits = { 'limit on receiving': network.receive_limit ?? [], 'limit on sending': network.send_limit ?? [] };
+  return limitedLines(t, { received: network.receive, sent: network.send }, limits, 'limit on sending');
+}
+
+/** Usage, and limits in steps. */
+function limitedLines(
+  t: number[],
+  usage: Record<string, Num[]>,
+  limits: Record<string, Num[]>,
+  dashed: string,
+): Lines {
+  const lines = linesOf(t, usage);
+  for (const limit of linesOf(t, limits).lines)
+    lines.lines.push({ ...limit, as: 'limit', ...(limit.label === dashed ? { dashed: true } : {}) });
   return lines;
 }
 

@@ -17,8 +17,9 @@ describe('units', () => {
     ]);
   });
 
-  it('shows bandwidth to disks in bytes a second', () => {
+  it('shows bandwidth in bytes a second', () => {
     expect(amount('disk_write', 12 * MIB)).toBe('12.0 MiB/s');
+    expect(amount('net_send', 12 * MIB)).toBe('12.0 MiB/s');
     expect(change('disk_read', null, 5 * MIB)).toBe('none → 5.0 MiB/s');
     expect(change('disk_read', 10 * MIB, 5 * MIB)).toBe('10.0 → 5.0 MiB/s');
   });

@@ -45,10 +45,12 @@ export function amount(resource: ResourceName, value: Num | undefined): string {
   return text === NONE || resource !== 'cpu' ? text : `${text} cores`;
 }
 
+const RATES: readonly ResourceName[] = ['disk_read', 'disk_write', 'net_receive', 'net_send'];
+
 /** A value of a resource as short as it can be: `0.92`, `96.0 MiB`. */
 export function brief(resource: ResourceName, value: Num | undefined): string {
   if (resource === 'cpu.weight') return count(value);
-  if (resource === 'disk_read' || resource === 'disk_write') return rate(value);
+  if (RATES.includes(resource)) return rate(value);
   return resourceOf(resource) === 'memory' ? bytes(value) : cores(value);
 }
 
