@@ -16,6 +16,7 @@ use crate::cgroup::mounts::{Mount, Mounts};
 use crate::config::ActuatorConfig;
 use crate::discovery::walk;
 use crate::knobs::setting::Device;
+use crate::network;
 use crate::owner;
 use crate::runtime::Runtimes;
 use crate::runtime::daemon::NoAnswer;
@@ -90,6 +91,7 @@ pub fn inspect_configured(config: &ActuatorConfig) -> HostReport {
     if let Ok(hierarchy) = Hierarchy::find(mount) {
         report.knobs(&hierarchy, &mounts);
         report.disks(&mounts, in_v1, &config.block_devices);
+        report.network();
         let counts = report.containers(&hierarchy);
         report.owners(&Runtimes::new(config), &counts);
     }
@@ -249,6 +251,20 @@ impl Report {
             (false, false) => {
                 let next = "echo +io into it, and into those below, to limit bandwidth to disks";
                 self.warn("disks", "io is not enabled in cgroup.subtree_control", next);
+            }
+        }
+    }
+
+    /// Whether bandwidth of containers' networks can be limited. Nothing else depends on it.
+    fn network(&mut self) {
+        match network::probe() {
+            Ok(()) => self.ok("network", "bandwidth of containers' networks can be limited"),
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {
+                self.warn("network", "this kernel has no token buckets", "load the module sch_tbf to limit networks");
+            }
+            Err(error) => {
+                let next = "run as root, with CAP_NET_ADMIN and CAP_SYS_ADMIN, to measure and limit networks";
+                self.warn("network", format!("no queue can be set: {error}"), next);
             }
         }
     }

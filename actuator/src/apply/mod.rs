@@ -122,7 +122,13 @@ fn attempt(
     writes: &mut Vec<Write>,
     seen: &mut Option<Limit>,
 ) -> Result<Verdict, ActuatorError> {
-    let found = job.cgroup.own_limit(job.resource)?;
+    let found = match job.cgroup.own_limit(job.resource) {
+        Err(ActuatorError::Refused(why)) if job.target.is_infinite() => {
+            let message = format!("there is nothing to take away: {why}");
+            return Ok(Verdict::new(OutcomeStatus::Unchanged, Limit::Unlimited, message));
+        }
+        found => found?,
+    };
     *seen = Some(found);
     if let Standing::Foreign { expected, left } = owned.claim.observe(found, job.now, job.drift) {
         if found.value().unwrap_or(f64::INFINITY) == job.target {
@@ -136,7 +142,7 @@ fn attempt(
             None => format!("until it is {expected} again or a person says otherwise"),
         };
         let file = dir.map(|dir| dir.path().join(job.cgroup.limit_file(job.resource)).display().to_string());
-        let file = file.unwrap_or_else(|| format!("the limit {} of its network", job.resource));
+        let file = file.unwrap_or_else(|| format!("the limit of its network, {},", job.resource));
         let message = format!("somebody else changed {file} from {expected} to {found_text}; it is left alone {until}");
         return Ok(Verdict::new(OutcomeStatus::Drifted, found, message));
     }

@@ -22,8 +22,10 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
+use nix::sched::{CloneFlags, unshare};
 use parking_lot::Mutex;
 use tidegate_model::{Limit, Resource, TimeMs, Write};
 
@@ -148,8 +150,11 @@ impl Drop for Membership {
             self.host.budget.give_back();
         }
         let mut members = self.host.members.lock();
-        if let Some(names) = members.get_mut(&self.inode) {
-            names.retain(|name| *name != self.name);
+        // One entry alone: the next incarnation may be there already under the same name.
+        if let Some(names) = members.get_mut(&self.inode)
+            && let Some(at) = names.iter().position(|name| *name == self.name)
+        {
+            names.swap_remove(at);
         }
         members.retain(|_, names| !names.is_empty());
     }
@@ -282,7 +287,9 @@ impl Network {
         of: impl FnOnce(&Host, &mut Namespace) -> Result<T, ActuatorError>,
     ) -> Result<T, ActuatorError> {
         let not = |why: &str| Err(refused(why.to_owned()));
-        let Some(host) = &self.host else { return not("this program could not open a routing socket") };
+        let Some(host) = &self.host else {
+            return Err(ActuatorError::Config("this program could not open a routing socket".to_owned()));
+        };
         match &mut self.state.lock().seen {
             Seen::Own(own) => {
                 own.refresh(host)?;
@@ -293,9 +300,21 @@ impl Network {
             }
             Seen::Host(_) => not("it is on the network of the host, which is not its own to limit"),
             Seen::Nobody => not("it has no process whose network could be limited"),
-            Seen::Closed(why) => not(&format!("its network cannot be looked at: {why}")),
+            Seen::Closed(why) => Err(ActuatorError::Config(format!("its network cannot be looked at: {why}"))),
         }
     }
+}
+
+/// Whether token buckets can be put into networks, tried in a new one that nobody is in.
+pub(crate) fn probe() -> io::Result<()> {
+    /// That to itself is the first of each network.
+    const LO: u32 = 1;
+
+    let tries = thread::Builder::new().name("tidegate-probe".to_owned()).spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        Route::here(News::Queues)?.limit(LO, Bucket::of(1 << 20, 1_500))
+    });
+    tries?.join().unwrap_or_else(|_| Err(io::Error::other("the thread that tries it has panicked")))
 }
 
 fn refused(why: String) -> ActuatorError {
@@ -359,7 +378,7 @@ impl Namespace {
         host.with_roots(|roots| {
             let receives = |link: &Link| match link.peer {
                 Some((index, Some(number))) if Some(number) == self.host_number => {
-                    Ok(of(format!("peer {index} of {}", link.name), link, index, roots))
+                    Ok(of(format!("interface {index} of the host, the other end of {}", link.name), link, index, roots))
                 }
                 _ => Err(format!(
                     "{} has no other end on this host, where what it receives could be limited: it is no veth pair, or \

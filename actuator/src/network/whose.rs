@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn a_container_has_the_network_of_its_first_process_that_has_one_of_its_own() {
         let tree = tempfile::tempdir().unwrap();
-        let (proc, group) = (tree.path().join("proc"), tree.path().join("web"));
+        let (proc, group) = (tree.path().join("proc"), tree.path().join("group"));
         let namespaces = ["host", "web", "other"].map(|name| {
             fs::write(tree.path().join(name), name).unwrap();
             fs::metadata(tree.path().join(name)).unwrap().ino()

@@ -202,7 +202,11 @@ fn what_somebody_else_makes_of_a_limit_on_the_network_is_seen_and_left_alone() {
         assert_eq!((drifts.len(), drifts[0].resource, drifts[0].found), (1, direction, found), "{drifts:?}");
         let left_alone = of.lab.apply(direction, 5.0 * MIB);
         assert_eq!(left_alone.status, OutcomeStatus::Drifted);
-        assert!(left_alone.message.contains("somebody else changed the limit"), "{}", left_alone.message);
+        assert!(
+            left_alone.message.contains("somebody else changed the limit of its network"),
+            "{}",
+            left_alone.message
+        );
     }
     // An interface that comes has no limit, and nobody took one away.
     let Some(mut of) = open(ActuatorConfig::default()) else { return };
@@ -248,6 +252,8 @@ fn the_network_of_the_host_and_one_that_is_shared_are_nobodys_to_limit() {
     let refused = lab.apply(Resource::NetSend, 8.0 * MIB);
     assert_eq!(refused.status, OutcomeStatus::Refused);
     assert!(refused.message.contains("on the network of the host"), "{}", refused.message);
+    // Taking a limit away is no change where there can be none.
+    assert_eq!(lab.apply(Resource::NetSend, f64::INFINITY).status, OutcomeStatus::Unchanged);
     let usage = value(&lab.collect(), metrics::USAGE, Resource::NetSend);
     assert_eq!(usage, None);
     drop(lab);

@@ -45,7 +45,9 @@ describe('what is said of a container', () => {
 
   it('keeps what is said of disks and the network', () => {
     const range = { min: 1, max: 5 };
-    const said = saidOf(override({ bounds: { cpu: null, memory: null, disk_write: range }, pinned: ['disk_read', 'net_send'] }));
+    const said = saidOf(
+      override({ bounds: { cpu: null, memory: null, disk_write: range }, pinned: ['disk_read', 'net_send'] }),
+    );
     expect(withBounds(said, 'cpu', { min: 1, max: 2 }).bounds.disk_write).toEqual(range);
     expect(withoutPins(withPins(said, ['cpu'], ''), ['cpu']).pinned).toEqual(['disk_read', 'net_send']);
   });

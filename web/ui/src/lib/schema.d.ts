@@ -1153,9 +1153,11 @@ export interface components {
         BoundsByResource: {
             cpu: components["schemas"]["BoundsPair"];
             memory: components["schemas"]["BoundsPair"];
-            /** @description Left out where there are none, as `disk_write`. */
+            /** @description Left out where there are none, as the following. */
             disk_read?: components["schemas"]["BoundsPair"];
             disk_write?: components["schemas"]["BoundsPair"];
+            net_receive?: components["schemas"]["BoundsPair"];
+            net_send?: components["schemas"]["BoundsPair"];
         };
         /** @description In cores, bytes or bytes a second; null for none. */
         BoundsPair: {
@@ -1231,9 +1233,13 @@ export interface components {
             cpu: components["schemas"]["CpuNow"];
             memory: components["schemas"]["MemoryNow"];
             /** @description What it reads from disks. Left out, as `disk_write`, where neither usage nor a limit is known. */
-            disk_read?: components["schemas"]["DiskNow"];
+            disk_read?: components["schemas"]["RateNow"];
             /** @description What it writes to them. With cgroup v1 without what goes through the page cache. */
-            disk_write?: components["schemas"]["DiskNow"];
+            disk_write?: components["schemas"]["RateNow"];
+            /** @description What it receives over a network of its own. Left out, as `net_send`, where neither usage nor a limit is known. */
+            net_receive?: components["schemas"]["RateNow"];
+            /** @description What it sends over it. */
+            net_send?: components["schemas"]["RateNow"];
         };
         /** @description A container's past. */
         ContainerSeries: {
@@ -1247,6 +1253,7 @@ export interface components {
             cpu: components["schemas"]["CpuSeries"];
             memory: components["schemas"]["MemorySeries"];
             io: components["schemas"]["IoSeries"] | null;
+            network: components["schemas"]["NetworkSeries"] | null;
         };
         /** @description All containers. */
         Containers: {
@@ -1361,13 +1368,6 @@ export interface components {
         /** @description Decisions. */
         DecisionList: {
             decisions: components["schemas"]["Decision"][];
-        };
-        /** @description Bandwidth to disks, in bytes a second; null where nothing recent is known, and for no limit. */
-        DiskNow: {
-            /** Format: double */
-            usage: number | null;
-            /** Format: double */
-            limit: number | null;
         };
         /**
          * @description What the rows of a rule are.
@@ -1909,6 +1909,16 @@ export interface components {
             status: string;
             updated: string;
         };
+        /** @description In bytes a second. */
+        NetworkSeries: {
+            /** @description Mean of what was received on all interfaces but that to itself. */
+            receive: (number | null)[];
+            /** @description Mean of what was sent. */
+            send: (number | null)[];
+            /** @description The newest limits in the bucket, on each interface. Left out where there was none. */
+            receive_limit?: (number | null)[];
+            send_limit?: (number | null)[];
+        };
         /** @description How far proposals shall go. */
         NewMode: {
             mode: components["schemas"]["Mode"];
@@ -2073,9 +2083,11 @@ export interface components {
         OverriddenBounds: {
             cpu: components["schemas"]["BoundsPair"] | null;
             memory: components["schemas"]["BoundsPair"] | null;
-            /** @description Left out where there are none, as `disk_write`. */
+            /** @description Left out where there are none, as the following. */
             disk_read?: components["schemas"]["BoundsPair"];
             disk_write?: components["schemas"]["BoundsPair"];
+            net_receive?: components["schemas"]["BoundsPair"];
+            net_send?: components["schemas"]["BoundsPair"];
         };
         /** @description What a person has said of a container. It holds until it is taken back. */
         OverrideRow: {
@@ -2173,6 +2185,13 @@ export interface components {
             monasca: components["schemas"]["PushCounts"];
             influx: components["schemas"]["PushCounts"];
             prometheus: components["schemas"]["PushCounts"];
+        };
+        /** @description Bandwidth, in bytes a second; null where nothing recent is known, and for no limit. */
+        RateNow: {
+            /** Format: double */
+            usage: number | null;
+            /** Format: double */
+            limit: number | null;
         };
         /** @description Whether a server is of use. */
         Ready: {
@@ -2302,7 +2321,7 @@ export interface components {
          * @description What a container consumes and Tidegate limits, in cores, bytes or bytes a second; or a single knob of it that a rule aims at.
          * @enum {string}
          */
-        Resource: "cpu" | "cpu.weight" | "disk_read" | "disk_write" | "memory" | "memory.high";
+        Resource: "cpu" | "cpu.weight" | "disk_read" | "disk_write" | "memory" | "memory.high" | "net_receive" | "net_send";
         /**
          * @description What a token allows. The rights are independent of each other.
          * @enum {string}
@@ -2457,11 +2476,11 @@ export interface components {
         };
         /** @description What a person says of a container. What is left out is not said: then labels, the configuration and rules have their way. */
         Said: {
-            /** @description Its lowest and highest limits, at most what its host has. What disks can do is not known. */
+            /** @description Its lowest and highest limits, at most what its host has. What disks and networks can do is not known. */
             bounds?: components["schemas"]["SaidBounds"];
             /**
-             * @description What rules leave alone, its limit and knobs: `cpu`, `memory`, `disk_read`, `disk_write` or several of them. They show what
-             *     they would do.
+             * @description What rules leave alone, its limit and knobs: `cpu`, `memory`, `disk_read`, `disk_write`, `net_receive`, `net_send` or
+             *     several of them. They show what they would do.
              */
             pinned?: components["schemas"]["Resource"][];
             /** @description What for. */
@@ -2473,6 +2492,8 @@ export interface components {
             memory?: components["schemas"]["SaidRange"];
             disk_read?: components["schemas"]["SaidRange"];
             disk_write?: components["schemas"]["SaidRange"];
+            net_receive?: components["schemas"]["SaidRange"];
+            net_send?: components["schemas"]["SaidRange"];
         };
         /** @description In cores, bytes or bytes a second. */
         SaidRange: {

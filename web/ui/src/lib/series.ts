@@ -106,12 +106,7 @@ export function networkOf({ t, network }: ContainerSeries): Lines | null {
 }
 
 /** Usage, and limits in steps. */
-function limitedLines(
-  t: number[],
-  usage: Record<string, Num[]>,
-  limits: Record<string, Num[]>,
-  dashed: string,
-): Lines {
+function limitedLines(t: number[], usage: Record<string, Num[]>, limits: Record<string, Num[]>, dashed: string): Lines {
   const lines = linesOf(t, usage);
   for (const limit of linesOf(t, limits).lines)
     lines.lines.push({ ...limit, as: 'limit', ...(limit.label === dashed ? { dashed: true } : {}) });
