@@ -1,9 +1,10 @@
 """What an agent costs its host: CPU and memory of `tidegate agent` beside many containers, connected to a server on loopback.
 
-    tests/bench/run agent [--containers 200] [--seconds 60] [--strace] [--tidegate PATH]
+    tests/bench/run agent [--containers 200] [--seconds 60] [--networks] [--strace] [--tidegate PATH]
 
 The containers are bare cgroups with a sleeping process in each `--busy`-th of them. The CPU is that of /proc/PID/stat, of the
-agent's process alone, over the time after the containers are known. With --strace the system calls of ten seconds more are
+agent's process alone, over the time after the containers are known. With --networks each process is in a network of its own,
+with a veth pair to one that plays the host's, which is a new one, too; in every tenth both directions have a limit. With --strace the system calls of ten seconds more are
 counted as well, which costs time but is not part of it.
 
 Needs root. On cgroup v1 and on v2.
@@ -15,6 +16,7 @@ import pathlib
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -25,12 +27,14 @@ NAME = f"tidegate-test-bench-{os.getpid()}"
 CONTROLLERS = ["cpu", "cpuacct", "memory", "blkio"]
 # The goal: a share of a core and MiB.
 MOST_CPU, MOST_MIB = 0.02, 40
+# Set in the process that plays the host in a network of its own.
+IN_ANOTHER = "BENCH_IN_A_NETWORK"
 
 
 class Containers:
     """Bare cgroups below one of our own; some have a process that sleeps."""
 
-    def __init__(self, count, busy):
+    def __init__(self, count, busy, networks):
         v2 = (CGROUPS / "cgroup.controllers").exists()
         mounts = [CGROUPS] if v2 else [CGROUPS / name for name in CONTROLLERS if (CGROUPS / name).is_dir()]
         self.v2, self.roots, self.processes = v2, [mount / NAME for mount in mounts], []
@@ -41,8 +45,11 @@ class Containers:
             for number in range(count):
                 (root / f"c{number:03}").mkdir()
         for number in range(0, count, busy) if busy else []:
-            sleeper = subprocess.Popen(["sleep", "86400"])
+            command = ["unshare", "--net"] if networks else []
+            sleeper = subprocess.Popen([*command, "sleep", "86400"])
             self.processes.append(sleeper)
+            if networks:
+                connect(sleeper.pid, number, limited=number // busy % 10 == 0)
             for root in self.roots:
                 (root / f"c{number:03}" / "cgroup.procs").write_text(str(sleeper.pid))
 
@@ -58,6 +65,21 @@ class Containers:
                         break
                     except OSError:
                         time.sleep(0.02)
+
+
+def connect(pid, number, limited):
+    """A pair between the network of a process and this one."""
+    ours = os.readlink("/proc/self/ns/net")
+    while os.readlink(f"/proc/{pid}/ns/net") == ours:
+        time.sleep(0.01)
+    inside, outside = f"nsenter --net=/proc/{pid}/ns/net", f"outer{number}"
+    bucket = "root handle 7d9e: tbf rate 80mbit burst 100kb latency 50ms"
+    commands = [f"ip link add {outside} type veth peer name eth0 netns {pid}", f"ip link set {outside} up",
+                f"{inside} ip link set eth0 up"]
+    if limited:
+        commands += [f"tc qdisc add dev {outside} {bucket}", f"{inside} tc qdisc add dev eth0 {bucket}"]
+    for command in commands:
+        subprocess.run(command.split(), check=True)
 
 
 class Agent:
@@ -110,7 +132,7 @@ def known(server):
 
 
 def measure(arguments):
-    containers = Containers(arguments.containers, arguments.busy)
+    containers = Containers(arguments.containers, arguments.busy, arguments.networks)
     try:
         with Tidegate() as server:
             agent = Agent(server)
@@ -156,11 +178,16 @@ def main():
     parser.add_argument("--containers", type=int, default=200)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--busy", type=int, default=20, help="one container in so many has a process; 0: none has")
+    parser.add_argument("--networks", action="store_true", help="each process has a network of its own")
     parser.add_argument("--strace", action="store_true")
     parser.add_argument("--tidegate", type=pathlib.Path)
     arguments = parser.parse_args()
     if arguments.tidegate:
         Tidegate.binary = arguments.tidegate.resolve()
+    if arguments.networks and IN_ANOTHER not in os.environ:
+        os.execvpe("unshare", ["unshare", "--net", sys.executable, *sys.argv], {**os.environ, IN_ANOTHER: "1"})
+    if arguments.networks:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     end_on_signals()
     result = {**measure(arguments), "machine": machine()}
     save("agent", result)
