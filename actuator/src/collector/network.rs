@@ -17,11 +17,11 @@ impl Round {
     pub(super) fn sample_network(&mut self, host: &LocalHost, watched: &mut Watched, tags: &Tags) {
         let cgroup = Arc::clone(&watched.tracked.cgroup.read());
         let Some(dir) = cgroup.primary() else { return };
-        let (name, is_new) = {
+        let looked = {
             let container = watched.tracked.container.read();
-            (container.key.name.clone(), self.now.since(container.first_seen) < NEW)
+            let is_new = self.now.since(container.first_seen) < NEW;
+            cgroup.network.look(dir.path(), &container.key.name, is_new, self.now)
         };
-        let looked = cgroup.network.look(dir.path(), &name, is_new, self.now);
         if self.gaps.take(looked) == Some(true) {
             // An interface that came has no limit yet, and nobody took it away.
             for rate in Resource::NETWORK {

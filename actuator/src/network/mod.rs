@@ -11,6 +11,7 @@
 //! has told them before whoever made the change goes on, so what is known here is what stands.
 
 mod counters;
+mod namespace;
 pub(crate) mod netlink;
 pub(crate) mod tbf;
 mod whose;
@@ -18,9 +19,8 @@ mod whose;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -32,7 +32,10 @@ use tidegate_model::{Limit, Resource, TimeMs, Write};
 use crate::cgroup::dir::DescriptorBudget;
 use crate::cgroup::parse::Transferred;
 use crate::error::ActuatorError;
-use netlink::{Link, News, Root, Roots, Route};
+pub(crate) use namespace::Queue;
+
+use namespace::Namespace;
+use netlink::{News, Root, Roots, Route};
 use tbf::Bucket;
 use whose::Whose;
 
@@ -41,8 +44,6 @@ const PROC: &str = "/proc";
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How often all processes of a container without a network of its own are looked at.
 const SEARCH_EVERY: Duration = Duration::from_secs(60);
-/// The files that are kept open for each container with a network: its counters and its socket.
-const DESCRIPTORS: usize = 2;
 
 /// The network of this host, and who has others. Shared by all who hold a hierarchy.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +92,7 @@ impl Host {
         }
         let listed = match roots.take() {
             Some(listed) => listed,
-            None => route.roots().map_err(|error| ActuatorError::file("list the queues in", PROC, error))?,
+            None => route.roots().map_err(|error| ActuatorError::file("list the queues of", "/proc/self/ns/net", error))?,
         };
         Ok(read(roots.insert(listed)))
     }
@@ -121,56 +122,6 @@ enum Seen {
     Own(Box<Namespace>),
 }
 
-/// A network namespace that is held open.
-#[derive(Debug)]
-struct Namespace {
-    process: u32,
-    counters: File,
-    route: Route,
-    links: Vec<Link>,
-    roots: Roots,
-    /// The number that it has of the host's.
-    host_number: Option<i32>,
-    /// What stands may be another than what is known.
-    is_stale: bool,
-    membership: Membership,
-}
-
-/// A container in a network, for as long as this is held.
-#[derive(Debug)]
-struct Membership {
-    host: Arc<Host>,
-    inode: u64,
-    name: String,
-}
-
-impl Drop for Membership {
-    fn drop(&mut self) {
-        for _ in 0..DESCRIPTORS {
-            self.host.budget.give_back();
-        }
-        let mut members = self.host.members.lock();
-        // One entry alone: the next incarnation may be there already under the same name.
-        if let Some(names) = members.get_mut(&self.inode)
-            && let Some(at) = names.iter().position(|name| *name == self.name)
-        {
-            names.swap_remove(at);
-        }
-        members.retain(|_, names| !names.is_empty());
-    }
-}
-
-/// One root at which packets of a container queue.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    /// Of the interface, on its side.
-    index: u32,
-    /// For a person.
-    pub(crate) name: String,
-    mtu: u32,
-    pub(crate) root: Option<Root>,
-}
-
 impl Network {
     /// Looks whose network it is, as often as that is needed, and what has changed there. True when its interfaces are others
     /// than before, of which nobody has taken a limit away.
@@ -189,7 +140,7 @@ impl Network {
     fn search(&self, host: &Arc<Host>, state: &mut State, dir: &Path, name: &str, is_new: bool, now: TimeMs) {
         let proc = Path::new(PROC);
         let is_as_known = match &state.seen {
-            Seen::Own(own) => whose::inode(proc, own.process) == Some(own.membership.inode),
+            Seen::Own(own) => whose::inode(proc, own.process) == Some(own.inode()),
             Seen::Host(process) => whose::inode(proc, *process) == Some(host.inode),
             Seen::Nobody | Seen::Closed(_) => false,
         };
@@ -200,8 +151,8 @@ impl Network {
         }
         state.searched = Some(now);
         state.seen = match (whose::find(dir, proc, host.inode), std::mem::take(&mut state.seen)) {
-            (Whose::Own(process, inode), Seen::Own(own)) if own.membership.inode == inode => {
-                Seen::Own(Box::new(Namespace { process, ..*own }))
+            (Whose::Own(process, inode), Seen::Own(own)) if own.inode() == inode => {
+                Seen::Own(Box::new(own.known_by(process)))
             }
             (Whose::Own(process, inode), _) => match Namespace::open(host, process, inode, name) {
                 Ok(own) => Seen::Own(Box::new(own)),
@@ -215,7 +166,7 @@ impl Network {
     /// Bytes received and sent, where they are nobody else's.
     pub(crate) fn count(&self, text: &mut Vec<u8>) -> Option<io::Result<Transferred>> {
         match &self.state.lock().seen {
-            Seen::Own(own) if own.others().is_empty() => Some(counters::read(&own.counters, text)),
+            Seen::Own(own) if own.others().is_empty() => Some(own.count(text)),
             _ => None,
         }
     }
@@ -319,81 +270,4 @@ pub(crate) fn probe() -> io::Result<()> {
 
 fn refused(why: String) -> ActuatorError {
     ActuatorError::Refused(why)
-}
-
-impl Namespace {
-    fn open(host: &Arc<Host>, process: u32, inode: u64, name: &str) -> Result<Self, ActuatorError> {
-        let taken = (0..DESCRIPTORS).filter(|_| host.budget.take()).count();
-        if taken < DESCRIPTORS {
-            (0..taken).for_each(|_| host.budget.give_back());
-            return Err(refused("there are too few file descriptors: raise the limit on open files".to_owned()));
-        }
-        let membership = Membership { host: Arc::clone(host), inode, name: name.to_owned() };
-        let open = |path: &Path| File::open(path).map_err(|error| ActuatorError::file("open", path, error));
-        let counters = open(&PathBuf::from(format!("{PROC}/{process}/net/dev")))?;
-        let path = whose::namespace(Path::new(PROC), process);
-        let namespace = open(&path)?;
-        let is_same = namespace.metadata().is_ok_and(|found| found.ino() == inode);
-        if !is_same || whose::inode(Path::new(PROC), process) != Some(inode) {
-            // Its number was given to another one meanwhile; the next look finds who is there.
-            return Err(refused(format!("process {process} is gone")));
-        }
-        let route = Route::within(namespace.as_fd(), News::QueuesAndLinks)
-            .map_err(|error| ActuatorError::file("enter", path, error))?;
-        host.members.lock().entry(inode).or_default().push(name.to_owned());
-        let (links, roots) = Default::default();
-        Ok(Self { process, counters, route, links, roots, host_number: None, is_stale: true, membership })
-    }
-
-    /// Lists what is there, if it may be another than what is known; then the former interfaces are returned.
-    fn refresh(&mut self, host: &Host) -> Result<Option<Vec<Link>>, ActuatorError> {
-        if !self.route.has_news() && !self.is_stale {
-            return Ok(None);
-        }
-        // Until it is listed whole, nothing of it counts.
-        self.is_stale = true;
-        let path = whose::namespace(Path::new(PROC), self.process);
-        let failed = |error| ActuatorError::file("list the interfaces of", path.clone(), error);
-        let links = self.route.links().map_err(failed)?;
-        self.roots = self.route.roots().map_err(failed)?;
-        self.host_number = self.route.number_of(host.namespace.as_fd()).map_err(failed)?;
-        self.is_stale = false;
-        Ok(Some(std::mem::replace(&mut self.links, links)))
-    }
-
-    /// One for each interface, or why there is none.
-    fn queues(&self, host: &Host, resource: Resource) -> Result<Vec<Result<Queue, String>>, ActuatorError> {
-        let of = |name: String, link: &Link, index: u32, roots: &Roots| Queue {
-            index,
-            name,
-            mtu: link.mtu,
-            root: roots.get(&index).cloned(),
-        };
-        if resource == Resource::NetSend {
-            let sends = |link: &Link| {
-                Ok(of(format!("{} of process {}", link.name, self.process), link, link.index, &self.roots))
-            };
-            return Ok(self.links.iter().map(sends).collect());
-        }
-        host.with_roots(|roots| {
-            let receives = |link: &Link| match link.peer {
-                Some((index, Some(number))) if Some(number) == self.host_number => {
-                    Ok(of(format!("interface {index} of the host, the other end of {}", link.name), link, index, roots))
-                }
-                _ => Err(format!(
-                    "{} has no other end on this host, where what it receives could be limited: it is no veth pair, or \
-                     leads elsewhere",
-                    link.name
-                )),
-            };
-            self.links.iter().map(receives).collect()
-        })
-    }
-
-    /// Who else is in it.
-    fn others(&self) -> Vec<String> {
-        let Membership { host, inode, name } = &self.membership;
-        let members = host.members.lock();
-        members.get(inode).into_iter().flatten().filter(|other| *other != name).cloned().collect()
-    }
 }

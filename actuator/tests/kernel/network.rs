@@ -32,16 +32,16 @@ struct NetLab {
 struct Inside(Child);
 
 impl Inside {
-    fn start() -> Self {
+    fn start() -> Result<Self, String> {
         let mut child = Command::new("unshare")
             .args(["--net", "sh", "-c", "echo there; exec cat"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap();
+            .map_err(|error| format!("unshare: {error}"))?;
         let mut there = [0; 6];
-        child.stdout.as_mut().unwrap().read_exact(&mut there).unwrap();
-        Self(child)
+        child.stdout.as_mut().unwrap().read_exact(&mut there).map_err(|error| format!("unshare: {error}"))?;
+        Ok(Self(child))
     }
 
     /// Runs a command in the namespace.
@@ -86,7 +86,7 @@ fn network() -> Option<Inside> {
         run("ip link set lo up")?;
         run("tc qdisc add dev lo root tbf rate 8mbit burst 64kb latency 50ms")?;
         run("tc qdisc del dev lo root")?;
-        let inside = Inside::start();
+        let inside = Inside::start()?;
         run(&format!("ip link add outer type veth peer name eth0 netns {}", inside.0.id()))?;
         run(&format!("ip addr add {OUTSIDE}/24 dev outer"))?;
         run("ip link set outer up")?;
@@ -222,12 +222,17 @@ fn what_somebody_else_makes_of_a_limit_on_the_network_is_seen_and_left_alone() {
 #[test]
 fn a_queue_of_somebody_else_is_never_replaced_nor_half_a_limit_left() {
     let Some(of) = open(ActuatorConfig::default()) else { return };
-    of.inside.run("tc qdisc add dev eth0 root handle 1: pfifo limit 100").unwrap();
+    run(&format!("ip link add further type veth peer name eth1 netns {}", of.inside.0.id())).unwrap();
+    of.inside.run("ip link set eth1 up").unwrap();
+    of.inside.run("tc qdisc add dev eth1 root handle 1: pfifo limit 100").unwrap();
+    // What the kernel says to whoever asks for no replacement.
+    let ours = "tc qdisc add dev eth1 root handle 7d9e: tbf rate 8mbit burst 64kb latency 50ms";
+    assert!(of.inside.run(ours).is_err());
     let before = of.roots();
     for target in [8.0 * MIB, f64::INFINITY] {
         let refused = of.lab.apply(Resource::NetSend, target);
         let status = if target.is_finite() { OutcomeStatus::Refused } else { OutcomeStatus::Unchanged };
-        assert_eq!((refused.status, refused.writes.len()), (status, 0), "{}", refused.message);
+        assert_eq!((refused.status, refused.writes.len()), (status, 0), "eth0 has none: {}", refused.message);
         assert!(!target.is_finite() || refused.message.contains("pfifo 1:"), "{}", refused.message);
     }
     assert_eq!(of.roots(), before);

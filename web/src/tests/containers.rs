@@ -235,7 +235,10 @@ async fn a_person_bounds_and_pins_a_container_until_it_is_taken_back() {
     assert_eq!((&disks["bounds"]["disk_write"]["max"], &disks["bounds"]["disk_read"]), (&json!(1e12), &Value::Null));
     assert_eq!(disks["override"]["pinned"], json!(["disk_read"]));
     let network = put(&json!({ "bounds": { "net_send": range }, "pinned": ["net_receive"] })).await.json();
-    assert_eq!((&network["bounds"]["net_send"]["max"], &network["bounds"]["net_receive"]), (&json!(1e12), &Value::Null));
+    assert_eq!(
+        (&network["bounds"]["net_send"]["max"], &network["bounds"]["net_receive"]),
+        (&json!(1e12), &Value::Null)
+    );
     assert_eq!(network["override"]["pinned"], json!(["net_receive"]));
 
     let unknown = server.send(Method::PUT, "/api/v1/containers/node0/none/override", &[], "{}").await;
