@@ -155,7 +155,7 @@ fn what_a_load_gets_over_the_network_is_what_it_is_limited_to() {
     assert!(!first.present[0].baseline.contains_key(&Resource::NetSend), "nothing was changed yet");
 
     for (direction, target) in
-        [(Resource::NetSend, 8.0 * MIB), (Resource::NetReceive, 4.0 * MIB), (Resource::NetSend, MIB)]
+        [(Resource::NetSend, 8.0 * MIB), (Resource::NetReceive, 4.0 * MIB), (Resource::NetSend, MIB / 8.0)]
     {
         let down = of.lab.apply(direction, target);
         assert_eq!((down.status, down.limit_after), (OutcomeStatus::Applied, Some(target)), "{}", down.message);
@@ -170,7 +170,7 @@ fn what_a_load_gets_over_the_network_is_what_it_is_limited_to() {
         assert!((0.8..1.3).contains(&(usage / target)), "{usage} of {target}");
     }
     let seen = of.lab.collect();
-    assert_eq!(limits(&seen), [Some(4.0 * MIB), Some(MIB)]);
+    assert_eq!(limits(&seen), [Some(4.0 * MIB), Some(MIB / 8.0)]);
     assert_eq!(seen.present[0].baseline[&Resource::NetSend], Limit::Unlimited);
     assert!(of.roots().iter().all(|root| root.contains("tbf 7d9e:")), "{:?}", of.roots());
 
