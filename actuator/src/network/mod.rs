@@ -92,7 +92,9 @@ impl Host {
         }
         let listed = match roots.take() {
             Some(listed) => listed,
-            None => route.roots().map_err(|error| ActuatorError::file("list the queues of", "/proc/self/ns/net", error))?,
+            None => {
+                route.roots().map_err(|error| ActuatorError::file("list the queues of", "/proc/self/ns/net", error))?
+            }
         };
         Ok(read(roots.insert(listed)))
     }

@@ -3,10 +3,16 @@
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// How many processes, and how many cgroups below the container's own, are looked at.
 const MOST_PROCESSES: usize = 64;
 const MOST_GROUPS: usize = 64;
+/// How old a process is that is in another network than those that were there before it: who makes containers enters theirs
+/// for a moment.
+const SETTLED: Duration = Duration::from_secs(1);
+/// What the kernel counts the age of processes in, on all machines (`USER_HZ` in include/asm-generic/param.h).
+const TICKS_A_SECOND: f64 = 100.0;
 
 /// In which network a container's processes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +31,25 @@ pub(crate) fn find(dir: &Path, proc: &Path, host: u64) -> Whose {
     let mut whose = Whose::Nobody;
     for process in processes(dir) {
         match inode(proc, process) {
-            Some(inode) if inode != host => return Whose::Own(process, inode),
-            Some(_) if whose == Whose::Nobody => whose = Whose::Host(process),
+            Some(inode) if inode != host && (whose == Whose::Nobody || has_settled(proc, process)) => {
+                return Whose::Own(process, inode);
+            }
+            Some(inode) if inode == host && whose == Whose::Nobody => whose = Whose::Host(process),
             _ => {}
         }
     }
     whose
+}
+
+fn has_settled(proc: &Path, process: u32) -> bool {
+    let age = || {
+        let uptime: f64 = fs::read_to_string(proc.join("uptime")).ok()?.split(' ').next()?.parse().ok()?;
+        let stat = fs::read_to_string(proc.join(process.to_string()).join("stat")).ok()?;
+        // Its name may have any characters; of the fields behind it this is the 22nd of all (proc_pid_stat(5)).
+        let started: f64 = stat.rsplit_once(") ")?.1.split(' ').nth(19)?.parse().ok()?;
+        Some(uptime - started / TICKS_A_SECOND)
+    };
+    age().is_some_and(|age| age >= SETTLED.as_secs_f64())
 }
 
 /// The inode of a process's network namespace; `None` when there is no such process, or it may not be looked at.
@@ -90,6 +109,14 @@ mod tests {
         fs::write(group.join("cgroup.procs"), "5\n7\n").unwrap();
         assert_eq!(find(&group, &proc, host), Whose::Host(7));
         fs::write(group.join("init/deeper/cgroup.procs"), "40\n30\n").unwrap();
+        fs::write(proc.join("uptime"), "50.00 90.00\n").unwrap();
+        let started = |process: &str, ticks: u32| {
+            let before = "1 ".repeat(18);
+            fs::write(proc.join(process).join("stat"), format!("{process} (a) b) S {before}{ticks} 0\n")).unwrap();
+        };
+        (started("30", 4_950), started("40", 4_950));
+        assert_eq!(find(&group, &proc, host), Whose::Host(7), "on their way somewhere");
+        started("30", 4_900);
         assert_eq!(find(&group, &proc, host), Whose::Own(30, web), "what was there first");
     }
 }

@@ -101,6 +101,8 @@ fn open(config: ActuatorConfig) -> Option<NetLab> {
     let inside = network()?;
     let mut lab = Lab::open_with(config)?;
     lab.sandbox.move_process("web", inside.0.id()).unwrap();
+    // Beside the lab's own process, which is on the host: it has to be there for a second.
+    thread::sleep(Duration::from_millis(1_100));
     lab.collect();
     Some(NetLab { inside, lab })
 }
