@@ -114,7 +114,8 @@ mod tests {
             let before = "1 ".repeat(18);
             fs::write(proc.join(process).join("stat"), format!("{process} (a) b) S {before}{ticks} 0\n")).unwrap();
         };
-        (started("30", 4_950), started("40", 4_950));
+        started("30", 4_950);
+        started("40", 4_950);
         assert_eq!(find(&group, &proc, host), Whose::Host(7), "on their way somewhere");
         started("30", 4_900);
         assert_eq!(find(&group, &proc, host), Whose::Own(30, web), "what was there first");
