@@ -159,6 +159,8 @@ impl Collector {
             };
             match inodes.get(path.as_path()) {
                 Some(inode) if *inode == incarnation => return true,
+                // crun has made the container below it since.
+                None if self.found.iter().any(|found| found.identity.path.starts_with(path)) => {}
                 // Not listed is not gone: a directory above may have been unreadable for a moment.
                 None if watched.tracked.cgroup.read().still_exists() => return true,
                 _ => {}

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::DirEntryExt;
+use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use tidegate_model::Runtime;
+use tidegate_model::{CgroupVersion, Runtime};
 
 use crate::cgroup::{Hierarchy, below};
 use crate::error::ActuatorError;
@@ -32,6 +32,9 @@ const ENGINES: [&str; 13] = [
     "snap.lxd.daemon",
     "tidegate",
 ];
+/// The cgroup into which crun puts a container, below the scope that it asks systemd for. The limits are those of this one:
+/// crun 1.8 sets none on the scope at all.
+const CRUNS_OWN: &str = "container";
 /// How many digits of an identifier make a short name, as in the runtimes' own listings.
 const SHORT_ID: usize = 12;
 
@@ -44,7 +47,7 @@ pub struct Identity {
     pub id: String,
     /// Its name, or a short identifier where the path has no name.
     pub name: String,
-    /// Path of the container's cgroup, which is the outermost that matches.
+    /// Path of the container's cgroup, which is the outermost that matches, or where crun made it the one below that.
     pub path: PathBuf,
     /// Labels that the path tells: `pod` for Kubernetes.
     pub labels: BTreeMap<String, String>,
@@ -125,8 +128,11 @@ fn classify(path: &Path) -> Place {
     if parent == "lxc.payload" || parent == "lxc" {
         return found(Runtime::Lxc, leaf, leaf);
     }
+    // A machine is registered as a scope, or it is the service that `machinectl start` starts.
+    let in_scope = scope.and_then(|scope| scope.strip_prefix("machine-"));
+    let in_service = || leaf.strip_prefix("systemd-nspawn@")?.strip_suffix(".service");
     if parent == "machine.slice"
-        && let Some(name) = scope.and_then(|scope| scope.strip_prefix("machine-"))
+        && let Some(name) = in_scope.or_else(in_service)
     {
         let name = unescape_unit(name);
         return found(Runtime::Machine, &name, &name);
@@ -190,7 +196,8 @@ pub(crate) fn walk(
     listing: &mut dyn FnMut(&Path),
     problems: &mut Vec<String>,
 ) -> Vec<Found> {
-    let mut walk = Walk { found: BTreeMap::new(), roots, listing, problems };
+    let is_v2 = hierarchy.version == CgroupVersion::V2;
+    let mut walk = Walk { found: BTreeMap::new(), roots, is_v2, listing, problems };
     for mount in hierarchy.walk_roots() {
         for root in roots {
             walk.children(mount, root, 0, false);
@@ -205,6 +212,7 @@ pub(crate) fn walk(
 struct Walk<'a> {
     found: BTreeMap<PathBuf, Found>,
     roots: &'a [PathBuf],
+    is_v2: bool,
     listing: &'a mut dyn FnMut(&Path),
     problems: &'a mut Vec<String>,
 }
@@ -229,10 +237,33 @@ impl Walk<'_> {
                 continue;
             }
             match classify(&path) {
-                Place::Container(identity) => self.add(identity, entry.ino()),
+                Place::Container(identity) => {
+                    let (identity, inode) = self.within_scope(mount, identity, entry.ino());
+                    self.add(identity, inode);
+                }
                 Place::Between if depth < MAX_DEPTH => self.children(mount, &path, depth + 1, known),
                 Place::Between | Place::Skip => {}
             }
+        }
+    }
+
+    /// What stands for a container that may be in a scope: with crun it is the cgroup below.
+    fn within_scope(&mut self, mount: &Path, identity: Identity, inode: u64) -> (Identity, u64) {
+        let is_scope = identity.path.extension().is_some_and(|extension| extension == "scope");
+        let may_be_oci =
+            matches!(identity.runtime, Runtime::Docker | Runtime::Podman | Runtime::Cri | Runtime::Machine);
+        if !(self.is_v2 && is_scope && may_be_oci) {
+            return (identity, inode);
+        }
+        let scope = below(mount, &identity.path);
+        // It is made a moment after the scope.
+        (self.listing)(&scope);
+        match fs::metadata(scope.join(CRUNS_OWN)) {
+            Ok(dir) if dir.is_dir() => {
+                let path = identity.path.join(CRUNS_OWN);
+                (Identity { path, ..identity }, dir.ino())
+            }
+            _ => (identity, inode),
         }
     }
 
@@ -327,6 +358,9 @@ mod tests {
             ("/lxc.monitor.web", None),
             ("/lxc.monitor/web", None),
             ("/machine.slice/machine-qemu\\x2d1\\x2dvm.scope", Some((Runtime::Machine, "qemu-1-vm"))),
+            ("/machine.slice/systemd-nspawn@web-1.service", Some((Runtime::Machine, "web-1"))),
+            ("/machine.slice/systemd-nspawn@web-1.service/payload", Some((Runtime::Machine, "web-1"))),
+            ("/machine.slice/other.service", None),
             ("/user.slice/user-0.slice/apptainer-4711.scope", Some((Runtime::Apptainer, "apptainer-4711"))),
             ("/singularity/4711", Some((Runtime::Apptainer, "singularity-4711"))),
             ("/singularity/x", None),
@@ -378,6 +412,27 @@ mod tests {
         for (text, path, expected) in cases {
             assert_eq!(OwnCgroups::parse(text).are_within(Path::new(path)), expected, "{path}");
         }
+    }
+
+    #[test]
+    fn what_crun_made_below_a_scope_is_the_container() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join("cgroup.controllers"), "cpu memory").unwrap();
+        let scope =
+            |prefix: &str, digit: char| format!("machine.slice/{prefix}-{}.scope", digit.to_string().repeat(64));
+        let (by_crun, by_runc, of_a_pod) = (scope("libpod", 'a'), scope("libpod", 'b'), scope("crio", 'c'));
+        let of_a_pod = format!("kubepods.slice/kubepods-pod{}.slice/{}", "0".repeat(32), &of_a_pod[14..]);
+        let below = [format!("{by_crun}/container"), format!("{by_runc}/inner"), format!("{of_a_pod}/container")];
+        let service = "system.slice/web.service/container".to_owned();
+        below.iter().chain([&service]).for_each(|dir| fs::create_dir_all(tree.path().join(dir)).unwrap());
+        let hierarchy = Hierarchy::find(tree.path()).unwrap();
+        let (mut listed, mut problems) = (Vec::new(), Vec::new());
+        let found = walk(&hierarchy, &[], true, &mut |dir| listed.push(dir.to_owned()), &mut problems);
+        let paths: Vec<_> = found.iter().map(|found| found.identity.path.display().to_string()).collect();
+        assert_eq!(paths, [&below[2], &below[0], &by_runc, "system.slice/web.service"].map(|path| format!("/{path}")));
+        let inode = fs::metadata(tree.path().join(&below[0])).unwrap().ino();
+        assert_eq!((found[1].inode, found[1].identity.runtime), (inode, Runtime::Podman));
+        assert!(listed.contains(&tree.path().join(&by_runc)), "what comes below later is noticed");
     }
 
     #[test]

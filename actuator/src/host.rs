@@ -261,7 +261,7 @@ impl LocalHost {
                 return Ok(());
             }
             let via_owner = self.config.write_via != WriteVia::Cgroup;
-            let kept = via_owner.then(|| owner::keeps(&self.runtimes, whom.runtime, &whom.id)).flatten();
+            let kept = via_owner.then(|| owner::keeps(&self.runtimes, whom.runtime, &whom.id, &cgroup.path)).flatten();
             self.baselines.record(whom.life(), kept, resource, limit)?;
             tracked.container.write().baseline.insert(resource, limit);
             recorded.set(true);

@@ -236,3 +236,19 @@ fn podman_is_asked_by_its_own_call_and_its_storage_helps_out() {
     assert!(find(&fake.first, "web").is_some());
     assert_eq!(fake.first.problems, Vec::<String>::new(), "Podman needs no service");
 }
+
+#[test]
+fn what_crun_makes_below_a_scope_takes_the_place_of_the_scope() {
+    let web = id('a');
+    let tree = Tree::new(Kind::V2);
+    let scope = format!("/machine.slice/libpod-{web}.scope");
+    tree.cgroup(&scope);
+    let mut fake = Fake::new(ActuatorConfig { roots: vec![], ..tree.config() });
+    let path = |found: &Collected| found.present.iter().map(|one| one.path.display().to_string()).collect::<Vec<_>>();
+    assert_eq!(path(&fake.first), [scope.as_str()]);
+    let own = format!("{scope}/container");
+    tree.cgroup(&own);
+    let found = fake.collect(1);
+    assert_eq!((found.vanished.len(), path(&found)), (1, vec![own]));
+    assert_eq!(found.present[0].key.name, &web[..12], "under the same name");
+}

@@ -126,3 +126,15 @@ fn scopes_and_container_engines_get_what_a_rule_says_under_systemd() {
     }
     under_systemd(TEST, "conformance::systemd::a_scope conformance::runc:: conformance::docker:: conformance::lxc::");
 }
+
+#[test]
+fn podman_containerd_and_nspawn_get_what_a_rule_says_under_systemd() {
+    const TEST: &str = "vm::podman_containerd_and_nspawn_get_what_a_rule_says_under_systemd";
+    if is_inside() {
+        return;
+    }
+    if std::env::var_os("TIDEGATE_TEST_FULL").is_none() {
+        return skip(TEST, "it takes minutes; it is part of tests/run --full");
+    }
+    under_systemd(TEST, "conformance::podman:: conformance::containerd:: conformance::nspawn::");
+}

@@ -1,12 +1,12 @@
 #!/bin/bash
-# debian.sh IMAGE - make a Debian root file system with systemd, Docker, runc and LXC, for run.sh -s IMAGE.
+# debian.sh IMAGE - make a Debian root file system with systemd and container engines, for run.sh -s IMAGE.
 #
 # The packages of this machine's own Debian release are fetched with apt-get, unpacked and never installed: nothing of
 # theirs runs here, and the machine's own list of packages is not read. Made once; a second call finds IMAGE and ends.
 # Status 125: the packages could not be fetched.
 set -u
 IMAGE=$(realpath -m "$1") || exit 1
-PACKAGES="systemd systemd-sysv dbus util-linux coreutils bash tar busybox-static docker.io runc lxc"
+PACKAGES="systemd systemd-sysv systemd-container dbus util-linux coreutils bash tar busybox-static docker.io runc lxc podman crun"
 # The list of packages is part of the name of what was made.
 wanted=$(sha256sum "$0" | cut -c1-16)
 [ "$(cat "$IMAGE.made-by" 2>/dev/null)" = "$wanted" ] && [ -s "$IMAGE" ] && exit 0
@@ -69,5 +69,5 @@ for u in systemd-logind systemd-hwdb-update systemd-journal-catalog-update ldcon
 for u in proc-sys-fs-binfmt_misc.automount sys-kernel-debug.mount sys-kernel-tracing.mount dev-hugepages.mount; do
   ln -sf /dev/null "$R/etc/systemd/system/$u"; done
 
-truncate -s 1G "$W/image" && mke2fs -q -t ext4 -m 0 -O ^has_journal -E lazy_itable_init=1 -d "$R" "$W/image" || die "cannot make the image"
+truncate -s 1536M "$W/image" && mke2fs -q -t ext4 -m 0 -O ^has_journal -E lazy_itable_init=1 -d "$R" "$W/image" || die "cannot make the image"
 mv "$W/image" "$IMAGE" && echo "$wanted" >"$IMAGE.made-by"

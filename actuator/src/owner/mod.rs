@@ -135,12 +135,13 @@ pub(crate) fn reach_systemd(systemd: &Daemon) -> Result<(), NoAnswer> {
 }
 
 /// Whether the owner of a container brings our limits back when it starts it again. A scope ends with what runs in it.
-pub(crate) fn keeps(runtimes: &Runtimes, runtime: Runtime, id: &str) -> Option<Kept> {
+pub(crate) fn keeps(runtimes: &Runtimes, runtime: Runtime, id: &str, path: &Path) -> Option<Kept> {
     let over_reboots = match runtime {
         Runtime::Docker | Runtime::Podman => true,
         Runtime::Lxc if runtimes.lxd.find(id).is_some() => true,
         // Its runtime properties live in /run.
         Runtime::Systemd => false,
+        Runtime::Machine if path.extension().is_some_and(|extension| extension == "service") => false,
         _ => return None,
     };
     Some(Kept { id: id.to_owned(), over_reboots })

@@ -1,9 +1,12 @@
 //! What a limit comes to, whoever made the container: it is asked for by a rule, read from the kernel's own files, measured
 //! on a real load, remembered by the owner, and given back.
 
+mod containerd;
 mod docker;
 pub mod engines;
 mod lxc;
+mod nspawn;
+mod podman;
 mod runc;
 mod systemd;
 
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::{Server, TestContainers, installed, skip, wait_for};
 
@@ -80,6 +83,12 @@ impl Subject {
         number(&self.file("memory/memory.usage_in_bytes", "memory.current")) as u64
     }
 
+    /// The cgroup is made, and gets the files of its controllers a moment later.
+    fn exists(&self) -> bool {
+        let cgroup = Path::new("/sys/fs/cgroup").join(&self.cgroup);
+        ["cpu.max", "memory.max", "memory.high"].iter().all(|file| cgroup.join(file).exists())
+    }
+
     fn has_limits(&self, wanted: (f64, u64)) -> bool {
         let (cpu, memory) = self.limits();
         (cpu - wanted.0).abs() < 0.005 && memory == wanted.1
@@ -125,7 +134,7 @@ fn number(text: &str) -> f64 {
 /// A rule that wants what this test wants, of this container alone.
 fn rule(name: &str) -> String {
     format!(
-        "CREATE RULE hold WITH (every = '1s', mode = 'on', cooldown_up = '1s', dead_band = 0) AS \
+        "CREATE OR REPLACE RULE hold WITH (every = '1s', mode = 'on', cooldown_up = '1s', dead_band = 0) AS \
          SELECT host, container, resource, CASE resource WHEN 'cpu' THEN {} ELSE {}.0 END AS target, 'a test' AS reason \
          FROM recent(INTERVAL '10 seconds') WHERE container = '{name}'",
         WANTED.0, WANTED.1
@@ -137,6 +146,15 @@ fn is_raised(server: &Server, subject: &Subject) {
     assert!(subject.has_limits(BEFORE), "it was made with {:?}", subject.limits());
     subject.gets_cores(BEFORE.0);
     subject.fills_memory(BEFORE.1);
+    is_set(server, subject);
+    subject.gets_cores(WANTED.0);
+    subject.fills_memory(WANTED.1);
+    let gone_wrong = "SELECT outcome, message FROM decisions WHERE outcome IN ('failed', 'infeasible', 'drifted')";
+    assert_eq!(server.sql(gone_wrong), Vec::<Vec<Value>>::new());
+}
+
+/// The limits that the rule wants are in the kernel's files, and were read from there.
+fn is_set(server: &Server, subject: &Subject) {
     let (status, text) = server.post("/api/v1/sql", &[], rule(&subject.name).as_bytes());
     assert_eq!(status, 200, "{text}");
     wait_for("both limits in the kernel's files", LONG, || subject.has_limits(WANTED).then_some(()));
@@ -147,10 +165,20 @@ fn is_raised(server: &Server, subject: &Subject) {
         );
         server.number(&sql).filter(|applied| *applied >= 2.0)
     });
-    subject.gets_cores(WANTED.0);
-    subject.fills_memory(WANTED.1);
-    let gone_wrong = "SELECT outcome, message FROM decisions WHERE outcome IN ('failed', 'infeasible', 'drifted')";
-    assert_eq!(server.sql(gone_wrong), Vec::<Vec<Value>>::new());
+}
+
+/// How a container is listed: who made it, and the application that its labels tell.
+fn is_known(server: &Server, name: &str, runtime: &str, app: Option<&str>) {
+    let known = format!("SELECT runtime, app FROM containers WHERE container = '{name}'");
+    wait_for("its name and labels", LONG, || (server.sql(&known) == [[json!(runtime), json!(app)]]).then_some(()));
+}
+
+/// What went through the owner, as the decisions tell it, without a word of the file that was written instead.
+fn went_through(server: &Server, name: &str, owner: &str) {
+    let sql = format!("SELECT written, message FROM decisions WHERE container = '{name}' AND outcome = 'applied'");
+    let told = server.sql(&sql);
+    assert!(told.iter().any(|row| row[0].as_str().is_some_and(|writes| writes.contains(owner))), "{told:?}");
+    assert!(told.iter().all(|row| row[1].as_str().is_none_or(|why| !why.contains("instead"))), "{told:?}");
 }
 
 /// The kill switch gives the limits back that were found.

@@ -40,16 +40,8 @@ impl Unit {
             run(&mut command);
         }
         let subject = Subject::new(container, Path::new(slice).join(&name), files);
-        let unit = Self { name, subject, _process: process };
-        unit.is_there();
-        unit
-    }
-
-    /// The cgroup is made, and gets the files of its controllers a moment later.
-    fn is_there(&self) {
-        let cgroup = Path::new("/sys/fs/cgroup").join(&self.subject.cgroup);
-        let files = ["cpu.max", "memory.max", "memory.high"];
-        wait_for("its cgroup", LONG, || files.iter().all(|file| cgroup.join(file).exists()).then_some(()));
+        wait_for("its cgroup", LONG, || subject.exists().then_some(()));
+        Self { name, subject, _process: process }
     }
 
     fn shows(&self, property: &str) -> String {
@@ -134,7 +126,7 @@ fn a_service_gets_what_a_rule_says_and_systemd_keeps_it() {
     let unit = Unit::start(name.clone(), &name, "system.slice", dir.path());
     check(&unit);
     run(Command::new("systemctl").args(["restart", &name]));
-    unit.is_there();
+    wait_for("its cgroup", LONG, || unit.subject.exists().then_some(()));
     wait_for("the limits to be there after a restart", LONG, || unit.subject.has_limits(BEFORE).then_some(()));
 }
 
