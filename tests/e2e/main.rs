@@ -15,6 +15,7 @@ mod disks;
 mod durability;
 mod keep;
 mod network;
+mod page_cache;
 mod scaling;
 mod support;
 mod trust;

@@ -116,6 +116,13 @@ fn systemd_keeps_what_a_rule_says() {
 }
 
 #[test]
+fn a_page_cache_keeps_what_is_read_under_the_default_rules() {
+    if !is_inside() {
+        under_systemd("vm::a_page_cache_keeps_what_is_read_under_the_default_rules", "page_cache::");
+    }
+}
+
+#[test]
 fn scopes_and_container_engines_get_what_a_rule_says_under_systemd() {
     const TEST: &str = "vm::scopes_and_container_engines_get_what_a_rule_says_under_systemd";
     if is_inside() {
