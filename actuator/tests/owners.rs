@@ -15,7 +15,7 @@ use tidegate_actuator::{Actuator, ActuatorConfig, KnobMode, KnobRule, WriteVia};
 use tidegate_model::{Limit, Outcome, OutcomeStatus, Resource, TimeMs};
 
 use crate::daemon::{Asked, Daemon, docker_path, id};
-use crate::tree::{Fake, Kind, MIB, Tree, UNLIMITED_V1};
+use crate::tree::{Fake, Kind, MIB, Tree, UNLIMITED_V1, change};
 
 /// A tree with one Docker container, `web`.
 fn tree(kind: Kind) -> (Tree, PathBuf) {
@@ -430,4 +430,36 @@ fn podman_takes_the_resources_of_an_oci_configuration() {
             (target, json!({ "memory": { "limit": 200u64 << 20, "swap": -1 } })),
         ]
     );
+}
+
+/// Owners are told the other limit along. One that is changing at that moment must not be told as it was.
+#[test]
+fn two_limits_that_change_at_once_are_both_told() {
+    let (tree, path) = tree(Kind::V2);
+    let path = path.to_str().unwrap();
+    tree.write(path, "memory.max", &(200u64 << 20).to_string());
+    let mut engine = Engine {
+        cpu: Some(tree.path(path, "cpu.max")),
+        memory: tree.path(path, "memory.max"),
+        host_config: json!({ "Memory": 200u64 << 20 }),
+        refuses: false,
+    };
+    let daemon = Daemon::start(move |asked| {
+        if asked.method == "POST" && asked.body["Memory"].is_i64() {
+            thread::sleep(Duration::from_millis(500));
+        }
+        engine.answer(asked)
+    });
+    let fake = Fake::new(config(&tree, &daemon));
+    let (host, clock) = (fake.host.clone(), &fake.clock);
+    let (memory, cpu) = thread::scope(|scope| {
+        let memory = scope.spawn(|| host.apply(&change("web", Resource::Memory, 400.0 * MIB, None), clock));
+        thread::sleep(Duration::from_millis(200));
+        let cpu = fake.host.apply(&change("web", Resource::Cpu, 0.5, None), clock);
+        (memory.join().unwrap(), cpu)
+    });
+    assert_eq!((memory.limit_after, cpu.limit_after), (Some(400.0 * MIB), Some(0.5)), "{memory:?} {cpu:?}");
+    assert_eq!(tree.read(path, "memory.max").trim(), (400u64 << 20).to_string());
+    let told = updates(&daemon);
+    assert_eq!(told.iter().filter_map(|body| body["Memory"].as_u64()).collect::<Vec<_>>(), [400u64 << 20], "{told:?}");
 }

@@ -48,9 +48,9 @@ pub(super) fn change(
         writes.push(job.cgroup.write_quota(dir, quota, now.period)?);
         Ok(())
     };
-    let beside = memory::present(job);
-    let ask = |owner: &dyn Owner| owner.set_cpu(new, beside, job.other_changed);
-    let note = match put(job, beside.max, ask, file, writes) {
+    // Memory as it stands when it is our turn: it may be changing meanwhile.
+    let ask = |owner: &dyn Owner| owner.set_cpu(new, memory::present(job), job.other_changed);
+    let note = match put(job, memory::present(job).max, ask, file, writes) {
         Ok(note) => note,
         Err(error) => {
             if let Some(burst) = too_high {

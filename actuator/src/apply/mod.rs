@@ -226,6 +226,12 @@ fn tell(
     })?;
     job.told.set(true);
     writes.push(told.write);
+    // Whoever has the next turn tells this limit along as it stands.
+    let wanted = (told.exact && !job.target.is_nan())
+        .then(|| if job.target.is_infinite() { Limit::Unlimited } else { Limit::At(job.target) });
+    if let Some(wanted) = wanted {
+        drop(settled(job, wanted));
+    }
     let after = job.cgroup.own_limit(other).ok();
     let note = match (before, after) {
         (Some(before), Some(after)) if before != after => {
@@ -258,10 +264,11 @@ pub(crate) fn tell_present(job: &Job<'_>, writes: &mut Vec<Write>) -> Result<(),
     let (Some(owner), Some(dir)) = (job.owner, job.cgroup.dir(job.resource)) else { return Ok(()) };
     let (cpu, memory) = (memory::present_cpu(job), memory::present(job));
     let stands = job.cgroup.own_limit(job.resource).map_err(|error| NotTold::new(error.to_string()))?;
+    // The other limits as they stand when it is our turn: they may be changing meanwhile.
     let ask = |owner: &dyn Owner| match job.resource {
-        Resource::Memory => owner.set_memory(memory, cpu, job.other_changed),
-        Resource::Cpu => owner.set_cpu(cpu, memory, job.other_changed),
-        knob => owner.set_knob(knob, stands, (cpu, memory), job.other_changed),
+        Resource::Memory => owner.set_memory(memory, memory::present_cpu(job), job.other_changed),
+        Resource::Cpu => owner.set_cpu(cpu, memory::present(job), job.other_changed),
+        knob => owner.set_knob(knob, stands, (memory::present_cpu(job), memory::present(job)), job.other_changed),
     };
     if let (false, _) = tell(job, owner, memory.max, ask, writes)? {
         // It knows the machine's capacity now, and so does the file; it was unlimited.
@@ -311,14 +318,21 @@ pub(crate) fn put_back(
     Ok(())
 }
 
+/// The limit that stands, once it is the wanted one or that was waited for.
+fn settled(job: &Job<'_>, wanted: Limit) -> Result<Limit, ActuatorError> {
+    let started = Instant::now();
+    loop {
+        let stands = job.cgroup.own_limit(job.resource)?;
+        if job.owner.is_none() || is_same(job, wanted, stands) || started.elapsed() >= SETTLE {
+            return Ok(stands);
+        }
+        thread::sleep(SETTLE_POLL);
+    }
+}
+
 /// The last step of every change: reads the limit back, remembers it, and says whether it is what was written.
 fn read_back(job: &Job<'_>, written: Limit, before: Limit, owned: &mut Owned) -> Result<Verdict, ActuatorError> {
-    let started = Instant::now();
-    let mut stands = job.cgroup.own_limit(job.resource)?;
-    while job.owner.is_some() && !is_same(job, written, stands) && started.elapsed() < SETTLE {
-        thread::sleep(SETTLE_POLL);
-        stands = job.cgroup.own_limit(job.resource)?;
-    }
+    let stands = settled(job, written)?;
     owned.claim.wrote(stands);
     let (before, after) = (describe(before, job.resource), describe(stands, job.resource));
     if !is_same(job, written, stands) {
