@@ -89,24 +89,40 @@ SELECT host, container, resource,
 FROM calm
 WHERE want < 0.95 * allocated;
 
+-- Where memory.high made tasks wait is remembered, so that nobody is squeezed to there again and again.
+CREATE OR REPLACE RULE memory_edge
+WITH (every = '1s', emit = 'param', scope = 'cgroup = v2')
+AS
+-- Formula: when tasks waited for memory in 1 % of the last 10 s: half way from memory.high to the limit.
+-- Parameters: a kernel that keeps its pages in generations counts page cache that is read all the time as inactive, and not as
+-- part of the working set, until something of it is reclaimed. So usage does not tell how much cache is needed, and where
+-- memory.high is too low it may be so by far: half way to the limit finds what is enough in a step or two.
+SELECT host, container, resource, 'edge' AS name, 0.5 * (high + allocated) AS value
+FROM recent(INTERVAL '10 seconds')
+WHERE resource = 'memory' AND high < 0.99 * allocated AND pressure >= 0.01;
+
 -- Where most of it can be reclaimed, memory.high follows usage as the limit of CPU does: too low a one costs reads, not the process.
 CREATE OR REPLACE RULE memory_squeeze
 WITH (every = '1s', class = 'optimise', scope = 'cgroup = v2', cooldown_down = '1s', step_down = 0.9, dead_band = 0.02,
       warm_up = '5s', watch = '5s')
 AS
--- Formula: want = max(1.03 peak of 2 s, peak + 64 MiB, 1.2 unreclaimable); when less than half of the usage cannot be reclaimed, tasks waited for
---          memory in less than 5 % of the time and want < 0.97 high, which is the limit where there is none: want.
--- Source: TMO and Senpai, which squeeze as long as pressure stays low. They creep by a share of the usage each few seconds; as
---          nothing is killed here, it goes to what was used at once, and memory_release gives back as quickly.
+-- Formula: want = max(1.03 peak of 2 s, peak + 64 MiB, 1.2 unreclaimable, memory_edge of the last hour); when less than half of
+--          the usage cannot be reclaimed, tasks waited for memory in less than 1 % of the time and want < 0.97 high, which is the
+--          limit where there is none: want.
+-- Source: TMO and Senpai (Weiner et al., ASPLOS 2022), which squeeze as long as pressure stays low. They creep by a share of the
+--          usage each few seconds; as nothing is killed here, it goes to what was used at once, memory_release gives back as
+--          quickly, and memory_edge remembers.
 -- Parameters: as cpu_down, but for two seconds of calm. The working set does not count page cache on the inactive list, so that
 --          goes first; 64 MiB are for what is read ahead and written behind. Processes take most while they start, hence the
 --          warm-up.
 WITH cached AS (
-    SELECT host, container, usage_max, least(allocated, coalesce(high, allocated)) AS high,
-           greatest(1.03 * usage_max, 1.2 * unreclaimable, usage_max + 67108864) AS want
-    FROM recent(INTERVAL '2 seconds')
-    WHERE resource = 'memory' AND allocated > 0 AND samples >= 2 AND unreclaimable < 0.5 * usage
-      AND coalesce(oom_kills, 0) = 0 AND coalesce(pressure, 0) < 0.05
+    SELECT r.host, r.container, r.usage_max, least(r.allocated, coalesce(r.high, r.allocated)) AS high,
+           greatest(1.03 * r.usage_max, 1.2 * r.unreclaimable, r.usage_max + 67108864, e.value) AS want
+    FROM recent(INTERVAL '2 seconds') AS r
+    LEFT JOIN (SELECT host, container, resource, value FROM params
+               WHERE rule = 'memory_edge' AND time > now() - INTERVAL '1 hour') AS e USING (host, container, resource)
+    WHERE r.resource = 'memory' AND r.allocated > 0 AND r.samples >= 2 AND r.unreclaimable < 0.5 * r.usage
+      AND coalesce(r.oom_kills, 0) = 0 AND coalesce(r.pressure, 0) < 0.01
 )
 SELECT host, container, 'memory.high' AS resource, want AS target,
        concat('it uses ', CAST(round(100 * usage_max / high) AS BIGINT), ' % of what it may, most of which can be reclaimed') AS reason,
@@ -118,14 +134,14 @@ WHERE want < 0.97 * high;
 CREATE OR REPLACE RULE memory_release
 WITH (every = '1s', class = 'protect', scope = 'cgroup = v2', cooldown_up = '1s', dead_band = 0, hold_max = '1h')
 AS
--- Formula: usage >= 0.99 high, tasks that waited for memory in 5 % of the last 10 s, or half of the usage that cannot be
+-- Formula: usage >= 0.99 high, tasks that waited for memory in 1 % of the last 10 s, or half of the usage that cannot be
 --          reclaimed: the limit, which takes memory.high away.
 -- Parameters: 0.99 is between 1 and 1 / 1.03, at which memory_squeeze leaves it, so the two do not chase each other.
 SELECT host, container, 'memory.high' AS resource, allocated AS target,
        concat('it uses ', CAST(round(100 * usage / high) AS BIGINT), ' % of memory.high') AS reason
 FROM recent(INTERVAL '10 seconds')
 WHERE resource = 'memory' AND high < 0.99 * allocated
-  AND (usage >= 0.99 * high OR coalesce(pressure, 0) >= 0.05 OR unreclaimable >= 0.5 * usage);
+  AND (usage >= 0.99 * high OR coalesce(pressure, 0) >= 0.01 OR unreclaimable >= 0.5 * usage);
 
 -- The same with the hard limit, which kills when it is too low.
 CREATE OR REPLACE RULE memory_squeeze_v1
