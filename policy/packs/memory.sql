@@ -93,13 +93,14 @@ WHERE want < 0.95 * allocated;
 CREATE OR REPLACE RULE memory_edge
 WITH (every = '1s', emit = 'param', scope = 'cgroup = v2')
 AS
--- Formula: when tasks waited for memory in 1 % of the last 10 s: half way from memory.high to the limit.
--- Parameters: a kernel that keeps its pages in generations counts page cache that is read all the time as inactive, and not as
--- part of the working set, until something of it is reclaimed. So usage does not tell how much cache is needed, and where
--- memory.high is too low it may be so by far: half way to the limit finds what is enough in a step or two.
+-- Formula: when tasks waited for memory in 1 % of the last 2 s, and usage < 0.9 high: half way from memory.high to the limit.
+-- Parameters: who needs more than before reaches memory.high, which memory_release sees; who waits below it waits for cache. A
+-- kernel that keeps its pages in generations counts page cache that is read all the time as inactive, and not as part of the
+-- working set, until something of it is reclaimed. So usage does not tell how much of it is needed, and where memory.high is too
+-- low it may be so by far: half way to the limit finds what is enough in a step or two.
 SELECT host, container, resource, 'edge' AS name, 0.5 * (high + allocated) AS value
-FROM recent(INTERVAL '10 seconds')
-WHERE resource = 'memory' AND high < 0.99 * allocated AND pressure >= 0.01;
+FROM recent(INTERVAL '2 seconds')
+WHERE resource = 'memory' AND high < 0.99 * allocated AND pressure >= 0.01 AND usage < 0.9 * high;
 
 -- Where most of it can be reclaimed, memory.high follows usage as the limit of CPU does: too low a one costs reads, not the process.
 CREATE OR REPLACE RULE memory_squeeze
@@ -134,14 +135,17 @@ WHERE want < 0.97 * high;
 CREATE OR REPLACE RULE memory_release
 WITH (every = '1s', class = 'protect', scope = 'cgroup = v2', cooldown_up = '1s', dead_band = 0, hold_max = '1h')
 AS
--- Formula: usage >= 0.99 high, tasks that waited for memory in 1 % of the last 10 s, or half of the usage that cannot be
+-- Formula: usage >= 0.99 high, tasks that waited for memory in 1 % of the last 2 s, or half of the usage that cannot be
 --          reclaimed: the limit, which takes memory.high away.
 -- Parameters: 0.99 is between 1 and 1 / 1.03, at which memory_squeeze leaves it, so the two do not chase each other.
-SELECT host, container, 'memory.high' AS resource, allocated AS target,
-       concat('it uses ', CAST(round(100 * usage / high) AS BIGINT), ' % of memory.high') AS reason
-FROM recent(INTERVAL '10 seconds')
-WHERE resource = 'memory' AND high < 0.99 * allocated
-  AND (usage >= 0.99 * high OR coalesce(pressure, 0) >= 0.01 OR unreclaimable >= 0.5 * usage);
+SELECT r.host, r.container, 'memory.high' AS resource, r.allocated AS target,
+       CASE WHEN s.pressure >= 0.01
+            THEN concat('its tasks waited for memory in ', CAST(round(100 * s.pressure) AS BIGINT), ' % of the last 2 s')
+            ELSE concat('it uses ', CAST(round(100 * r.usage / r.high) AS BIGINT), ' % of memory.high')
+       END AS reason
+FROM recent(INTERVAL '10 seconds') AS r LEFT JOIN recent(INTERVAL '2 seconds') AS s USING (host, container, resource)
+WHERE r.resource = 'memory' AND r.high < 0.99 * r.allocated
+  AND (r.usage >= 0.99 * r.high OR coalesce(s.pressure, 0) >= 0.01 OR r.unreclaimable >= 0.5 * r.usage);
 
 -- The same with the hard limit, which kills when it is too low.
 CREATE OR REPLACE RULE memory_squeeze_v1
