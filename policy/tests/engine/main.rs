@@ -5,6 +5,7 @@ mod world;
 
 mod arrival;
 mod backtest;
+mod cache_pack;
 mod conformance;
 mod deadline_pack;
 mod default_pack;
