@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::support::{Process, Server, TestContainers, installed, skip, wait_for};
+use super::support::{ProcessGroup, Server, TestContainers, installed, skip, wait_for};
 
 /// Generous, since an emulated machine runs these tests too.
 const LONG: Duration = Duration::from_secs(240);
@@ -62,7 +62,7 @@ impl Drop for DiskGroups {
 }
 
 /// Copies past the page cache, again and again: to a file where that is on a disk, else from the disk itself.
-fn load(containers: &TestContainers, groups: &DiskGroups, dir: &Path) -> Option<(Process, &'static str)> {
+fn load(containers: &TestContainers, groups: &DiskGroups, dir: &Path) -> Option<(ProcessGroup, &'static str)> {
     let on_disk = nix_major(dir) != 0 && Path::new("/sys/dev/block").join(device_of(dir)).exists();
     let (resource, copy) = match ["vda", "sda"].iter().find(|disk| Path::new("/dev").join(disk).exists()) {
         _ if on_disk => {
@@ -73,11 +73,12 @@ fn load(containers: &TestContainers, groups: &DiskGroups, dir: &Path) -> Option<
         None => return None,
     };
     let script = format!("read go; while {copy} 2>/dev/null; do :; done");
-    let mut child = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    let mut load = ProcessGroup::spawn(Command::new("sh").args(["-c", &script]).stdin(Stdio::piped())).unwrap();
+    let child = &mut load.0;
     containers.sandbox.move_process("app", child.id()).unwrap();
     fs::write(groups.app.join("cgroup.procs"), child.id().to_string()).unwrap();
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
-    Some((Process(child), resource))
+    Some((load, resource))
 }
 
 fn device_of(dir: &Path) -> String {

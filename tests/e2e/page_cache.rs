@@ -2,17 +2,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-
-use super::support::{Server, TestContainers, wait_for};
+use super::support::{ProcessGroup, Server, TestContainers, wait_for};
 
 /// Generous, since an emulated machine runs this.
 const LONG: Duration = Duration::from_secs(120);
@@ -34,28 +30,24 @@ const MOST_FROM_DISK: f64 = 0.25;
 
 /// A process that reads all parts of the file in turns, and counts them.
 struct Reader {
-    process: Child,
+    _process: ProcessGroup,
     parts_read: Arc<AtomicU64>,
 }
 
 impl Reader {
     fn start(containers: &TestContainers, dir: &Path) -> Self {
         let script = "read go; while :; do for part in part-*; do cat $part >/dev/null; echo; done; done";
-        let mut process = Command::new("busybox")
-            .args(["sh", "-c", script])
-            .current_dir(dir)
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = Command::new("busybox");
+        command.args(["sh", "-c", script]).current_dir(dir).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut group = ProcessGroup::spawn(&mut command).unwrap();
+        let process = &mut group.0;
         containers.sandbox.move_process("app", process.id()).unwrap();
         let lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let parts_read = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&parts_read);
         std::thread::spawn(move || lines.for_each(|_| _ = counter.fetch_add(1, Ordering::Relaxed)));
         process.stdin.take().unwrap().write_all(b"\n").unwrap();
-        Self { process, parts_read }
+        Self { _process: group, parts_read }
     }
 
     /// MiB a second, over a while.
@@ -64,13 +56,6 @@ impl Reader {
         std::thread::sleep(time);
         let parts = self.parts_read.load(Ordering::Relaxed) - before;
         (parts * PART / MIB) as f64 / start.elapsed().as_secs_f64()
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let _ = killpg(Pid::from_raw(i32::try_from(self.process.id()).unwrap()), Signal::SIGKILL);
-        let _ = self.process.wait();
     }
 }
 

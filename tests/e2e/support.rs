@@ -1,10 +1,13 @@
 //! A running server, a user's HTTP client, containers of the test's own, and how a test is skipped.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate_actuator::sandbox::Sandbox;
@@ -62,6 +65,22 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A process and all that it starts, ended with their owner: a child that outlives its parent would keep a cgroup.
+pub struct ProcessGroup(pub Child);
+
+impl ProcessGroup {
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        command.process_group(0).spawn().map(Self)
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        let _ = killpg(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGKILL);
+        let _ = self.0.wait();
     }
 }
 
