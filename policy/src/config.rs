@@ -270,12 +270,32 @@ impl PolicyConfig {
         if resource.of() == Resource::Cpu { self.capacity_ratio_cpu } else { self.capacity_ratio_memory }
     }
 
-    pub(crate) fn step_down(&self, resource: Resource) -> f64 {
+    pub(crate) fn steps_down(&self) -> StepsDown {
+        StepsDown {
+            cpu: self.step_down_cpu,
+            memory: self.step_down_memory,
+            disk: self.step_down_disk,
+            network: self.step_down_network,
+        }
+    }
+}
+
+/// The largest decrease at once of a rule that does not say one, as fractions of the limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct StepsDown {
+    cpu: f64,
+    memory: f64,
+    disk: f64,
+    network: f64,
+}
+
+impl StepsDown {
+    pub fn of(self, resource: Resource) -> f64 {
         match resource.of() {
-            Resource::Cpu | Resource::CpuWeight => self.step_down_cpu,
-            Resource::DiskRead | Resource::DiskWrite => self.step_down_disk,
-            Resource::NetReceive | Resource::NetSend => self.step_down_network,
-            Resource::Memory | Resource::MemoryHigh => self.step_down_memory,
+            Resource::Cpu | Resource::CpuWeight => self.cpu,
+            Resource::DiskRead | Resource::DiskWrite => self.disk,
+            Resource::NetReceive | Resource::NetSend => self.network,
+            Resource::Memory | Resource::MemoryHigh => self.memory,
         }
     }
 }

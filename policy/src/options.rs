@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tidegate_model::{Mode, Resource};
 
-use crate::config::PolicyConfig;
+use crate::config::{PolicyConfig, StepsDown};
 use crate::error::{PolicyError, PolicyErrorKind};
 use crate::parse::RawOption;
 use crate::scope::Scope;
@@ -91,8 +91,7 @@ pub(crate) struct RuleOptions {
     pub cooldown_down: Duration,
     pub step_up: Option<f64>,
     step_down: Option<f64>,
-    /// Of CPU, memory, disks and network.
-    step_down_default: [f64; 4],
+    steps_down: StepsDown,
     pub dead_band: f64,
     pub max_age: Duration,
     /// How long a container must have shown data before it may shrink.
@@ -111,13 +110,7 @@ pub(crate) struct RuleOptions {
 impl RuleOptions {
     /// Largest decrease at once, as a fraction of the limit.
     pub fn step_down(&self, resource: Resource) -> f64 {
-        let [cpu, memory, disk, network] = self.step_down_default;
-        self.step_down.unwrap_or(match resource.of() {
-            Resource::Cpu | Resource::CpuWeight => cpu,
-            Resource::DiskRead | Resource::DiskWrite => disk,
-            Resource::NetReceive | Resource::NetSend => network,
-            Resource::Memory | Resource::MemoryHigh => memory,
-        })
+        self.step_down.unwrap_or_else(|| self.steps_down.of(resource))
     }
 
     /// Fills in what `given` does not say. `given` holds checked values, as [`check`] returns them or the store kept them.
@@ -161,8 +154,7 @@ impl RuleOptions {
             cooldown_down: get(given, "cooldown_down", span)?.unwrap_or(seconds(config.cooldown_down_s)),
             step_up,
             step_down,
-            step_down_default: [Resource::Cpu, Resource::Memory, Resource::DiskRead, Resource::NetSend]
-                .map(|of| config.step_down(of)),
+            steps_down: config.steps_down(),
             dead_band: dead_band.unwrap_or(config.dead_band.min(smallest_step)),
             max_age: get(given, "max_age", span)?.unwrap_or(seconds(config.max_age_s)),
             warm_up: get(given, "warm_up", span)?.unwrap_or(seconds(config.warm_up_s)),
