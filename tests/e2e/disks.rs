@@ -7,13 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::support::{ProcessGroup, Server, TestContainers, installed, skip, wait_for};
+use super::bandwidth::{Bandwidth, MIB};
+use super::support::{ProcessGroup, TestContainers, installed, skip};
 
 /// Generous, since an emulated machine runs these tests too.
-const LONG: Duration = Duration::from_secs(240);
-const MIB: f64 = 1_048_576.0;
 const TEST: &str = "disks::what_a_rule_limits_is_what_a_load_gets";
 
 /// The groups of a test in the hierarchy where disks are limited, which a sandbox does without. Gone when dropped.
@@ -91,16 +88,6 @@ fn nix_major(dir: &Path) -> u32 {
     nix::libc::major(fs::metadata(dir).unwrap().dev())
 }
 
-fn rule(server: &Server, resource: &str, target: f64) {
-    let rule = format!(
-        "CREATE OR REPLACE RULE bandwidth WITH (every = '1s', mode = 'on', cooldown_down = '1s', step_down = 1.0) AS \
-         SELECT host, container, resource, {target:.1} AS target, 'a share of what it had' AS reason \
-         FROM recent(INTERVAL '10 seconds') WHERE resource = '{resource}'"
-    );
-    let (status, text) = server.post("/api/v1/sql", &[], rule.as_bytes());
-    assert_eq!(status, 200, "{text}");
-}
-
 #[test]
 fn what_a_rule_limits_is_what_a_load_gets() {
     let Some(containers) = TestContainers::new(TEST) else { return };
@@ -115,47 +102,22 @@ fn what_a_rule_limits_is_what_a_load_gets() {
     let Some((load, resource)) = load(&containers, &groups, dir.path()) else {
         return skip(TEST, "no file system on a disk here, and no disk");
     };
-    let settings = [containers.settings(), vec!["--install-default-rules".into(), "false".into()]].concat();
-    let server = Server::start(&settings.iter().map(String::as_str).collect::<Vec<_>>());
-    let recent = |column: &str| {
-        server.number(&format!("SELECT {column} FROM recent(INTERVAL '5 seconds') WHERE resource = '{resource}'"))
-    };
-    // Ten seconds without a limit, and without a number for one.
-    let counted = format!("SELECT count(*) FROM usage WHERE resource = '{resource}' AND value > 0");
-    wait_for("ten seconds of usage", LONG, || server.number(&counted).filter(|samples| *samples >= 10.0));
-    let free = recent("usage_avg").unwrap();
-    println!("{resource}: {:.1} MiB/s without a limit", free / MIB);
-    assert_eq!(recent("allocated"), None);
+    let bandwidth = Bandwidth::start(&containers, resource);
+    let free = bandwidth.free();
     if free < 8.0 * MIB {
         return skip(TEST, "the disk is too slow to tell a limit from its own pace");
     }
 
     let mut limit = (free / 4.0).floor();
     for _ in 0..2 {
-        rule(&server, resource, limit);
-        wait_for("the limit", LONG, || recent("allocated").filter(|allocated| *allocated == limit));
         // Never more than the limit, but for the kernel's slices, and most of it.
-        let got = wait_for("usage to follow the limit", LONG, || {
-            let (got, least) = (recent("usage_avg")?, recent("samples")?);
-            (least >= 4.0 && (0.5..=1.2).contains(&(got / limit))).then_some(got)
-        });
-        println!("{resource}: {:.1} MiB/s of {:.1} MiB/s", got / MIB, limit / MIB);
+        bandwidth.follows(limit, 0.5..=1.2);
         assert!(groups.limits().contains(&format!("{limit:.0}")), "{}", groups.limits());
         limit = (limit / 2.0).floor();
     }
-    let decided = "SELECT id, message FROM decisions WHERE rule = 'bandwidth' AND outcome = 'applied' ORDER BY time";
-    let decisions = server.sql(decided);
-    assert_eq!(decisions.len(), 2, "each limit is written once: {decisions:?}");
-    assert!(decisions[0][1].as_str().unwrap().starts_with("unlimited to "), "{decisions:?}");
-    let id = decisions[1][0].as_str().unwrap();
-    let explained: Value = server.get(&format!("/api/v1/decisions/{id}/explain")).unwrap();
-    let text = explained.to_string();
-    assert!(text.contains(if resource == "disk_read" { "limit on reading" } else { "limit on writing" }), "{text}");
-
-    // A limit that is taken away again, and a load that has the disk to itself.
-    let restored = server.command(&["freeze", "--restore"]);
-    assert!(restored.status.success(), "{restored:?}");
+    bandwidth.is_explained(if resource == "disk_read" { "limit on reading" } else { "limit on writing" });
+    bandwidth.restore();
     assert!(!groups.limits().contains(':'), "{}", groups.limits());
-    wait_for("the load to be free again", LONG, || recent("usage_avg").filter(|got| *got > 2.0 * limit * 2.0));
-    drop((server, load));
+    bandwidth.is_free_again(2.0 * 2.0 * limit);
+    drop((bandwidth, load));
 }

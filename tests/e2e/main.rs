@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
 
 mod agents;
+mod bandwidth;
 mod cli;
 mod clients;
 mod conformance;

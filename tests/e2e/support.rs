@@ -79,9 +79,13 @@ impl ProcessGroup {
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
-        let _ = killpg(Pid::from_raw(i32::try_from(self.0.id()).unwrap()), Signal::SIGKILL);
+        let _ = killpg(pid(&self.0), Signal::SIGKILL);
         let _ = self.0.wait();
     }
+}
+
+pub fn pid(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).unwrap())
 }
 
 /// A `tidegate serve` (or `demo`) on a port of its own.

@@ -149,13 +149,12 @@ fn attempt(
     if let Some(verdict) = above_already(job, found)? {
         return Ok(verdict);
     }
-    let Some(dir) = dir else { return network::change(job, found, owned, writes) };
-    match job.resource {
-        Resource::NetReceive | Resource::NetSend => network::change(job, found, owned, writes),
-        Resource::Cpu => cpu::change(job, dir, found, owned, writes),
-        Resource::Memory => memory::change(job, dir, found, owned, writes),
-        Resource::DiskRead | Resource::DiskWrite => disk::change(job, dir, found, owned, writes),
-        Resource::CpuWeight | Resource::MemoryHigh => knob::change(job, found, owned, writes),
+    match (job.resource, dir) {
+        (Resource::NetReceive | Resource::NetSend, _) | (_, None) => network::change(job, found, owned, writes),
+        (Resource::Cpu, Some(dir)) => cpu::change(job, dir, found, owned, writes),
+        (Resource::Memory, Some(dir)) => memory::change(job, dir, found, owned, writes),
+        (Resource::DiskRead | Resource::DiskWrite, Some(dir)) => disk::change(job, dir, found, owned, writes),
+        (Resource::CpuWeight | Resource::MemoryHigh, Some(_)) => knob::change(job, found, owned, writes),
     }
 }
 
@@ -227,9 +226,8 @@ fn tell(
     job.told.set(true);
     writes.push(told.write);
     // Whoever has the next turn tells this limit along as it stands.
-    let wanted = (told.exact && !job.target.is_nan())
-        .then(|| if job.target.is_infinite() { Limit::Unlimited } else { Limit::At(job.target) });
-    if let Some(wanted) = wanted {
+    if told.exact && !job.target.is_nan() {
+        let wanted = if job.target.is_infinite() { Limit::Unlimited } else { Limit::At(job.target) };
         drop(settled(job, wanted));
     }
     let after = job.cgroup.own_limit(other).ok();

@@ -206,9 +206,10 @@ impl Network {
 
     /// Writes a limit in bytes a second, or takes ours away.
     pub(crate) fn write(&self, resource: Resource, queue: &Queue, rate: Option<u64>) -> Result<Write, ActuatorError> {
+        let bucket = rate.map(|rate| Bucket::of(rate, queue.mtu));
         self.with_own(|host, own| {
-            let put = |route: &mut Route| match rate {
-                Some(rate) => route.limit(queue.index, Bucket::of(rate, queue.mtu)),
+            let put = |route: &mut Route| match bucket {
+                Some(bucket) => route.limit(queue.index, bucket),
                 None => route.unlimit(queue.index),
             };
             let put = match resource {
@@ -224,13 +225,12 @@ impl Network {
             };
             let target = format!("{}, root queue", queue.name);
             put.map_err(|error| ActuatorError::file("write the limit of", &queue.name, error))?;
-            let value = rate.map_or_else(
-                || "none".to_owned(),
-                |rate| {
-                    let Bucket { burst, limit, .. } = Bucket::of(rate, queue.mtu);
+            let value = match bucket {
+                Some(Bucket { rate, burst, limit }) => {
                     format!("{} rate {rate} burst {burst} limit {limit}", tbf::KIND)
-                },
-            );
+                }
+                None => "none".to_owned(),
+            };
             Ok(Write { target, value })
         })
     }

@@ -22,7 +22,7 @@ use crate::aggregate::{Ended, Visit, Visitor};
 use crate::store::Store;
 use crate::tables::{LabelTable, Read, Selected, TimeRange};
 
-/// Windows that are followed at most, of each resource and of all. The default rules ask for eight of memory; one too few and each
+/// Windows that are followed at most, of each resource and of all. The default rules ask for seven of memory; one too few and each
 /// would be read anew each time.
 const MAX_TRAILS: usize = 12;
 /// What a window of all resources may hold to be followed, one of a single resource half: beyond that, memory is worth more than

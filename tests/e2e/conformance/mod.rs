@@ -12,17 +12,14 @@ mod systemd;
 
 use std::fs;
 use std::io::Write;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::support::{Server, TestContainers, installed, skip, wait_for};
+use super::support::{ProcessGroup, Server, TestContainers, installed, pid, skip, wait_for};
 
 const LONG: Duration = Duration::from_secs(120);
 const MIB: u64 = 1 << 20;
@@ -207,31 +204,13 @@ fn a_bare_cgroup_gets_what_a_rule_says() {
     let dir = tempfile::tempdir().unwrap();
     // It waits for a line, so that nothing of it is done outside of its cgroup.
     let script = format!("read go; {LOAD}");
-    let load = Command::new("busybox")
-        .args(["sh", "-c", &script])
-        .current_dir(&dir)
-        .process_group(0)
-        .stdin(Stdio::piped())
-        .spawn();
-    let mut load = Group(load.unwrap());
+    let mut command = Command::new("busybox");
+    let mut load =
+        ProcessGroup::spawn(command.args(["sh", "-c", &script]).current_dir(&dir).stdin(Stdio::piped())).unwrap();
     containers.sandbox.move_process("bare", load.0.id()).unwrap();
     load.0.stdin.take().unwrap().write_all(b"\n").unwrap();
     let subject = Subject::new("bare", Path::new(&containers.root).join("bare"), dir.path());
     let server = start(&containers.settings());
     is_raised(&server, &subject);
     is_given_back(&server, &subject);
-}
-
-/// A process with its children, who are ended together.
-struct Group(Child);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let _ = killpg(pid(&self.0), Signal::SIGKILL);
-        let _ = self.0.wait();
-    }
-}
-
-fn pid(child: &Child) -> Pid {
-    Pid::from_raw(i32::try_from(child.id()).unwrap())
 }

@@ -1,13 +1,12 @@
 //! Units of systemd, which keeps what it is told and writes it again with each daemon-reload.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
 use super::engines::{has_systemd, reload_systemd, run, with_engine};
-use super::{BEFORE, Group, LOAD, LONG, MIB, Subject, WANTED, is_given_back, is_raised, start};
-use crate::support::{Server, wait_for};
+use super::{BEFORE, LOAD, LONG, MIB, Subject, WANTED, is_given_back, is_raised, start};
+use crate::support::{ProcessGroup, Server, wait_for};
 
 /// What a rule makes of memory.high.
 const HIGH: u64 = 112 * MIB;
@@ -17,7 +16,7 @@ struct Unit {
     name: String,
     subject: Subject,
     /// The process of a scope is no child of systemd's.
-    _process: Option<Group>,
+    _process: Option<ProcessGroup>,
 }
 
 impl Unit {
@@ -28,14 +27,14 @@ impl Unit {
         command.args(["--quiet", "--unit", &name, "--slice", slice, "--property", &quota, "--property", &memory]);
         let is_scope = name.ends_with(".scope");
         if is_scope {
-            command.arg("--scope").current_dir(files).process_group(0);
+            command.arg("--scope").current_dir(files);
         } else {
             command.arg(format!("--working-directory={}", files.display()));
         }
         // As a file, since systemd 252 does not understand the semicolons of its own transient units after a daemon-reload.
         fs::write(files.join("load"), LOAD).unwrap();
         command.args(["busybox", "sh", "load"]);
-        let process = is_scope.then(|| Group(command.spawn().unwrap()));
+        let process = is_scope.then(|| ProcessGroup::spawn(&mut command).unwrap());
         if !is_scope {
             run(&mut command);
         }
